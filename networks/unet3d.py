@@ -1,0 +1,76 @@
+"""The 3D U-Net of MLPerf training's image segmentation benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from .blocks import DoubleConv, OutputLayer, UpBlock
+
+
+class UNet3D(nn.Module):
+    """3D U-Net with instance norm; the defaults are the MLPerf network (31,190,243 parameters).
+
+    Args:
+        in_channels: channels of the image; 1 for CT.
+        out_channels: classes; 3 for KiTS19 (background, kidney, tumour).
+        channels: features per level, from full resolution downwards. Each level after the first halves
+            the resolution, and a bottleneck as wide as the last level halves it once more.
+
+    The input is (B, in_channels, D, H, W) with each of D, H, W a multiple of 2 ** len(channels)
+    (32 by default) and large enough for instance norm to see more than one voxel at the bottleneck.
+    The output is logits of shape (B, out_channels, D, H, W).
+
+    Raises:
+        ValueError: if fewer than two levels are asked for, a count is below 1, or the input does not fit.
+
+    Source: the PyTorch reference of MLPerf training v1.0 to v4.0 (image segmentation); the parameter names are its names.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        out_channels: int = 3,
+        channels: Sequence[int] = (32, 64, 128, 256, 320),
+    ) -> None:
+        super().__init__()
+        widths = tuple(int(c) for c in channels)
+        if len(widths) < 2 or min(widths) < 1:
+            raise ValueError(f"channels must be at least two positive widths, got {tuple(channels)}")
+        if in_channels < 1 or out_channels < 1:
+            raise ValueError(
+                f"in_channels and out_channels must be positive, got {in_channels}, {out_channels}"
+            )
+        self.in_channels, self.out_channels, self.channels = in_channels, out_channels, widths
+        self.input_block = DoubleConv(in_channels, widths[0])
+        self.downsample = nn.ModuleList(
+            DoubleConv(a, b, stride=2) for a, b in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.bottleneck = DoubleConv(widths[-1], widths[-1], stride=2)
+        ascending = (widths[-1], *widths[::-1])
+        self.upsample = nn.ModuleList(
+            UpBlock(a, b) for a, b in zip(ascending[:-1], ascending[1:], strict=True)
+        )
+        self.output = OutputLayer(widths[0], out_channels)
+
+    @property
+    def stride(self) -> int:
+        """What each spatial size of the input must be a multiple of."""
+        return 2 ** len(self.channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        skips = [self.input_block(x)]
+        for block in self.downsample:
+            skips.append(block(skips[-1]))
+        x = self.bottleneck(skips[-1])
+        for block in self.upsample:
+            skip = skips.pop()
+            if skip.shape[2:] != tuple(2 * n for n in x.shape[2:]):
+                raise ValueError(
+                    f"each spatial size of the input must be a multiple of {self.stride}; "
+                    f"a level of size {tuple(skip.shape[2:])} cannot be halved and doubled again"
+                )
+            x = block(x, skip)
+        return self.output(x)

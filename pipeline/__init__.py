@@ -1,0 +1,1 @@
+"""Everything that runs: data, training, evaluation, inference and the command line."""

@@ -1,0 +1,58 @@
+"""``kits-unet3d phantom``"""
+
+from __future__ import annotations
+
+import argparse
+
+from ..errors import UsageError
+
+HELP = "make a data set of synthetic CT in KiTS19's layout"
+EXAMPLE = "kits-unet3d phantom --cases 10 --out path/to/phantoms"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cases", type=int, default=None, help="how many (with --labels: all, if not given)")
+    parser.add_argument("--out", required=True, help="folder to write to")
+    parser.add_argument("--labels", default=None, help="folder of real label maps to build the bodies around")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes")
+    parser.add_argument(
+        "--shape", type=int, nargs=3, default=None, metavar=("D", "H", "W"), help="grid, else drawn"
+    )
+    parser.add_argument(
+        "--spacing-mm",
+        type=float,
+        nargs=3,
+        default=None,
+        metavar=("D", "H", "W"),
+        help="voxel size, else drawn",
+    )
+    parser.add_argument("--workers", type=int, default=1, help="cases at a time")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from ..data.phantoms import write_dataset
+
+    if arguments.cases is None and arguments.labels is None:
+        raise UsageError(
+            "say how many cases to make (--cases), or which label maps to build them around (--labels)"
+        )
+    with tqdm(desc="phantoms", unit="case") as bar:
+
+        def show(_: str, done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        folders = write_dataset(
+            arguments.out,
+            arguments.cases,
+            labels=arguments.labels,
+            seed=arguments.seed,
+            shape=arguments.shape,
+            spacing_mm=arguments.spacing_mm,
+            workers=arguments.workers,
+            progress=show,
+        )
+    print(f"{len(folders)} cases in {arguments.out}")
+    return 0

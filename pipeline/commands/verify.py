@@ -1,0 +1,37 @@
+"""``kits-unet3d verify``"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+
+HELP = "compare prepared files with KiTS19's known MD5s, or with their own index"
+EXAMPLE = "kits-unet3d verify --out path/to/prepared"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", required=True, help="folder of prepared cases")
+    parser.add_argument(
+        "--against",
+        choices=("auto", "kits19", "index"),
+        default="auto",
+        help="auto: kits19 unless it is another data set",
+    )
+    parser.add_argument("--all", action="store_true", help="list the right files too")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from ..data import verify
+    from ..errors import UsageError
+
+    counts: Counter[str] = Counter()
+    for verdict in verify(arguments.out, arguments.against):
+        counts[verdict.outcome] += 1
+        if arguments.all or verdict.outcome != "right":
+            print(f"{verdict.outcome:<9} {verdict.file}")
+    if not counts["right"] and not counts["different"] and not counts["unknown"]:
+        raise UsageError(f"{arguments.out}: holds no prepared file")
+    print(
+        ", ".join(f"{counts[outcome]} {outcome}" for outcome in ("right", "different", "missing", "unknown"))
+    )
+    return 0 if set(counts) <= {"right"} else 1

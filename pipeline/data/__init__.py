@@ -1,0 +1,20 @@
+"""From files to batches: raw cases, phantoms, preparation, prepared volumes."""
+
+from .cases import RawCase, find_cases, read_case
+from .index import Index, default_folder
+from .preparation import prepare_case, prepare_dataset
+from .prepared import OpenPreparedd
+from .verification import Verdict, verify
+
+__all__ = [
+    "Index",
+    "OpenPreparedd",
+    "RawCase",
+    "Verdict",
+    "default_folder",
+    "find_cases",
+    "prepare_case",
+    "prepare_dataset",
+    "read_case",
+    "verify",
+]

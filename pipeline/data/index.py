@@ -1,0 +1,96 @@
+"""The index of a folder of prepared cases: ``index.json``, and the data lists made of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kits_unet3d.transforms import Recipe
+
+from ..errors import UsageError
+from ..files import write_json
+
+INDEX_FILE = "index.json"
+VERSION = 1
+
+
+@dataclass
+class Index:
+    """What a folder of prepared cases holds.
+
+    Attributes:
+        folder: where the arrays lie.
+        name: of the data set; ``"KiTS19"`` for the real one.
+        recipe: the numbers it was prepared with.
+        cases: by identifier, each with split, shape, source_shape, source_spacing_mm, source_affine,
+            boxes (component boxes by class), source_sha256 and md5 (each for image and label).
+    """
+
+    folder: Path
+    name: str
+    recipe: Recipe
+    cases: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @staticmethod
+    def exists(folder: str | Path) -> bool:
+        return (Path(folder) / INDEX_FILE).is_file()
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Index:
+        """The index in ``folder``.
+
+        Raises:
+            UsageError: if there is none, in one sentence that says how to get one; or it is damaged.
+        """
+        path = Path(folder) / INDEX_FILE
+        if not path.is_file():
+            raise UsageError(
+                f"{folder}: no prepared data here; run `kits-unet3d prepare --data-dir path/to/kits19/data "
+                f"--out {folder}`, or `bash scripts/quickstart.sh` for a demo that needs no data"
+            )
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["version"] != VERSION:
+                raise ValueError(f"version {content['version']}, known is {VERSION}")
+            return cls(
+                Path(folder), content["name"], Recipe.from_dict(content["recipe"]), dict(content["cases"])
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"{path}: not a usable index ({error}); prepare into a new folder") from error
+
+    def write(self) -> None:
+        """The index as sorted JSON, whole."""
+        write_json(
+            self.folder / INDEX_FILE,
+            {
+                "version": VERSION,
+                "name": self.name,
+                "recipe": self.recipe.as_dict(),
+                "cases": dict(sorted(self.cases.items())),
+            },
+        )
+
+    def data_list(self, split: str) -> list[dict[str, Any]]:
+        """The cases of ``"training"`` or ``"evaluation"`` for a MONAI data set.
+
+        Each holds case_id, image and label (paths), and boxes: component boxes by class number.
+        """
+        return [
+            {
+                "case_id": case_id,
+                "image": str(self.folder / f"{case_id}_x.npy"),
+                "label": str(self.folder / f"{case_id}_y.npy"),
+                "boxes": {int(number): boxes for number, boxes in record["boxes"].items()},
+            }
+            for case_id, record in sorted(self.cases.items())
+            if record["split"] == split
+        ]
+
+
+def default_folder() -> str:
+    """Where prepared data lie by default: under ``PYTORCH_TRAIN_DATASET`` if that is set, else ``data/``."""
+    root = os.environ.get("PYTORCH_TRAIN_DATASET")
+    return str(Path(root) / "KiTS19" / "pre_data_dir") if root else "data"

@@ -1,0 +1,68 @@
+"""The reference's score: Dice per case and class, each case weighing the same whoever computed it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.metrics import DiceMetric
+
+from .. import distributed
+
+
+def dice_scores(predicted: torch.Tensor, label: torch.Tensor, classes: int = 3) -> list[float]:
+    """Dice of each class above the background for one case.
+
+    Args:
+        predicted, label: (1, D, H, W) or (D, H, W) with class numbers.
+        classes: with the background.
+
+    A class that is neither predicted nor there scores 1, as the reference's 1e-6 in numerator and
+    denominator makes it.
+    """
+    metric = DiceMetric(include_background=False, ignore_empty=False, num_classes=classes)
+    shape = (1, 1, *predicted.shape[-3:])
+    return [float(v) for v in metric(predicted.reshape(shape), label.reshape(shape))[0]]
+
+
+class CaseScores:
+    """Collects :func:`dice_scores` by case over an evaluation, gathers them over all processes, and puts
+    ``mean_dice``, ``L1_dice`` and ``L2_dice`` into ``engine.state.metrics``.
+
+    Usable as a MONAI ``key_val_metric``. The scores by case stay in ``self.by_case``.
+
+    The engine's batch must hold ``case_id``, its output ``pred`` and ``label`` with class numbers, decollated,
+    as MONAI's evaluators leave them.
+
+    Args:
+        classes: with the background.
+    """
+
+    def __init__(self, classes: int = 3) -> None:
+        self.classes = classes
+        self.by_case: dict[str, list[float]] = {}
+
+    def attach(self, engine: Engine, name: str = "mean_dice", *_: Any) -> None:
+        self.name = name
+        engine.add_event_handler(Events.EPOCH_STARTED, self.reset)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.update)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.compute)
+
+    def reset(self) -> None:
+        self.by_case = {}
+
+    def update(self, engine: Engine) -> None:
+        for case, output in zip(engine.state.batch, engine.state.output, strict=True):
+            self.by_case[str(case["case_id"])] = dice_scores(output["pred"], output["label"], self.classes)
+
+    def compute(self, engine: Engine) -> None:
+        self.by_case = distributed.gather_by_case(self.by_case)
+        if not self.by_case:
+            return
+        # float64 and one fixed order: the sum is the same for any number of processes.
+        scores = torch.tensor(list(self.by_case.values()), dtype=torch.float64)
+        by_class = scores.mean(dim=0)
+        engine.state.metrics[self.name] = float(by_class.mean())
+        for number, value in enumerate(by_class, start=1):
+            engine.state.metrics[f"L{number}_dice"] = float(value)

@@ -1,0 +1,63 @@
+"""Scores of a folder of masks against a folder of truths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import CaseError, UsageError
+from ..inference.scan import Scan, read_scan
+from .kits19 import kits19_scores
+
+
+@dataclass
+class Scores:
+    """KiTS19 scores by case, and their mean over cases."""
+
+    by_case: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def mean(self) -> dict[str, float]:
+        names = next(iter(self.by_case.values()), {})
+        return {n: float(np.mean([values[n] for values in self.by_case.values()])) for n in names}
+
+
+def find_masks(folder: str | Path) -> dict[str, Path]:
+    """Masks by case: ``<case>_seg.nii.gz`` or ``<case>.nii.gz``."""
+    found = sorted(Path(folder).glob("*.nii.gz"))
+    return {path.name.removesuffix(".nii.gz").removesuffix("_seg"): path for path in found}
+
+
+def score_folders(predictions: str | Path, labels: str | Path) -> tuple[Scores, dict[str, str]]:
+    """Scores of each mask in ``predictions``; second, why a case has none.
+
+    The truth of a case is ``labels/<case>/segmentation.nii.gz``; mask and truth must lie on one grid.
+
+    Raises:
+        UsageError: if there is no mask.
+    """
+    masks = find_masks(predictions)
+    if not masks:
+        raise UsageError(f"{predictions}: holds no mask <case>_seg.nii.gz; run `kits-unet3d predict` first")
+    scores, failed = Scores(), {}
+    for case_id, path in masks.items():
+        try:
+            scores.by_case[case_id] = _score(path, Path(labels) / case_id / "segmentation.nii.gz")
+        except CaseError as error:
+            failed[case_id] = str(error)
+    return scores, failed
+
+
+def _score(mask_path: Path, truth_path: Path) -> dict[str, float]:
+    if not truth_path.is_file():
+        raise CaseError(f"{mask_path}: has no truth, {truth_path} is missing")
+    mask, truth = read_scan(mask_path), read_scan(truth_path)
+    if not _same_grid(mask, truth):
+        raise CaseError(f"{mask_path}: lies on another grid than {truth_path}; predict from that case's scan")
+    return kits19_scores(mask.voxels, truth.voxels)
+
+
+def _same_grid(a: Scan, b: Scan) -> bool:
+    return a.voxels.shape == b.voxels.shape and bool(np.allclose(a.affine, b.affine, atol=1e-3))

@@ -1,0 +1,89 @@
+"""A trained network with all that is needed to use it, as one checkpoint file holds them."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from kits_unet3d.networks import CheckpointError, load_weights, network_state, read_checkpoint
+from kits_unet3d.transforms import Recipe
+
+#: A checkpoint may name only networks from here; nothing else is imported on a file's word.
+TRUSTED = ("kits_unet3d.networks.", "monai.networks.nets.")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network and the recipe its images are made by; ``source`` is the checkpoint it came from, if any."""
+
+    network: nn.Module
+    recipe: Recipe
+    source: Path | None = None
+
+
+def describe_network(factory: partial[nn.Module]) -> dict[str, Any]:
+    """A network factory as plain data: where its class is, and its arguments.
+
+    Args:
+        factory: ``functools.partial(NetworkClass, **arguments)``, as a bundle's ``"_mode_": "partial"`` gives.
+    """
+    if factory.args:
+        raise ValueError("a network is described by named arguments only")
+    module = factory.func.__module__
+    public = next(
+        (p.rstrip(".") for p in TRUSTED if f"{module}.".startswith(p)), module
+    )  # the public name survives a file being renamed
+    return {"_target_": f"{public}.{factory.func.__qualname__}", **factory.keywords}  # type: ignore[attr-defined]
+
+
+def build_network(description: Mapping[str, Any], source: str | Path = "checkpoint") -> nn.Module:
+    """The network that :func:`describe_network` described, with fresh weights.
+
+    Raises:
+        CheckpointError: if it is none of the trusted networks.
+    """
+    target = str(description.get("_target_", ""))
+    module, _, name = target.rpartition(".")
+    if f"{module}." not in TRUSTED or not name.isidentifier():
+        raise CheckpointError(
+            f"{source}: names the network {target!r}, which is none of {', '.join(TRUSTED)}*"
+        )
+    cls = getattr(importlib.import_module(module), name, None)
+    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+        raise CheckpointError(f"{source}: {target!r} is no network of this version")
+    return cls(**{key: value for key, value in description.items() if key != "_target_"})  # type: ignore[no-any-return]
+
+
+def read_model(
+    path: str | Path, factory: partial[nn.Module] | None = None, missing_ok: bool = False
+) -> Model:
+    """The model in a checkpoint file.
+
+    Args:
+        path: checkpoint. One of ours names its network and recipe; for one from elsewhere the network is
+            ``factory``'s and the recipe the reference's.
+        factory: makes the network of a checkpoint that does not name it.
+        missing_ok: give ``factory``'s network with fresh weights where there is no file.
+
+    Raises:
+        CheckpointError: if the file cannot be used.
+    """
+    path = Path(path)
+    if missing_ok and factory is not None and not path.is_file():
+        return Model(factory(), Recipe())
+    content = read_checkpoint(path)
+    if isinstance(content.get("network"), Mapping):
+        network = build_network(content["network"], path)
+    elif factory is not None:
+        network = factory()
+    else:
+        raise CheckpointError(f"{path}: does not say which network it is of; name a config that does")
+    load_weights(network, network_state(content, path), path)
+    recipe = Recipe.from_dict(content["recipe"]) if isinstance(content.get("recipe"), Mapping) else Recipe()
+    return Model(network, recipe, path)

@@ -1,0 +1,69 @@
+"""When to evaluate, at what rate to learn, when to stop: by epoch, counted from 1."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+#: Cases of the training split, in which the reference counts its evaluation epochs.
+TRAINING_CASES = 168
+
+
+def epochs_of(passes: int, samples_per_epoch: int) -> int:
+    """Epochs in which ``passes`` passes over the 168 training cases are seen, rounded up.
+
+    The reference starts evaluating after 1000 passes, evaluates every 20 and gives up after 10000.
+    """
+    if samples_per_epoch < 1:
+        raise ValueError(f"samples_per_epoch must be positive, got {samples_per_epoch}")
+    return math.ceil(passes * TRAINING_CASES / samples_per_epoch)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate and evaluation epochs.
+
+    Attributes:
+        epochs: the last one.
+        first_evaluation: epoch of the first evaluation.
+        evaluate_every: epochs between evaluations from then on.
+        learning_rate: after warm-up.
+        warmup_epochs: in which the rate rises linearly from ``initial_rate``; 0 for none.
+        initial_rate: where warm-up starts.
+        decay_epochs: after each of these the rate is multiplied by ``decay_factor``.
+        decay_factor: see there.
+    """
+
+    epochs: int
+    first_evaluation: int
+    evaluate_every: int
+    learning_rate: float = 0.8
+    warmup_epochs: int = 200
+    initial_rate: float = 1e-4
+    decay_epochs: Sequence[int] = ()
+    decay_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "first_evaluation", "evaluate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.learning_rate <= 0 or self.warmup_epochs < 0:
+            raise ValueError(
+                f"learning_rate must be positive and warmup_epochs not negative, "
+                f"got {self.learning_rate}, {self.warmup_epochs}"
+            )
+
+    def rate(self, epoch: int) -> float:
+        """Learning rate in ``epoch``.
+
+        Warm-up comes first and decay after it: a decay epoch within warm-up takes effect when it ends.
+        """
+        if epoch <= self.warmup_epochs:
+            return self.initial_rate + (self.learning_rate - self.initial_rate) * epoch / self.warmup_epochs
+        return self.learning_rate * self.decay_factor ** sum(epoch > start for start in self.decay_epochs)
+
+    def evaluates(self, epoch: int) -> bool:
+        """Whether an evaluation follows ``epoch``. The last epoch always ends with one."""
+        past = epoch - self.first_evaluation
+        return epoch == self.epochs or (past >= 0 and past % self.evaluate_every == 0)

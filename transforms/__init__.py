@@ -1,0 +1,21 @@
+"""MONAI transforms of the MLPerf KiTS19 recipe, each usable alone in any MONAI pipeline."""
+
+from .balanced_crop import RandBalancedCrop, RandBalancedCropd, component_boxes
+from .evaluation_crop import CropToStride, CropToStrided
+from .recipes import Recipe, augmentation, evaluation, normalisation, preparation
+from .resample import ResampleToSpacing, ResampleToSpacingd
+
+__all__ = [
+    "CropToStride",
+    "CropToStrided",
+    "RandBalancedCrop",
+    "RandBalancedCropd",
+    "Recipe",
+    "ResampleToSpacing",
+    "ResampleToSpacingd",
+    "augmentation",
+    "component_boxes",
+    "evaluation",
+    "normalisation",
+    "preparation",
+]

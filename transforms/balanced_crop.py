@@ -1,0 +1,167 @@
+"""The reference's balanced crop: a patch around a foreground component, or anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from monai.config import KeysCollection, NdarrayOrTensor
+from monai.transforms import MapTransform, Randomizable, RandomizableTransform, Transform
+from monai.utils import TransformBackends, convert_to_numpy, ensure_tuple_rep
+from scipy import ndimage
+
+Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+"""First and last (exclusive) index along D, H, W."""
+
+
+def component_boxes(label: NdarrayOrTensor) -> dict[int, list[Box]]:
+    """Bounding boxes of the connected components (6-neighbourhood) of each class above 0.
+
+    ``label`` is (D, H, W) or (1, D, H, W). Classes that do not occur are left out; boxes come in scan
+    order. Boxes, not components, are compared in size later, as the reference does.
+    """
+    array = convert_to_numpy(label)
+    array = array[0] if array.ndim == 4 else array
+    boxes: dict[int, list[Box]] = {}
+    for number in np.unique(array):
+        if number > 0:
+            components, _ = ndimage.label(array == number)
+            found = ndimage.find_objects(components)
+            boxes[int(number)] = [tuple((s.start, s.stop) for s in box) for box in found]  # type: ignore[misc]
+    return boxes
+
+
+def _volume(box: Box) -> int:
+    return int(np.prod([stop - start for start, stop in box]))
+
+
+class RandBalancedCrop(Randomizable, Transform):
+    """Crops a patch of ``roi_size`` from an image and its label, often around foreground.
+
+    With probability ``foreground_probability`` the patch is placed on a foreground component: one of the
+    classes present is drawn, then one of the two components with the largest bounding boxes, then the
+    margin on the low side of each axis from ``range(|roi − extent|)``, the rest being the margin on the
+    high side; a patch larger than the box grows it outward, a smaller one shrinks it inward; what leaves
+    the volume is pushed back. Otherwise, and where there is no foreground, the first index of each axis is
+    drawn from ``range(size − roi)``, so that the last possible one is never drawn, and is 0 where the sizes
+    are equal.
+
+    Args:
+        roi_size: size of the patch along D, H, W; the volume must be at least as large.
+        foreground_probability: 0.4 in the reference.
+
+    Source: MLPerf training's image segmentation benchmark, data loading.
+    """
+
+    backend = [TransformBackends.TORCH, TransformBackends.NUMPY]
+
+    def __init__(self, roi_size: Sequence[int] | int, foreground_probability: float = 0.4) -> None:
+        self.roi_size: tuple[int, ...] = tuple(int(n) for n in ensure_tuple_rep(roi_size, 3))
+        if min(self.roi_size) < 1:
+            raise ValueError(f"roi_size must be positive, got {self.roi_size}")
+        if not 0 <= foreground_probability <= 1:
+            raise ValueError(f"foreground_probability must be in [0, 1], got {foreground_probability}")
+        self.foreground_probability = foreground_probability
+        self.start: tuple[int, ...] = (0, 0, 0)
+
+    def _below(self, limit: int) -> int:
+        """A number from ``range(limit)``; 0 if that is empty."""
+        return int(self.R.randint(limit)) if limit > 0 else 0
+
+    def _around(self, extent: tuple[int, int], roi: int, size: int) -> int:
+        """First index of a patch of ``roi`` voxels placed on ``extent`` of an axis of ``size`` voxels."""
+        start, stop = extent
+        difference = abs(roi - (stop - start))
+        below = self._below(difference)
+        above = difference - below
+        outward = 1 if roi >= stop - start else -1
+        low = max(0, start - outward * below)
+        high = min(size, stop + outward * above)
+        # Only a border can have cut the window short; push it back to full size.
+        return low if low == 0 else high - roi
+
+    def randomize(self, shape: Sequence[int], boxes: Mapping[int, Sequence[Box]]) -> None:  # type: ignore[override]
+        """Draws ``self.start`` for a volume of ``shape`` (D, H, W) with these component boxes by class."""
+        if any(n < roi for n, roi in zip(shape, self.roi_size, strict=True)):
+            raise ValueError(
+                f"the volume {tuple(shape)} is smaller than roi_size {self.roi_size}; pad it first"
+            )
+        foreground = self.R.random_sample() < self.foreground_probability
+        classes = [number for number in sorted(boxes) if boxes[number]]
+        if foreground and classes:
+            candidates = boxes[classes[self._below(len(classes))]]
+            largest = sorted(candidates, key=_volume)[-2:]
+            box = largest[self._below(len(largest))]
+            self.start = tuple(
+                self._around(extent, roi, n) for extent, roi, n in zip(box, self.roi_size, shape, strict=True)
+            )
+        else:
+            self.start = tuple(self._below(n - roi) for n, roi in zip(shape, self.roi_size, strict=True))
+
+    def crop(self, img: NdarrayOrTensor) -> NdarrayOrTensor:
+        """The patch of ``img`` (C, D, H, W) at ``self.start``; a copy, so that a memory map is not kept open."""
+        window = tuple(slice(a, a + n) for a, n in zip(self.start, self.roi_size, strict=True))
+        patch = img[(slice(None), *window)]
+        return np.array(patch) if isinstance(patch, np.ndarray) else patch.clone()
+
+    def __call__(
+        self,
+        img: NdarrayOrTensor,
+        label: NdarrayOrTensor,
+        boxes: Mapping[int, Sequence[Box]] | None = None,
+    ) -> tuple[NdarrayOrTensor, NdarrayOrTensor]:
+        """
+        Args:
+            img: (C, D, H, W); a memory-mapped array is read only inside the patch.
+            label: (1, D, H, W) with whole numbers.
+            boxes: what :func:`component_boxes` gives for ``label``; searched for if not given, which
+                reads the whole label and takes most of the time.
+        """
+        self.randomize(label.shape[1:], component_boxes(label) if boxes is None else boxes)
+        return self.crop(img), self.crop(label)
+
+
+class RandBalancedCropd(RandomizableTransform, MapTransform):
+    """Dictionary form of :class:`RandBalancedCrop`.
+
+    Args:
+        keys: arrays to crop alike, each (C, D, H, W).
+        label_key: the label that tells where the foreground is.
+        roi_size: size of the patch along D, H, W.
+        foreground_probability: 0.4 in the reference.
+        boxes_key: where the dictionary holds the component boxes by class, so that nothing is searched for.
+        allow_missing_keys: pass over keys that the dictionary lacks.
+    """
+
+    backend = RandBalancedCrop.backend
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        label_key: str,
+        roi_size: Sequence[int] | int,
+        foreground_probability: float = 0.4,
+        boxes_key: str | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        RandomizableTransform.__init__(self, prob=1.0)
+        self.label_key, self.boxes_key = label_key, boxes_key
+        self.cropper = RandBalancedCrop(roi_size, foreground_probability)
+
+    def set_random_state(
+        self, seed: int | None = None, state: np.random.RandomState | None = None
+    ) -> RandBalancedCropd:
+        super().set_random_state(seed, state)
+        self.cropper.set_random_state(seed, state)
+        return self
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        label = d[self.label_key]
+        boxes = d[self.boxes_key] if self.boxes_key is not None else component_boxes(label)
+        self.cropper.randomize(label.shape[1:], boxes)
+        for key in self.key_iterator(d):
+            d[key] = self.cropper.crop(d[key])
+        return d
