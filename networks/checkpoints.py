@@ -28,9 +28,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(
-            f"{path}: no such checkpoint; train one first, or name another with --checkpoint"
-        )
+        raise CheckpointError(f"{path}: no such checkpoint; train one first, or name another with --checkpoint")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -59,9 +57,7 @@ def network_state(content: dict[str, Any], source: str | Path = "checkpoint") ->
     return state
 
 
-def load_weights(
-    network: nn.Module, state: dict[str, torch.Tensor], source: str | Path = "checkpoint"
-) -> None:
+def load_weights(network: nn.Module, state: dict[str, torch.Tensor], source: str | Path = "checkpoint") -> None:
     """Copies ``state`` into ``network``; every name and shape must agree.
 
     Raises:

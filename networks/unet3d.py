@@ -26,7 +26,7 @@ class UNet3D(nn.Module):
     Raises:
         ValueError: if fewer than two levels are asked for, a count is below 1, or the input does not fit.
 
-    Source: the PyTorch reference of MLPerf training v1.0 to v4.0 (image segmentation); the parameter names are its names.
+    Source: the PyTorch reference of MLPerf training v1.0 to v4.0 (image segmentation), parameter names included.
     """
 
     def __init__(
@@ -40,9 +40,7 @@ class UNet3D(nn.Module):
         if len(widths) < 2 or min(widths) < 1:
             raise ValueError(f"channels must be at least two positive widths, got {tuple(channels)}")
         if in_channels < 1 or out_channels < 1:
-            raise ValueError(
-                f"in_channels and out_channels must be positive, got {in_channels}, {out_channels}"
-            )
+            raise ValueError(f"in_channels and out_channels must be positive, got {in_channels}, {out_channels}")
         self.in_channels, self.out_channels, self.channels = in_channels, out_channels, widths
         self.input_block = DoubleConv(in_channels, widths[0])
         self.downsample = nn.ModuleList(
@@ -50,9 +48,7 @@ class UNet3D(nn.Module):
         )
         self.bottleneck = DoubleConv(widths[-1], widths[-1], stride=2)
         ascending = (widths[-1], *widths[::-1])
-        self.upsample = nn.ModuleList(
-            UpBlock(a, b) for a, b in zip(ascending[:-1], ascending[1:], strict=True)
-        )
+        self.upsample = nn.ModuleList(UpBlock(a, b) for a, b in zip(ascending[:-1], ascending[1:], strict=True))
         self.output = OutputLayer(widths[0], out_channels)
 
     @property

@@ -162,9 +162,7 @@ def resolve(
     if module is not None:
         index = rank if wanted.index is None else wanted.index
         if index >= module.device_count():
-            raise DeviceError(
-                f"{wanted.type}:{index} is not there: {module.device_count()} card(s) are visible"
-            )
+            raise DeviceError(f"{wanted.type}:{index} is not there: {module.device_count()} card(s) are visible")
         wanted = torch.device(wanted.type, index)
         module.set_device(wanted)
     _switch_tf32_off()

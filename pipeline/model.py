@@ -31,7 +31,7 @@ def describe_network(factory: partial[nn.Module]) -> dict[str, Any]:
     """A network factory as plain data: where its class is, and its arguments.
 
     Args:
-        factory: ``functools.partial(NetworkClass, **arguments)``, as a bundle's ``"_mode_": "partial"`` gives.
+        factory: ``functools.partial(NetworkClass, **arguments)``, as a bundle's ``"_mode_": "callable"`` gives.
     """
     if factory.args:
         raise ValueError("a network is described by named arguments only")
@@ -51,18 +51,14 @@ def build_network(description: Mapping[str, Any], source: str | Path = "checkpoi
     target = str(description.get("_target_", ""))
     module, _, name = target.rpartition(".")
     if f"{module}." not in TRUSTED or not name.isidentifier():
-        raise CheckpointError(
-            f"{source}: names the network {target!r}, which is none of {', '.join(TRUSTED)}*"
-        )
+        raise CheckpointError(f"{source}: names the network {target!r}, which is none of {', '.join(TRUSTED)}*")
     cls = getattr(importlib.import_module(module), name, None)
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise CheckpointError(f"{source}: {target!r} is no network of this version")
     return cls(**{key: value for key, value in description.items() if key != "_target_"})  # type: ignore[no-any-return]
 
 
-def read_model(
-    path: str | Path, factory: partial[nn.Module] | None = None, missing_ok: bool = False
-) -> Model:
+def read_model(path: str | Path, factory: partial[nn.Module] | None = None, missing_ok: bool = False) -> Model:
     """The model in a checkpoint file.
 
     Args:

@@ -84,9 +84,7 @@ class RandBalancedCrop(Randomizable, Transform):
     def randomize(self, shape: Sequence[int], boxes: Mapping[int, Sequence[Box]]) -> None:  # type: ignore[override]
         """Draws ``self.start`` for a volume of ``shape`` (D, H, W) with these component boxes by class."""
         if any(n < roi for n, roi in zip(shape, self.roi_size, strict=True)):
-            raise ValueError(
-                f"the volume {tuple(shape)} is smaller than roi_size {self.roi_size}; pad it first"
-            )
+            raise ValueError(f"the volume {tuple(shape)} is smaller than roi_size {self.roi_size}; pad it first")
         foreground = self.R.random_sample() < self.foreground_probability
         classes = [number for number in sorted(boxes) if boxes[number]]
         if foreground and classes:
@@ -101,11 +99,12 @@ class RandBalancedCrop(Randomizable, Transform):
 
     def crop(self, img: NdarrayOrTensor) -> NdarrayOrTensor:
         """The patch of ``img`` (C, D, H, W) at ``self.start``; a copy, so that a memory map is not kept open."""
-        window = tuple(slice(a, a + n) for a, n in zip(self.start, self.roi_size, strict=True))
-        patch = img[(slice(None), *window)]
+        inside = [slice(a, a + n) for a, n in zip(self.start, self.roi_size, strict=True)]
+        window = (slice(None), *inside)
+        patch = img[window]
         return np.array(patch) if isinstance(patch, np.ndarray) else patch.clone()
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self,
         img: NdarrayOrTensor,
         label: NdarrayOrTensor,

@@ -47,9 +47,7 @@ class CropToStrided(MapTransform):
 
     backend = CropToStride.backend
 
-    def __init__(
-        self, keys: KeysCollection, stride: Sequence[int] | int, allow_missing_keys: bool = False
-    ) -> None:
+    def __init__(self, keys: KeysCollection, stride: Sequence[int] | int, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
         self.crop = CropToStride(stride)
 

@@ -92,7 +92,7 @@ def normalisation(recipe: Recipe, image_key: str = "image") -> list[Transform]:
     return [
         ThresholdIntensityd(image_key, threshold=low, above=True, cval=low),
         ThresholdIntensityd(image_key, threshold=high, above=False, cval=high),
-        NormalizeIntensityd(image_key, subtrahend=recipe.hu_mean, divisor=recipe.hu_std),
+        NormalizeIntensityd(image_key, subtrahend=recipe.hu_mean, divisor=recipe.hu_std),  # type: ignore[arg-type]
     ]
 
 
@@ -110,9 +110,7 @@ def preparation(
     both = (image_key, label_key)
     return Compose(
         [
-            ResampleToSpacingd(
-                both, recipe.spacing_mm, ("trilinear", "nearest"), source_key, allow_missing_keys=True
-            ),
+            ResampleToSpacingd(both, recipe.spacing_mm, ("trilinear", "nearest"), source_key, allow_missing_keys=True),
             *normalisation(recipe, image_key),
             SpatialPadd(both, recipe.roi_size, mode="edge", allow_missing_keys=True),
         ]

@@ -67,9 +67,7 @@ class ResampleToSpacing(InvertibleTransform, LazyTransform):
                 raise ValueError("source_mm must be given for an image without an affine")
             source_mm = affine_to_spacing(img.peek_pending_affine())
         source = spacing_of(source_mm)
-        wanted = (
-            tuple(shape) if source == self.spacing_mm else resampled_shape(shape, source, self.spacing_mm)
-        )
+        wanted = tuple(shape) if source == self.spacing_mm else resampled_shape(shape, source, self.spacing_mm)
         return resize(  # type: ignore[no-any-return]
             img,
             tuple(int(n) for n in wanted),
@@ -121,9 +119,7 @@ class ResampleToSpacingd(MapTransform, InvertibleTransform, LazyTransform):
         MapTransform.__init__(self, keys, allow_missing_keys)
         LazyTransform.__init__(self, lazy=lazy)
         self.source_key = source_key
-        self.resamplers = [
-            ResampleToSpacing(spacing_mm, m, lazy) for m in ensure_tuple_rep(mode, len(self.keys))
-        ]
+        self.resamplers = [ResampleToSpacing(spacing_mm, m, lazy) for m in ensure_tuple_rep(mode, len(self.keys))]
 
     def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
         d = dict(data)

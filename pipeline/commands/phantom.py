@@ -15,9 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, help="folder to write to")
     parser.add_argument("--labels", default=None, help="folder of real label maps to build the bodies around")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes")
-    parser.add_argument(
-        "--shape", type=int, nargs=3, default=None, metavar=("D", "H", "W"), help="grid, else drawn"
-    )
+    parser.add_argument("--shape", type=int, nargs=3, default=None, metavar=("D", "H", "W"), help="grid, else drawn")
     parser.add_argument(
         "--spacing-mm",
         type=float,
@@ -35,9 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..data.phantoms import write_dataset
 
     if arguments.cases is None and arguments.labels is None:
-        raise UsageError(
-            "say how many cases to make (--cases), or which label maps to build them around (--labels)"
-        )
+        raise UsageError("say how many cases to make (--cases), or which label maps to build them around (--labels)")
     with tqdm(desc="phantoms", unit="case") as bar:
 
         def show(_: str, done: int, total: int) -> None:

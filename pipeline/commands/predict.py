@@ -10,15 +10,11 @@ EXAMPLE = "kits-unet3d predict path/to/scan.nii.gz -o path/to/masks --checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "scan", nargs="+", help="NIfTI, NRRD or MetaImage files, a DICOM folder, or a folder of files"
-    )
+    parser.add_argument("scan", nargs="+", help="NIfTI, NRRD or MetaImage files, a DICOM folder, or a folder of files")
     parser.add_argument("-o", "--output-dir", required=True, help="folder for the masks")
     parser.add_argument("--checkpoint", default="bundle/models/model.pt", help="trained model")
     parser.add_argument("--device", default="auto", help="auto, cpu, or an accelerator's name")
-    parser.add_argument(
-        "--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the network"
-    )
+    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the network")
 
 
 def run(arguments: argparse.Namespace) -> int:

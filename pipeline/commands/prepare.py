@@ -10,13 +10,9 @@ EXAMPLE = "kits-unet3d prepare --data-dir path/to/kits19/data --out path/to/prep
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--data-dir", required=True, help="folder of case_XXXXX/imaging.nii.gz, segmentation.nii.gz"
-    )
+    parser.add_argument("--data-dir", required=True, help="folder of case_XXXXX/imaging.nii.gz, segmentation.nii.gz")
     parser.add_argument("--out", required=True, help="folder for the prepared cases and their index")
-    parser.add_argument(
-        "--config", default=None, help="bundle config whose recipe keys replace the reference's"
-    )
+    parser.add_argument("--config", default=None, help="bundle config whose recipe keys replace the reference's")
     parser.add_argument("--workers", type=int, default=1, help="cases at a time")
 
 
@@ -24,9 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..configuration import recipe_of
     from ..data import prepare_dataset
 
-    failed = prepare_dataset(
-        arguments.data_dir, arguments.out, recipe_of(arguments.config), arguments.workers
-    )
+    failed = prepare_dataset(arguments.data_dir, arguments.out, recipe_of(arguments.config), arguments.workers)
     for reason in failed.values():
         print(f"failed: {reason}", file=sys.stderr)
     return 1 if failed else 0

@@ -31,7 +31,5 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"{verdict.outcome:<9} {verdict.file}")
     if not counts["right"] and not counts["different"] and not counts["unknown"]:
         raise UsageError(f"{arguments.out}: holds no prepared file")
-    print(
-        ", ".join(f"{counts[outcome]} {outcome}" for outcome in ("right", "different", "missing", "unknown"))
-    )
+    print(", ".join(f"{counts[outcome]} {outcome}" for outcome in ("right", "different", "missing", "unknown")))
     return 0 if set(counts) <= {"right"} else 1

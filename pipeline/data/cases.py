@@ -72,9 +72,7 @@ def _splits(folder: Path) -> tuple[str, dict[str, str]]:
         content: dict[str, Any] = json.loads(described.read_text(encoding="utf-8"))
         training, evaluation = list(content["training"]), list(content["evaluation"])
     except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"{described}: must be JSON with the lists training and evaluation ({error})"
-        ) from error
+        raise UsageError(f"{described}: must be JSON with the lists training and evaluation ({error})") from error
     twice = sorted(set(training) & set(evaluation))
     if twice:
         raise UsageError(f"{described}: {', '.join(twice[:3])} in both splits; keep each case in one")
@@ -117,9 +115,7 @@ def read_case(case: RawCase, classes: int) -> dict[str, Any]:
     image, spacing, affine = read_volume(case.image)
     label, _, label_affine = read_volume(case.label)
     if image.shape != label.shape:
-        raise CaseError(
-            f"{case.label}: shape {label.shape} differs from the image's {image.shape}; use its own"
-        )
+        raise CaseError(f"{case.label}: shape {label.shape} differs from the image's {image.shape}; use its own")
     if not np.allclose(affine, label_affine, atol=1e-2):
         raise CaseError(f"{case.label}: lies elsewhere than its image (the affines differ); use its own")
     values, counts = np.unique(label, return_counts=True)

@@ -55,9 +55,7 @@ class Index:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["version"] != VERSION:
                 raise ValueError(f"version {content['version']}, known is {VERSION}")
-            return cls(
-                Path(folder), content["name"], Recipe.from_dict(content["recipe"]), dict(content["cases"])
-            )
+            return cls(Path(folder), content["name"], Recipe.from_dict(content["recipe"]), dict(content["cases"]))
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(f"{path}: not a usable index ({error}); prepare into a new folder") from error
 

@@ -23,8 +23,4 @@ class KnownCase:
 def known_cases() -> dict[str, KnownCase]:
     """The 210 cases by identifier (``case_00000`` …); 168 for training, 42 for evaluation."""
     content = json.loads((Path(__file__).parent / "kits19_checksums.json").read_text(encoding="utf-8"))
-    return {
-        case_id: KnownCase(split, *sums)
-        for split, cases in content.items()
-        for case_id, sums in cases.items()
-    }
+    return {case_id: KnownCase(split, *sums) for split, cases in content.items() for case_id, sums in cases.items()}

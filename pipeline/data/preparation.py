@@ -33,7 +33,7 @@ def prepare_case(case: RawCase, folder: Path, recipe: Recipe) -> dict[str, Any]:
     """
     raw = read_case(case, len(recipe.classes))
     prepared = preparation(recipe, source_key="spacing_mm")(raw)
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "image": np.ascontiguousarray(prepared["image"], dtype=np.float32),
         "label": np.ascontiguousarray(prepared["label"], dtype=np.uint8),
     }

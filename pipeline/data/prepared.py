@@ -13,14 +13,17 @@ from ..errors import CaseError
 
 
 class OpenPreparedd(MapTransform):
-    """Replaces paths of ``.npy`` files by memory-mapped arrays, so that a crop reads only what it keeps."""
+    """Replaces paths of ``.npy`` files by memory-mapped arrays, so that a crop reads only what it keeps.
+
+    The maps are copy-on-write: whoever writes to one changes memory, never the file.
+    """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
             if isinstance(d[key], str | Path):
                 try:
-                    d[key] = np.load(d[key], mmap_mode="r", allow_pickle=False)
+                    d[key] = np.load(d[key], mmap_mode="c", allow_pickle=False)
                 except (OSError, ValueError) as error:
                     raise CaseError(
                         f"{d[key]}: cannot be opened ({error}); `kits-unet3d verify` tells which files are "

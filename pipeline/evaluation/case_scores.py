@@ -53,7 +53,9 @@ class CaseScores:
         self.by_case = {}
 
     def update(self, engine: Engine) -> None:
-        for case, output in zip(engine.state.batch, engine.state.output, strict=True):
+        cases: Any = engine.state.batch
+        outputs: Any = engine.state.output
+        for case, output in zip(cases, outputs, strict=True):
             self.by_case[str(case["case_id"])] = dice_scores(output["pred"], output["label"], self.classes)
 
     def compute(self, engine: Engine) -> None:

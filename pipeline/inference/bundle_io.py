@@ -58,12 +58,11 @@ class MaskWriter(ImageWriter):
         write_mask(np.asarray(self.data_obj, dtype=np.uint8), read_scan(self.source), Path(filename).parent)
 
 
-def scan_preparation(recipe: Recipe, keys: KeysCollection = "image") -> Compose:
+def scan_preparation(recipe: Recipe, key: str = "image") -> Compose:
     """From the path of a scan to what the network sees, as a MetaTensor (1, D, H, W) that remembers both grids."""
-    key = keys if isinstance(keys, str) else next(iter(keys))  # type: ignore[call-overload]
     return Compose(
         [
-            LoadImaged(key, reader=ScanReader(), ensure_channel_first=True),
+            LoadImaged(key, reader=ScanReader, ensure_channel_first=True),
             Orientationd(key, axcodes="IPL", labels=(("L", "R"), ("P", "A"), ("I", "S"))),
             preparation(recipe, key),
         ]

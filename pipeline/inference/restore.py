@@ -68,9 +68,7 @@ def labels_on_grid(
     if sorted(axes) != [0, 1, 2] or extent.max() > 0.5:
         raise ValueError("the axes of the two grids must be parallel")
     lines = [
-        _Line.make(
-            int(shape[axes[i]]), float(turn[i, axes[i]]), float(matrix[i, 3]), int(logits.shape[i + 1])
-        )
+        _Line.make(int(shape[axes[i]]), float(turn[i, axes[i]]), float(matrix[i, 3]), int(logits.shape[i + 1]))
         for i in range(3)
     ]
     sizes = [int(shape[axis]) for axis in axes]
@@ -100,9 +98,7 @@ class RestoreToScand(MapTransform):
                 raise ValueError(f"{key} must be a MetaTensor that remembers the affine it was read with")
             target = np.asarray(logits.meta["original_affine"], dtype=np.float64)
             shape = [int(n) for n in np.asarray(logits.meta["spatial_shape"]).ravel()[:3]]
-            labels = labels_on_grid(
-                logits.as_tensor().float().cpu(), logits.affine.cpu().numpy(), shape, target
-            )
+            labels = labels_on_grid(logits.as_tensor().float().cpu(), logits.affine.cpu().numpy(), shape, target)
             restored = MetaTensor(torch.from_numpy(labels)[None], affine=torch.from_numpy(target))
             restored.meta.update({k: v for k, v in logits.meta.items() if k != "affine"})
             d[key] = restored

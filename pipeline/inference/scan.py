@@ -103,9 +103,7 @@ def read_scan(path: str | Path) -> Scan:
     elif _ending(path) in ITK:
         scan = _read_itk(path, lambda: sitk.ReadImage(str(path)))
     else:
-        raise CaseError(
-            f"{path}: unknown kind of file; known are {', '.join((*NIFTI, *ITK))} and DICOM folders"
-        )
+        raise CaseError(f"{path}: unknown kind of file; known are {', '.join((*NIFTI, *ITK))} and DICOM folders")
     _check(scan)
     return scan
 
@@ -148,15 +146,11 @@ def _read_dicom(folder: Path) -> Scan:
 def _check(scan: Scan) -> None:
     voxels = scan.voxels
     if voxels.ndim != 3 or min(voxels.shape) < 2:
-        raise CaseError(
-            f"{scan.path}: has shape {voxels.shape}; a scan has three axes of several voxels each"
-        )
+        raise CaseError(f"{scan.path}: has shape {voxels.shape}; a scan has three axes of several voxels each")
     if voxels.dtype.kind not in "iuf":
         raise CaseError(f"{scan.path}: its voxels are {voxels.dtype}, not numbers in HU; it is no CT")
     if not np.isfinite(scan.affine).all() or abs(np.linalg.det(scan.affine[:3, :3])) < 1e-9:
-        raise CaseError(
-            f"{scan.path}: its affine is singular, so nothing says where a voxel lies; export it again"
-        )
+        raise CaseError(f"{scan.path}: its affine is singular, so nothing says where a voxel lies; export it again")
     if not all(SMALLEST_MM <= s <= LARGEST_MM for s in scan.spacing_mm):
         raise CaseError(
             f"{scan.path}: a voxel of {scan.spacing_mm} mm is not believable "

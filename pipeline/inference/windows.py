@@ -69,8 +69,9 @@ class ReferenceWindows(SlidingWindowInferer):
         last_axis_first = [amount for pad in reversed(pads) for amount in pad]
         padded = functional.pad(image, last_axis_first, value=self.padding_value)
         logits = super().__call__(padded, network, *args, **kwargs)
-        inner = tuple(slice(a, a + int(n)) for (a, _), n in zip(pads, image.shape[2:], strict=True))
-        logits = logits[(slice(None), slice(None), *inner)]  # type: ignore[index]
+        inside = [slice(a, a + int(n)) for (a, _), n in zip(pads, image.shape[2:], strict=True)]
+        unpadded = (slice(None), slice(None), *inside)
+        logits = logits[unpadded]  # type: ignore[index, call-overload]
         if isinstance(inputs, MetaTensor):
             return MetaTensor(logits, meta=inputs.meta, applied_operations=inputs.applied_operations)
         return logits  # type: ignore[return-value]

@@ -90,7 +90,7 @@ class StopAfter:
     def __call__(self, engine: Engine) -> None:
         if self.minutes is not None and time.monotonic() - self.started >= 60 * self.minutes:
             logger.info("stopping after %g minutes, in epoch %d", self.minutes, engine.state.epoch)
-            if self.evaluator is not None and engine.state.epoch < engine.state.max_epochs:
+            if self.evaluator is not None and engine.state.epoch != engine.state.max_epochs:
                 self.evaluator.run(engine.state.epoch)
             engine.terminate()
 
@@ -104,7 +104,7 @@ class Progress(ProgressBar):
     def attach(self, engine: Engine) -> None:  # type: ignore[override]
         super().attach(
             engine,
-            output_transform=lambda output: {"loss": float(output[0]["loss"])},
+            output_transform=lambda output: {"loss": float(output["loss"])},
             event_name=Events.EPOCH_COMPLETED,
             closing_event_name=Events.COMPLETED,
         )

@@ -1,0 +1,26 @@
+"""``kits-unet3d picture``"""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = "draw a scan, the truth and a prediction side by side"
+EXAMPLE = "kits-unet3d picture path/to/scan.nii.gz --mask path/to/scan_seg.nii.gz --out picture.png"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("scan", help="the scan that was segmented")
+    parser.add_argument("--mask", required=True, help="its predicted mask")
+    parser.add_argument("--truth", default=None, help="its true mask, if known")
+    parser.add_argument("--out", required=True, help="PNG file to write")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from ..errors import UsageError
+    from ..inference.picture import picture_of_files
+
+    try:
+        print(picture_of_files(arguments.scan, arguments.mask, arguments.out, arguments.truth))
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{error.name} is not installed; `pip install 'kits-unet3d[figures]'`") from error
+    return 0

@@ -1,0 +1,112 @@
+"""What is drawn once per patient: where the kidneys are, and how bright everything is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .shapes import Point
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """The kidneys' centres in patient coordinates; one that is missing stands opposite the other."""
+
+    right_mm: Point
+    left_mm: Point
+
+
+@dataclass(frozen=True)
+class Attenuation:
+    """Mean HU by tissue, for one patient in one contrast phase."""
+
+    fat: float
+    muscle: float
+    liver: float
+    spleen: float
+    pancreas: float
+    bowel_wall: float
+    aorta: float
+    vein: float
+    cortex: float
+    medulla: float
+    marrow: float
+    cortical_bone: float
+    texture: float  # standard deviation of the soft tissues' own unevenness
+    noise: float  # standard deviation of the scanner's noise
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> Attenuation:
+        """Late arterial to portal venous: cortex and vessels fall together while the medulla catches up."""
+        phase = rng.uniform(0, 1)  # 0 late arterial, 1 portal venous
+        cortex = rng.uniform(182, 222) - 22 * phase
+        return cls(
+            fat=rng.uniform(-115, -90),
+            muscle=rng.uniform(45, 65),
+            liver=rng.uniform(88, 105) + 20 * phase,
+            spleen=rng.uniform(105, 125) + 12 * phase,
+            pancreas=rng.uniform(80, 115),
+            bowel_wall=rng.uniform(75, 120),
+            aorta=rng.uniform(185, 230) - 45 * phase,
+            vein=rng.uniform(130, 160) + 20 * phase,
+            cortex=cortex,
+            medulla=cortex - rng.uniform(45, 65) + 25 * phase,
+            marrow=rng.uniform(140, 235),
+            cortical_bone=rng.uniform(380, 600),
+            texture=rng.uniform(6, 12),
+            noise=rng.uniform(8, 25),
+        )
+
+
+def find_landmarks(label: NDArray[np.uint8], spacing_mm: Point) -> tuple[Landmarks, Point, NDArray[np.float64]]:
+    """Locate the kidneys of a label map.
+
+    Returns the landmarks, the patient coordinates of voxel (0, 0, 0), and a sample of the labelled points
+    (n, 3) in patient coordinates. Kidneys joined in one component, tumours that displace their kidney and a
+    single kidney are all met, which is why this looks at the spread of x and not at components.
+    """
+    points = _labelled_points(label, spacing_mm)
+    if not len(points):
+        raise ValueError("the label map has no kidney and no tumour (no voxel is 1 or 2)")
+    x = points[:, 2]
+    low, high = float(x.min()), float(x.max())
+    for _ in range(20):
+        on_left = x > (low + high) / 2
+        if on_left.all() or not on_left.any():
+            break
+        low, high = float(x[~on_left].mean()), float(x[on_left].mean())
+    share = float(on_left.mean())
+    field_centre = (label.shape[2] - 1) / 2 * spacing_mm[2]
+    if high - low > 70 and min(share, 1 - share) > 0.08:
+        # A large tumour drags its side's mean outwards; the gap between the sides is steadier.
+        gap = (np.percentile(x[~on_left], 98) + np.percentile(x[on_left], 2)) / 2
+        midline = float((low + high) / 2 * 0.4 + gap * 0.6)
+        right, left = points[~on_left].mean(0), points[on_left].mean(0)
+    elif x.mean() > field_centre:
+        midline = float(np.percentile(x, 2)) - 35
+        left = points.mean(0)
+        right = np.array([left[0] + 10, left[1], 2 * midline - left[2]])
+    else:
+        midline = float(np.percentile(x, 98)) + 35
+        right = points.mean(0)
+        left = np.array([right[0] - 10, right[1], 2 * midline - right[2]])
+    origin = np.array([(right[0] + left[0]) / 2, (right[1] + left[1]) / 2, midline])
+    landmarks = Landmarks(_point(right - origin), _point(left - origin))
+    return landmarks, _point(-origin), points - origin
+
+
+def _labelled_points(label: NDArray[np.uint8], spacing_mm: Point) -> NDArray[np.float64]:
+    """The labelled voxels of a 4 mm subsample, (n, 3) in mm from voxel (0, 0, 0)."""
+    steps = [max(1, round(4 / s)) for s in spacing_mm]
+    indices = np.argwhere(label[:: steps[0], :: steps[1], :: steps[2]] > 0)
+    if not len(indices):
+        indices, steps = np.argwhere(label > 0), [1, 1, 1]
+    points: NDArray[np.float64] = indices * np.asarray(steps) * np.asarray(spacing_mm)
+    return points
+
+
+def _point(values: NDArray[np.float64]) -> Point:
+    z, y, x = values.tolist()
+    return z, y, x

@@ -1,0 +1,25 @@
+# Sourced by the other scripts: makes .venv with this project in it, once, and again when setup.cfg or the pins change.
+# Usage: make_environment EXTRAS   (such as "figures" or "test,dev"); leaves the interpreter in $PYTHON.
+
+make_environment() {
+    local extras=$1 venv=${VENV:-.venv} stamp wanted
+    wanted=$(cat setup.cfg constraints.txt pyproject.toml | cksum)
+    stamp="$venv/.installed-$extras"
+    PYTHON="$venv/bin/python"
+    if [ ! -x "$PYTHON" ]; then
+        local base=${BASE_PYTHON:-}
+        for candidate in $base python3.11 python3.12 python3.13 python3.10 python3; do
+            if command -v "$candidate" >/dev/null && "$candidate" -c \
+                'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+                "$candidate" -m venv "$venv"
+                break
+            fi
+        done
+        [ -x "$PYTHON" ] || { echo "error: no Python 3.10 to 3.13 with venv found; set BASE_PYTHON" >&2; return 2; }
+    fi
+    if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+        echo "installing into $venv …"
+        "$PYTHON" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$extras]"
+        echo "$wanted" >"$stamp"
+    fi
+}

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# mypy over the installed names: the folders are seen as the namespace they are installed as.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/environment.sh
+make_environment test,dev
+view=$(mktemp -d)
+trap 'rm -rf "$view"' EXIT
+mkdir "$view/kits_unet3d"
+for room in transforms networks pipeline; do ln -s "$PWD/$room" "$view/kits_unet3d/$room"; done
+MYPYPATH="$view" "$PYTHON" -m mypy --config-file setup.cfg --namespace-packages --explicit-package-bases \
+    -p kits_unet3d.transforms -p kits_unet3d.networks -p kits_unet3d.pipeline

@@ -1,0 +1,88 @@
+"""What several tests need: goldens, real data where they are at hand, and a small prepared data set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+
+from kits_unet3d.pipeline.data import prepare_dataset
+from kits_unet3d.pipeline.data.phantoms import write_dataset
+from kits_unet3d.transforms import Recipe
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+#: Numbers of a recipe small enough for a test: 32³ patches of coarse voxels.
+TINY = {"spacing_mm": [8.0, 6.0, 6.0], "roi_size": [32, 32, 32]}
+
+
+def rng(seed: int) -> np.random.Generator:
+    """The generator that the goldens' inputs come from."""
+    return np.random.Generator(np.random.PCG64(seed))
+
+
+def golden(name: str) -> np.lib.npyio.NpzFile:
+    return np.load(ROOT / "tests" / "goldens" / f"{name}.npz", allow_pickle=False)
+
+
+def configured_loss() -> torch.nn.Module:
+    """The loss exactly as the bundle configures it."""
+    parser = ConfigParser(json.loads((ROOT / "bundle" / "configs" / "train.json").read_text()))
+    return parser.get_parsed_content("loss")
+
+
+def shared(path: str) -> Path:
+    """A file of the data beside the repository; the test is skipped where there is none."""
+    found = SHARED / path
+    if not found.exists():
+        pytest.skip(f"needs {path} in a folder `shared` beside the repository")
+    return found
+
+
+@pytest.fixture(autouse=True)
+def two_threads():
+    """The same sums in every test, whatever the machine has."""
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def raw_phantoms(tmp_path_factory) -> Path:
+    """Five phantoms on a coarse grid, 4 for training and 1 for evaluation."""
+    folder = tmp_path_factory.mktemp("raw")
+    write_dataset(folder, 5, seed=7, shape=(40, 72, 72), spacing_mm=(8.0, 6.0, 6.0))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe() -> Recipe:
+    return Recipe.from_dict(TINY)
+
+
+@pytest.fixture(scope="session")
+def prepared_phantoms(tmp_path_factory, raw_phantoms, tiny_recipe) -> Path:
+    folder = tmp_path_factory.mktemp("prepared")
+    assert prepare_dataset(raw_phantoms, folder, tiny_recipe) == {}
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tmp_path_factory) -> Path:
+    """An overlay on train.json for a run of seconds."""
+    path = tmp_path_factory.mktemp("config") / "tiny.json"
+    overlay = {
+        **TINY,
+        "channels": [4, 8, 8],
+        "workers": 0,
+        "learning_rate": 0.05,
+        "warmup_epochs": 1,
+        "epochs": 2,
+        "first_evaluation": 1,
+        "evaluate_every": 1,
+        "quality_threshold": 1.1,
+    }
+    path.write_text(json.dumps(overlay))
+    return path

@@ -1,0 +1,136 @@
+"""The bundle as MONAI runs it: real processes, real files, from the repository's root and from inside the bundle."""
+
+import json
+import os
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, SHARED, TINY
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+from kits_unet3d.pipeline.cli import main
+from kits_unet3d.pipeline.model import read_model
+from kits_unet3d.transforms import Recipe
+
+CONFIGS = ROOT / "bundle" / "configs"
+
+
+def bundle(run_id, config, cwd=ROOT, **overrides):
+    command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", config]
+    command += [part for key, value in overrides.items() for part in (f"--{key}", str(value))]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=500)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, prepared_phantoms, tiny_config):
+    folder = tmp_path_factory.mktemp("trained")
+    done = bundle(
+        "training", f"['bundle/configs/train.json','{tiny_config}']",
+        dataset_dir=prepared_phantoms, ckpt_dir=folder, output_dir=folder / "eval", device_name="cpu",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, done
+
+
+def test_training_leaves_checkpoints_that_say_what_they_are(trained):
+    folder, done = trained
+    model = read_model(folder / "model.pt")
+    assert model.recipe == Recipe.from_dict(TINY) and model.network.channels == (4, 8, 8)
+    content = torch.load(folder / "model_final.pt", weights_only=True)
+    assert (content["epoch"], content["iteration"]) == (2, 4)
+    assert content["device"]["device"] == "cpu"
+    assert set(content["optimizer"]) == {"state", "param_groups"}
+    fresh = read_model(folder / "nothing.pt", lambda: type(model.network)(channels=(4, 8, 8)), missing_ok=True)
+    assert any(
+        not torch.equal(a, b) for a, b in zip(model.network.parameters(), fresh.network.parameters(), strict=True)
+    )
+    assert "mean_dice" in done.stdout
+    assert list((folder / "eval").glob("events.out.tfevents*"))
+
+
+def test_training_repeats_itself_from_its_seed(trained, tmp_path, prepared_phantoms, tiny_config):
+    done = bundle(
+        "training", f"['configs/train.json','{tiny_config}']", cwd=ROOT / "bundle",
+        dataset_dir=prepared_phantoms, ckpt_dir=tmp_path, output_dir=tmp_path / "eval", device_name="cpu",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (torch.load(f / "model_final.pt", weights_only=True)["model"] for f in (trained[0], tmp_path))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("cwd", [ROOT, ROOT / "bundle"])
+def test_the_bundle_and_the_command_line_write_the_same_mask(trained, tmp_path, raw_phantoms, cwd):
+    scan = raw_phantoms / "case_00003" / "imaging.nii.gz"
+    checkpoint = trained[0] / "model.pt"
+    config = os.path.relpath(CONFIGS / "inference.json", cwd)
+    done = bundle(
+        "inferring", config, cwd, input=scan, output_dir=tmp_path / "a", ckpt_path=checkpoint, device_name="cpu"
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (
+        main(["predict", str(scan), "-o", str(tmp_path / "b"), "--checkpoint", str(checkpoint), "--device", "cpu"]) == 0
+    )
+    masks = [nib.load(tmp_path / f / "imaging_seg.nii.gz") for f in "ab"]
+    assert (tmp_path / "a" / "imaging_seg.nii.gz").read_bytes() == (tmp_path / "b" / "imaging_seg.nii.gz").read_bytes()
+    assert masks[0].shape == nib.load(scan).shape and np.array_equal(masks[0].affine, nib.load(scan).affine)
+
+
+def test_without_data_one_sentence_names_prepare_and_the_demo(tmp_path):
+    done = bundle("training", "bundle/configs/train.json", dataset_dir=tmp_path / "none", device_name="cpu")
+    assert done.returncode == 2
+    assert "kits-unet3d prepare" in done.stderr and "scripts/quickstart.sh" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_data_of_another_spacing_are_refused(prepared_phantoms, tmp_path):
+    done = bundle("training", "bundle/configs/train.json", dataset_dir=prepared_phantoms, device_name="cpu")
+    assert done.returncode == 2 and "spacing_mm" in done.stderr and "prepare" in done.stderr
+
+
+def test_the_default_folder_follows_the_references_variable(monkeypatch):
+    parser = ConfigParser()
+    parser.read_config(CONFIGS / "train.json")
+    assert parser.get_parsed_content("dataset_dir") == "data"
+    monkeypatch.setenv("PYTORCH_TRAIN_DATASET", "somewhere")
+    parser = ConfigParser()
+    parser.read_config(CONFIGS / "train.json")
+    assert parser.get_parsed_content("dataset_dir") == os.path.join("somewhere", "KiTS19", "pre_data_dir")
+
+
+def test_configuration_and_recipe_agree():
+    parser = ConfigParser()
+    parser.read_config(CONFIGS / "train.json")
+    assert parser.get_parsed_content("recipe") == Recipe()
+
+
+def test_nothing_is_missing_from_the_training_workflow(prepared_phantoms, tiny_config):
+    workflow = ConfigWorkflow(
+        config_file=[str(CONFIGS / "train.json"), str(tiny_config)],
+        meta_file=str(CONFIGS / "metadata.json"), logging_file=False, workflow_type="train",
+        dataset_dir=str(prepared_phantoms), device_name="cpu",
+    )  # fmt: skip
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+def test_nothing_is_missing_from_the_inference_workflow(raw_phantoms):
+    workflow = ConfigWorkflow(
+        config_file=str(CONFIGS / "inference.json"),
+        meta_file=str(CONFIGS / "metadata.json"), logging_file=False, workflow_type="infer",
+        input=str(raw_phantoms / "case_00000" / "imaging.nii.gz"), device_name="cpu",
+    )  # fmt: skip
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+def test_the_metadata_follow_their_schema():
+    import jsonschema
+    from conftest import shared
+
+    schema = json.loads(shared("reference/meta_schema_20240725.json").read_text())
+    jsonschema.validate(json.loads((CONFIGS / "metadata.json").read_text()), schema)
+    assert SHARED.is_dir()

@@ -1,0 +1,72 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from kits_unet3d.networks import UNet3D
+from kits_unet3d.pipeline.cli import COMMANDS, main
+
+
+def test_help_names_every_command_and_each_has_an_example(capsys):
+    with pytest.raises(SystemExit) as done:
+        main(["--help"])
+    assert done.value.code == 0
+    assert all(command in capsys.readouterr().out for command in COMMANDS)
+    for command in COMMANDS:
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        assert f"example: kits-unet3d {command}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_help_does_not_wait_for_torch():
+    code = (
+        "import sys; from kits_unet3d.pipeline.cli import build_parser; build_parser(); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["prepare", "--data-dir", "nowhere", "--out", "out"], 2, "nowhere: no such folder"),
+        (["phantom", "--out", "out"], 2, "--cases"),
+        (["phantom", "--out", "out", "--cases", "0"], 2, "cases"),
+        (["verify", "--out", "nowhere"], 2, "no prepared file"),
+        (["predict", "nowhere.nii.gz", "-o", "out"], 2, "nowhere.nii.gz"),
+        (["evaluate", "--predictions", ".", "--labels", "."], 2, "no mask"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_sentence_with_an_exit_code(
+    tmp_path, monkeypatch, capsys, arguments, code, message
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == code
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+
+
+def test_a_missing_model_is_exit_code_3(tmp_path, capsys, raw_phantoms):
+    scan = raw_phantoms / "case_00000" / "imaging.nii.gz"
+    assert main(["predict", str(scan), "-o", str(tmp_path), "--checkpoint", str(tmp_path / "none.pt")]) == 3
+    assert "none.pt: no such checkpoint" in capsys.readouterr().err
+
+
+def test_one_bad_scan_fails_alone(tmp_path, capsys, raw_phantoms):
+    model = {"model": UNet3D(channels=(2, 4)).state_dict()}
+    model["network"] = {"_target_": "kits_unet3d.networks.UNet3D", "channels": [2, 4]}
+    model["recipe"] = {"spacing_mm": [16.0, 12.0, 12.0], "roi_size": [16, 16, 16]}
+    torch.save(model, tmp_path / "model.pt")
+    bad = tmp_path / "bad.nii.gz"
+    bad.write_bytes(b"not an image")
+    good = raw_phantoms / "case_00000" / "imaging.nii.gz"
+    code = main(["predict", str(bad), str(good), "-o", str(tmp_path / "o"), "--checkpoint", str(tmp_path / "model.pt")])
+    printed = capsys.readouterr()
+    assert code == 1 and "bad.nii.gz: cannot be read" in printed.err
+    assert "imaging_seg.nii.gz: kidney" in printed.out
+    import nibabel as nib
+
+    mask, scan = nib.load(tmp_path / "o" / "imaging_seg.nii.gz"), nib.load(good)
+    assert mask.shape == scan.shape and np.array_equal(mask.affine, scan.affine)

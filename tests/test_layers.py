@@ -1,0 +1,102 @@
+"""The two rules that keep the rooms apart, checked by reading the source."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("transforms", "networks", "pipeline")
+DEVICE_WORDS = re.compile(r"\b(cuda|mlu|cncl|nccl)\b|torch\.backends", re.IGNORECASE)
+#: Which rooms each room may import; its own is always allowed.
+ALLOWED = {"transforms": set(), "networks": set(), "pipeline": {"transforms", "networks"}}
+#: The file that reads checkpoints needs the room of networks, but no network's name.
+FORBIDDEN_NAMES = {"UNet3D"}
+
+
+def sources(room: str) -> list[Path]:
+    return sorted((ROOT / room).rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of all modules a file imports, relative ones resolved."""
+    package = ["kits_unet3d", *path.relative_to(ROOT).parent.parts]
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            names.add(".".join([*base, *([node.module] if node.module else [])]))
+    return names
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_the_rooms_below_it(room):
+    assert sources(room)
+    for path in sources(room):
+        for name in imported(path):
+            parts = name.split(".")
+            assert parts[0] not in (*ROOMS, "bundle", "scripts", "tests"), f"{path}: {name}"
+            if parts[0] == "kits_unet3d" and len(parts) > 1 and parts[1] != room:
+                assert parts[1] in ALLOWED[room], f"{path} imports {name}"
+
+
+def test_networks_need_torch_alone():
+    for path in sources("networks"):
+        outside = {name.split(".")[0] for name in imported(path)} - {"kits_unet3d", "torch", "__future__"}
+        assert outside <= {"collections", "pathlib", "typing"}, f"{path}: {outside}"
+
+
+def test_the_pipeline_names_no_network_of_ours():
+    for path in sources("pipeline"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        names |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+        assert not names & FORBIDDEN_NAMES, path
+
+
+def code_of(path: Path) -> str:
+    """A file's identifiers, attributes and strings, without comments and docstrings' layout."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return "\n".join([ast.unparse(tree)])
+
+
+def test_only_one_file_knows_the_kinds_of_devices():
+    for room in ROOMS:
+        for path in sources(room):
+            if path != ROOT / "pipeline" / "device.py":
+                found = DEVICE_WORDS.search(code_of(path))
+                assert not found, f"{path}: {found.group(0)}"
+
+
+def test_no_configuration_names_a_device():
+    configs = sorted((ROOT / "bundle" / "configs").glob("*"))
+    assert configs
+    for path in configs:
+        found = DEVICE_WORDS.search(path.read_text(encoding="utf-8"))
+        assert not found, f"{path}: {found.group(0)}"
+
+
+def test_every_top_level_key_of_a_configuration_is_read():
+    """An overlay may only set what the configuration below it reads."""
+    folder = ROOT / "bundle" / "configs"
+    read_by_monai = {
+        "imports", "bundle_root", "initialize", "run", "training", "inferring", "evaluating",
+        "device", "network_def", "dataset_dir",
+    }  # fmt: skip
+    overlays = {"demo.json": "train.json"}
+    for path in sorted(folder.glob("*.json")):
+        if path.name == "metadata.json":
+            continue
+        keys = set(json.loads(path.read_text()))
+        base = folder / overlays.get(path.name, path.name)
+        text = base.read_text()
+        unread = {key for key in keys - read_by_monai if f"@{key}" not in text and f"%{key}" not in text}
+        unread -= {"train", "validate", "evaluator"}
+        assert not unread, f"{path.name}: {unread}"
+        assert keys <= set(json.loads(text)), f"{path.name} sets what {base.name} does not have"

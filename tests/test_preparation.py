@@ -1,0 +1,193 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import SHARED, TINY, shared
+
+from kits_unet3d.pipeline.data import Index, OpenPreparedd, prepare_dataset, verify
+from kits_unet3d.pipeline.data.cases import read_volume
+from kits_unet3d.pipeline.data.kits19 import known_cases
+from kits_unet3d.pipeline.errors import CaseError, UsageError
+from kits_unet3d.transforms import Recipe, component_boxes, preparation
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_the_files_are_the_references_and_the_index_tells_about_them(prepared_phantoms, raw_phantoms, tiny_recipe):
+    index = Index.read(prepared_phantoms)
+    assert len(index.cases) == 5 and index.recipe == tiny_recipe
+    assert len(index.data_list("training")) == 4 and len(index.data_list("evaluation")) == 1
+    for case_id, record in index.cases.items():
+        image = np.load(prepared_phantoms / f"{case_id}_x.npy")
+        label = np.load(prepared_phantoms / f"{case_id}_y.npy")
+        assert image.dtype == np.float32 and label.dtype == np.uint8
+        assert image.shape == label.shape == (1, *record["shape"]) and min(record["shape"]) >= 32
+        boxes = {str(k): [[list(axis) for axis in box] for box in v] for k, v in component_boxes(label).items()}
+        assert record["boxes"] == boxes
+        source = nib.load(raw_phantoms / case_id / "imaging.nii.gz")
+        assert record["source_shape"] == list(source.shape)
+        np.testing.assert_allclose(record["source_affine"], source.affine)
+    assert {verdict.outcome for verdict in verify(prepared_phantoms)} == {"right"}
+
+
+def test_workers_and_reruns_give_the_same_bytes(tmp_path, raw_phantoms, prepared_phantoms, tiny_recipe):
+    assert prepare_dataset(raw_phantoms, tmp_path, tiny_recipe, workers=2) == {}
+    assert contents(tmp_path) == contents(prepared_phantoms)
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.npy")}
+    prepare_dataset(raw_phantoms, tmp_path, tiny_recipe)
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+
+
+def test_killed_at_any_moment_it_continues_to_the_same_bytes(tmp_path, raw_phantoms, prepared_phantoms):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(TINY))
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "kits_unet3d.pipeline.cli", "prepare", "--data-dir", str(raw_phantoms)]
+    command += ["--out", str(out), "--config", str(config)]
+    for files in (1, 3, 6):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        while process.poll() is None and len(list(out.glob("*.npy"))) < files:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
+    assert contents(out) == contents(prepared_phantoms)
+
+
+def test_verify_reports_every_file(tmp_path, prepared_phantoms):
+    for path in prepared_phantoms.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    damaged = tmp_path / "case_00001_x.npy"
+    damaged.write_bytes(damaged.read_bytes()[:-4] + b"\1\2\3\4")
+    (tmp_path / "case_00002_y.npy").unlink()
+    (tmp_path / "stranger.npy").write_bytes(b"")
+    outcomes = {verdict.file: verdict.outcome for verdict in verify(tmp_path)}
+    assert outcomes["case_00001_x.npy"] == "different"
+    assert outcomes["case_00002_y.npy"] == "missing"
+    assert outcomes["stranger.npy"] == "unknown"
+    assert sum(outcome == "right" for outcome in outcomes.values()) == 8
+
+
+def test_without_an_index_a_folder_is_held_against_kits19(tmp_path):
+    outcomes = [verdict.outcome for verdict in verify(tmp_path)]
+    assert outcomes == ["missing"] * 420
+    splits = [case.split for case in known_cases().values()]
+    assert (splits.count("training"), splits.count("evaluation")) == (168, 42)
+
+
+def copy_case(source, target):
+    target.mkdir(parents=True)
+    for name in ("imaging.nii.gz", "segmentation.nii.gz"):
+        (target / name).write_bytes((source / name).read_bytes())
+
+
+@pytest.fixture
+def two_cases(tmp_path, raw_phantoms):
+    for case in ("case_00000", "case_00001"):
+        copy_case(raw_phantoms / case, tmp_path / "raw" / case)
+    (tmp_path / "raw" / "dataset.json").write_text(
+        json.dumps({"training": ["case_00000"], "evaluation": ["case_00001"]})
+    )
+    return tmp_path / "raw"
+
+
+def relabel(path, change):
+    image = nib.load(path)
+    nib.save(change(image), path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda i: nib.Nifti1Image(np.asarray(i.dataobj)[:-1], i.affine), "shape"),
+        (lambda i: nib.Nifti1Image(np.asarray(i.dataobj) + np.uint8(1), i.affine), "unknown label values"),
+        (lambda i: nib.Nifti1Image(np.asarray(i.dataobj) * np.uint8(0), i.affine), "whole label is 0"),
+    ],
+)
+def test_a_bad_label_fails_its_case_by_name_and_the_others_are_prepared(
+    tmp_path, two_cases, tiny_recipe, change, reason
+):
+    relabel(two_cases / "case_00000" / "segmentation.nii.gz", change)
+    failed = prepare_dataset(two_cases, tmp_path / "out", tiny_recipe)
+    assert list(failed) == ["case_00000"]
+    assert reason in failed["case_00000"] and "case_00000/segmentation.nii.gz" in failed["case_00000"]
+    assert list(Index.read(tmp_path / "out").cases) == ["case_00001"]
+
+
+def test_a_label_lying_elsewhere_fails_its_case(tmp_path, two_cases, tiny_recipe):
+    def shifted(image):
+        affine = image.affine.copy()
+        affine[0, 3] += 4
+        return nib.Nifti1Image(np.asarray(image.dataobj), affine)
+
+    relabel(two_cases / "case_00000" / "segmentation.nii.gz", shifted)
+    assert "lies elsewhere" in prepare_dataset(two_cases, tmp_path / "out", tiny_recipe)["case_00000"]
+
+
+def test_a_truncated_image_fails_its_case(tmp_path, two_cases, tiny_recipe):
+    path = two_cases / "case_00000" / "imaging.nii.gz"
+    path.write_bytes(path.read_bytes()[:-1000])
+    failed = prepare_dataset(two_cases, tmp_path / "out", tiny_recipe)
+    assert "imaging.nii.gz: cannot be read" in failed["case_00000"]
+
+
+def test_other_numbers_into_the_same_folder_are_refused(tmp_path, two_cases, tiny_recipe):
+    prepare_dataset(two_cases, tmp_path / "out", tiny_recipe)
+    with pytest.raises(UsageError, match="choose another --out"):
+        prepare_dataset(two_cases, tmp_path / "out", Recipe())
+
+
+def test_a_case_in_both_splits_or_in_none_is_refused(two_cases, tmp_path):
+    for content, reason in [
+        ({"training": ["case_00000", "case_00001"], "evaluation": ["case_00001"]}, "both splits"),
+        ({"training": ["case_00000"], "evaluation": []}, "in no split"),
+        ({"training": 3}, "must be JSON"),
+    ]:
+        (two_cases / "dataset.json").write_text(json.dumps(content))
+        with pytest.raises(UsageError, match=reason):
+            prepare_dataset(two_cases, tmp_path / "out")
+
+
+def test_opening_reads_nothing_and_writing_to_it_changes_no_file(prepared_phantoms):
+    path = prepared_phantoms / "case_00000_x.npy"
+    before = path.read_bytes()
+    opened = OpenPreparedd("image")({"image": str(path)})["image"]
+    assert isinstance(opened, np.memmap)
+    opened[...] = 0
+    del opened
+    assert path.read_bytes() == before
+
+
+def test_a_damaged_array_is_named(tmp_path):
+    (tmp_path / "case_x.npy").write_bytes(b"\x93NUMPY")
+    with pytest.raises(CaseError, match=r"case_x\.npy"):
+        OpenPreparedd("image")({"image": str(tmp_path / "case_x.npy")})
+
+
+LABELLED = sorted(p.parent.name for p in (SHARED / "data" / "kits19_labels").glob("*/segmentation.nii.gz"))
+QUICK = ("case_00015", "case_00037", "case_00041")  # two of them uint16 with a qform only
+
+
+@pytest.mark.parametrize(
+    "case_id",
+    [c if c in QUICK else pytest.param(c, marks=pytest.mark.slow) for c in LABELLED or ["case_00000"]],
+)
+def test_real_labels_have_the_references_md5(case_id, tmp_path):
+    import hashlib
+
+    path = shared(f"data/kits19_labels/{case_id}/segmentation.nii.gz")
+    label, spacing, _ = read_volume(path)
+    case = {"label": label.astype(np.uint8)[None], "image": np.zeros((1, *label.shape), np.float32), "s": spacing}
+    prepared = preparation(Recipe(), source_key="s")(case)["label"]
+    assert torch.is_tensor(prepared)
+    with open(tmp_path / "y.npy", "wb") as stream:
+        np.save(stream, np.ascontiguousarray(prepared, dtype=np.uint8))
+    assert hashlib.md5((tmp_path / "y.npy").read_bytes()).hexdigest() == known_cases()[case_id].label_md5

@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+import torch
+from conftest import configured_loss, golden, rng
+
+from kits_unet3d.pipeline.evaluation import dice_scores, kits19_scores
+from kits_unet3d.pipeline.evaluation.folders import score_folders
+
+
+@pytest.mark.parametrize("k", range(4))
+def test_loss_and_score_are_the_references(k):
+    recorded = golden("losses")
+    seed, shape = int(recorded["seed"]), tuple(int(n) for n in recorded[f"shape_{k}"])
+    logits = torch.from_numpy(rng(seed + k).standard_normal(shape, dtype=np.float32) * 3)
+    label = rng(seed + 100 + k).integers(0, 3, (shape[0], 1, *shape[2:]))
+    label[np.isin(label, recorded[f"missing_{k}"])] = 0
+    label = torch.from_numpy(label)
+    assert abs(configured_loss()(logits, label).item() - float(recorded[f"dice_ce_{k}"])) < 1e-6
+    scores = [dice_scores(p, t) for p, t in zip(logits.argmax(1, keepdim=True), label, strict=True)]
+    np.testing.assert_allclose(np.mean(scores, axis=0), recorded[f"dice_score_{k}"], atol=1e-6)
+
+
+def test_dice_of_a_hand_made_case():
+    label, predicted = torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, 2)
+    label[0, 0, 0] = 1  # two voxels of kidney
+    predicted[0, 0, 0, 0] = 1  # one of them found: 2·1 / (1 + 2)
+    predicted[0, 1, 1, 1] = 2  # a tumour where there is none
+    assert dice_scores(predicted, label) == pytest.approx([2 / 3, 0.0])
+    assert dice_scores(torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, 2)) == [1.0, 1.0]
+
+
+def test_kits19_counts_the_tumour_as_kidney_and_scores_two_empty_masks_1():
+    truth = np.array([[[0, 1, 2, 2]]])
+    predicted = np.array([[[0, 2, 1, 0]]])
+    scores = kits19_scores(predicted, truth)
+    assert scores["kidney_dice"] == pytest.approx(2 * 2 / (2 + 3))
+    assert scores["tumour_dice"] == 0.0
+    nothing = np.zeros((1, 1, 4), int)
+    assert kits19_scores(nothing, nothing) == {"kidney_dice": 1.0, "tumour_dice": 1.0}
+    assert kits19_scores(nothing, truth) == {"kidney_dice": 0.0, "tumour_dice": 0.0}
+
+
+def test_folders_are_scored_case_by_case_and_a_missing_truth_fails_that_case_alone(tmp_path, raw_phantoms):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for case in ("case_00000", "case_00001"):
+        (masks / f"{case}_seg.nii.gz").write_bytes((raw_phantoms / case / "segmentation.nii.gz").read_bytes())
+    (masks / "stranger.nii.gz").write_bytes((raw_phantoms / "case_00000" / "segmentation.nii.gz").read_bytes())
+    scores, failed = score_folders(masks, raw_phantoms)
+    assert scores.mean == {"kidney_dice": 1.0, "tumour_dice": 1.0}
+    assert sorted(scores.by_case) == ["case_00000", "case_00001"]
+    assert "segmentation.nii.gz is missing" in failed["stranger"]

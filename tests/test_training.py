@@ -1,0 +1,108 @@
+import math
+
+import pytest
+import torch
+from ignite.engine import Events
+from monai.engines import SupervisedTrainer
+from monai.inferers import SimpleInferer
+
+from kits_unet3d.networks import UNet3D
+from kits_unet3d.pipeline.device import resolve
+from kits_unet3d.pipeline.training import (
+    LearningRate,
+    NotFiniteError,
+    Schedule,
+    StopAfter,
+    TrainStep,
+    epochs_of,
+)
+
+
+@pytest.mark.parametrize(
+    ("samples", "first", "every", "last"), [(168, 1000, 20, 10000), (160, 1050, 21, 10500), (128, 1313, 27, 13125)]
+)
+def test_evaluation_epochs_follow_the_samples_of_an_epoch(samples, first, every, last):
+    assert (epochs_of(1000, samples), epochs_of(20, samples), epochs_of(10000, samples)) == (first, every, last)
+
+
+def test_the_rate_warms_up_linearly_from_1e_4():
+    schedule = Schedule(10000, 1000, 20, learning_rate=0.8, warmup_epochs=200)
+    assert schedule.rate(1) == pytest.approx(1e-4 + (0.8 - 1e-4) / 200)
+    assert schedule.rate(100) == pytest.approx(1e-4 + (0.8 - 1e-4) / 2)
+    assert schedule.rate(200) == schedule.rate(201) == schedule.rate(10000) == 0.8
+
+
+def test_the_rate_is_halved_after_each_decay_epoch_and_never_within_warm_up():
+    schedule = Schedule(4000, 1400, 10, 3.2, 200, decay_epochs=(100, 1500, 3000), decay_factor=0.5)
+    assert schedule.rate(150) == pytest.approx(1e-4 + (3.2 - 1e-4) * 0.75)
+    assert [schedule.rate(e) for e in (1500, 1501, 3000, 3001)] == [1.6, 0.8, 0.8, 0.4]
+
+
+def test_evaluations_happen_when_due_and_after_the_last_epoch():
+    schedule = Schedule(epochs=10, first_evaluation=4, evaluate_every=3)
+    assert [e for e in range(1, 11) if schedule.evaluates(e)] == [4, 7, 10]
+    assert Schedule(9, 4, 3).evaluates(9)
+
+
+@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"evaluate_every": 0}, {"learning_rate": 0}, {"warmup_epochs": -1}])
+def test_an_impossible_schedule_is_refused(wrong):
+    with pytest.raises(ValueError, match="must be"):
+        Schedule(**{"epochs": 1, "first_evaluation": 1, "evaluate_every": 1, **wrong})
+
+
+def trainer(epochs=2, handlers=(), loss=None, batches=3, rate=0.1):
+    torch.manual_seed(0)
+    network = UNet3D(channels=(2, 4))
+    data = [{"image": torch.rand(1, 1, 8, 8, 8), "label": torch.randint(0, 3, (1, 1, 8, 8, 8))} for _ in range(batches)]
+    return SupervisedTrainer(
+        device=torch.device("cpu"),
+        max_epochs=epochs,
+        train_data_loader=data,
+        network=network,
+        optimizer=torch.optim.SGD(network.parameters(), rate),
+        loss_function=loss or (lambda p, t: torch.nn.functional.cross_entropy(p, t[:, 0])),
+        inferer=SimpleInferer(),
+        iteration_update=TrainStep(resolve("cpu")),
+        train_handlers=list(handlers),
+        decollate=False,
+    )
+
+
+def test_a_step_does_what_plain_pytorch_does():
+    run = trainer(epochs=1, batches=1)
+    twin = UNet3D(channels=(2, 4))
+    twin.load_state_dict(run.network.state_dict())
+    batch = next(iter(run.data_loader))
+    loss = torch.nn.functional.cross_entropy(twin(batch["image"]), batch["label"][:, 0])
+    loss.backward()
+    run.run()
+    assert run.state.output["loss"].item() == loss.item()
+    for (name, p), q in zip(twin.named_parameters(), run.network.parameters(), strict=True):
+        torch.testing.assert_close(p - 0.1 * p.grad, q, msg=name)
+
+
+def test_the_rate_of_each_epoch_reaches_the_optimiser():
+    run = trainer(epochs=4)
+    schedule = Schedule(4, 1, 1, learning_rate=0.4, warmup_epochs=2)
+    LearningRate(run.optimizer, schedule).attach(run)
+    seen = []
+    run.add_event_handler(Events.EPOCH_COMPLETED, lambda: seen.append(run.optimizer.param_groups[0]["lr"]))
+    run.run()
+    assert seen == [schedule.rate(epoch) for epoch in (1, 2, 3, 4)]
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_weights():
+    run = trainer(loss=lambda p, t: p.sum() * math.nan)
+    before = [p.clone() for p in run.network.parameters()]
+    with pytest.raises(NotFiniteError, match="epoch 1, iteration 1"):
+        run.run()
+    assert all(torch.equal(a, b) for a, b in zip(before, run.network.parameters(), strict=True))
+
+
+def test_time_that_is_up_ends_the_run_after_its_epoch():
+    run = trainer(epochs=100, handlers=[StopAfter(0.0)])
+    run.run()
+    assert run.state.epoch == 1
+    forever = trainer(epochs=3, handlers=[StopAfter(None)])
+    forever.run()
+    assert forever.state.epoch == 3
