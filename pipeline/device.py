@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-PRECISIONS = ("fp32", "bf16", "fp16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 #: In the order of preference of "auto"; what each sends its tensors through between processes.
 BACKENDS = {
     "mlu": "cpu:gloo,mlu:cncl",
@@ -95,9 +95,14 @@ class Accelerator:
         """Loss scaler: at work for fp16, a pass-through otherwise."""
         return torch.amp.GradScaler(self.kind, enabled=self.precision == "fp16")
 
-    def wrap(self, network: nn.Module) -> nn.Module:
-        """``network`` on the device, and in DistributedDataParallel when there are several processes."""
+    def wrap(self, network: nn.Module, channels_last: bool = False) -> nn.Module:
+        """``network`` on the device, and in DistributedDataParallel when there are several processes.
+
+        With ``channels_last`` its convolutions work in that memory layout, which some devices do faster.
+        """
         network = network.to(self.device)
+        if channels_last:
+            network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return network
         if torch.distributed.get_world_size() == 1:
@@ -126,7 +131,7 @@ class Accelerator:
             "device": str(self.device),
             "name": str(name),
             "precision": self.precision,
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
             "threads": torch.get_num_threads(),
             "tf32": False,
             "deterministic": "bit for bit on one machine" if self.kind == "cpu" else "not guaranteed",
@@ -141,7 +146,8 @@ def resolve(
     Args:
         device: ``"auto"`` (mlu, then cuda, then any other accelerator that torch knows, then the CPU), a
             kind such as ``"cuda"``, or one card such as ``"cuda:1"``.
-        precision: ``"fp32"`` (TF32 is switched off), ``"bf16"`` or ``"fp16"``.
+        precision: ``"fp32"`` (TF32 is switched off), ``"bf16"``, ``"fp16"``, or ``"auto"``: bf16 on a CPU that
+            computes in it, fp32 everywhere else.
         local_rank: which card of this host; from ``LOCAL_RANK`` if not given.
 
     Raises:
@@ -166,6 +172,8 @@ def resolve(
         wanted = torch.device(wanted.type, index)
         module.set_device(wanted)
     _switch_tf32_off()
+    if precision == "auto":
+        precision = "bf16" if wanted.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
     return Accelerator(wanted, precision)
 
 

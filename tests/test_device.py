@@ -11,6 +11,7 @@ from kits_unet3d.pipeline.device import DeviceError, resolve, seed_everything
 def test_auto_finds_a_device_and_says_what_it_is():
     accelerator = resolve("auto")
     described = accelerator.describe()
+    assert {type(value) for value in described.values()} <= {str, int, bool}
     assert described["device"] == str(accelerator.device)
     assert described["torch"] == torch.__version__ and described["tf32"] is False
 

@@ -22,7 +22,7 @@ def test_labels_on_a_finer_grid_are_those_of_interpolated_logits():
     assert (labels != fine.numpy()).mean() < 1e-3  # ties in the last bit of float32
 
 
-@pytest.mark.parametrize("order", itertools.permutations(range(3)))
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 def test_axes_in_any_order_and_direction(order):
     logits = torch.randn(2, 4, 5, 6, generator=torch.Generator().manual_seed(1))
     plain = logits.argmax(0).numpy()
