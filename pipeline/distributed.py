@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from typing import Any
 
@@ -14,7 +15,14 @@ def join(accelerator: Accelerator) -> int:
     """Joins the process group that torchrun announces, if there is one; returns this process's rank."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
         dist.init_process_group(accelerator.backend)
+        # A process that ends with an open group may abort the others' last messages.
+        atexit.register(_leave)
     return rank()
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def rank() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -55,7 +56,17 @@ def build_network(description: Mapping[str, Any], source: str | Path = "checkpoi
     cls = getattr(importlib.import_module(module), name, None)
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise CheckpointError(f"{source}: {target!r} is no network of this version")
-    return cls(**{key: value for key, value in description.items() if key != "_target_"})  # type: ignore[no-any-return]
+    try:
+        return cls(**{key: value for key, value in description.items() if key != "_target_"})  # type: ignore[no-any-return]
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{source}: its network cannot be made ({error})") from error
+
+
+def require_trained(model: Model, path: str | Path) -> None:
+    """Ends a bundle's run with one sentence and exit code 3 if ``model`` has only fresh weights."""
+    if model.source is None:
+        print(f"error: {path}: no such checkpoint; train one, or name another with --ckpt_path", file=sys.stderr)
+        raise SystemExit(3)
 
 
 def read_model(path: str | Path, factory: partial[nn.Module] | None = None, missing_ok: bool = False) -> Model:
@@ -79,7 +90,12 @@ def read_model(path: str | Path, factory: partial[nn.Module] | None = None, miss
     elif factory is not None:
         network = factory()
     else:
-        raise CheckpointError(f"{path}: does not say which network it is of; name a config that does")
+        raise CheckpointError(
+            f"{path}: does not say which network it is of; the bundle's inference.json does (`--ckpt_path {path}`)"
+        )
     load_weights(network, network_state(content, path), path)
-    recipe = Recipe.from_dict(content["recipe"]) if isinstance(content.get("recipe"), Mapping) else Recipe()
+    try:
+        recipe = Recipe.from_dict(content.get("recipe", {}))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its recipe is not usable ({error})") from error
     return Model(network, recipe, path)

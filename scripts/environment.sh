@@ -3,19 +3,18 @@
 
 make_environment() {
     local extras=$1 venv=${VENV:-.venv} stamp wanted
-    wanted=$(cat setup.cfg constraints.txt pyproject.toml | cksum)
+    wanted=$(cat setup.cfg constraints.txt pyproject.toml | cksum; pwd -P)
     stamp="$venv/.installed-$extras"
     PYTHON="$venv/bin/python"
-    if [ ! -x "$PYTHON" ]; then
-        local base=${BASE_PYTHON:-}
-        for candidate in $base python3.11 python3.12 python3.13 python3.10 python3; do
+    if ! "$PYTHON" -m pip --version >/dev/null 2>&1; then
+        for candidate in ${BASE_PYTHON+"$BASE_PYTHON"} python3.11 python3.12 python3.13 python3.10 python3; do
             if command -v "$candidate" >/dev/null && "$candidate" -c \
                 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
-                "$candidate" -m venv "$venv"
+                "$candidate" -m venv --clear "$venv"
                 break
             fi
         done
-        [ -x "$PYTHON" ] || { echo "error: no Python 3.10 to 3.13 with venv found; set BASE_PYTHON" >&2; return 2; }
+        "$PYTHON" -m pip --version >/dev/null 2>&1 || { echo "error: no Python 3.10 to 3.13 with venv found; set BASE_PYTHON" >&2; return 2; }
     fi
     if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
         echo "installing into $venv …"

@@ -10,4 +10,4 @@ if [ "${1:-}" = "--all" ]; then
     selection=()
     shift
 fi
-exec "$PYTHON" -m pytest -q "${selection[@]}" "$@"
+exec "$PYTHON" -m pytest -q ${selection[@]+"${selection[@]}"} "$@"

@@ -74,9 +74,19 @@ def test_the_bundle_and_the_command_line_write_the_same_mask(trained, tmp_path, 
     assert (
         main(["predict", str(scan), "-o", str(tmp_path / "b"), "--checkpoint", str(checkpoint), "--device", "cpu"]) == 0
     )
-    masks = [nib.load(tmp_path / f / "imaging_seg.nii.gz") for f in "ab"]
-    assert (tmp_path / "a" / "imaging_seg.nii.gz").read_bytes() == (tmp_path / "b" / "imaging_seg.nii.gz").read_bytes()
+    masks = [nib.load(tmp_path / f / "case_00003_seg.nii.gz") for f in "ab"]
+    assert (tmp_path / "a" / "case_00003_seg.nii.gz").read_bytes() == (
+        tmp_path / "b" / "case_00003_seg.nii.gz"
+    ).read_bytes()
     assert masks[0].shape == nib.load(scan).shape and np.array_equal(masks[0].affine, nib.load(scan).affine)
+
+
+def test_inference_without_a_trained_model_writes_nothing(tmp_path, raw_phantoms):
+    scan = raw_phantoms / "case_00003" / "imaging.nii.gz"
+    done = bundle("inferring", "bundle/configs/inference.json", input=scan, output_dir=tmp_path / "o",
+                  ckpt_path=tmp_path / "none.pt", device_name="cpu")  # fmt: skip
+    assert done.returncode == 3 and "none.pt: no such checkpoint" in done.stderr
+    assert not (tmp_path / "o").exists()
 
 
 def test_without_data_one_sentence_names_prepare_and_the_demo(tmp_path):

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,8 @@ def test_help_names_every_command_and_each_has_an_example(capsys):
     with pytest.raises(SystemExit) as done:
         main(["--help"])
     assert done.value.code == 0
-    assert all(command in capsys.readouterr().out for command in COMMANDS)
+    printed = capsys.readouterr().out
+    assert all(command in printed for command in COMMANDS)
     for command in COMMANDS:
         with pytest.raises(SystemExit):
             main([command, "--help"])
@@ -54,19 +56,45 @@ def test_a_missing_model_is_exit_code_3(tmp_path, capsys, raw_phantoms):
     assert "none.pt: no such checkpoint" in capsys.readouterr().err
 
 
-def test_one_bad_scan_fails_alone(tmp_path, capsys, raw_phantoms):
+@pytest.fixture
+def tiny_model(tmp_path):
     model = {"model": UNet3D(channels=(2, 4)).state_dict()}
     model["network"] = {"_target_": "kits_unet3d.networks.UNet3D", "channels": [2, 4]}
     model["recipe"] = {"spacing_mm": [16.0, 12.0, 12.0], "roi_size": [16, 16, 16]}
     torch.save(model, tmp_path / "model.pt")
-    bad = tmp_path / "bad.nii.gz"
+    return str(tmp_path / "model.pt")
+
+
+def test_one_bad_scan_fails_alone(tmp_path, capsys, raw_phantoms, tiny_model):
+    bad, thin = tmp_path / "bad.nii.gz", tmp_path / "thin.nii.gz"
     bad.write_bytes(b"not an image")
+    nib.save(nib.Nifti1Image(np.zeros((40, 40, 2), np.int16), np.eye(4)), thin)
     good = raw_phantoms / "case_00000" / "imaging.nii.gz"
-    code = main(["predict", str(bad), str(good), "-o", str(tmp_path / "o"), "--checkpoint", str(tmp_path / "model.pt")])
+    code = main(["predict", str(bad), str(thin), str(good), "-o", str(tmp_path / "o"), "--checkpoint", tiny_model])
     printed = capsys.readouterr()
     assert code == 1 and "bad.nii.gz: cannot be read" in printed.err
-    assert "imaging_seg.nii.gz: kidney" in printed.out
-    import nibabel as nib
-
-    mask, scan = nib.load(tmp_path / "o" / "imaging_seg.nii.gz"), nib.load(good)
+    assert printed.err.count("failed:") == 1
+    mask, scan = nib.load(tmp_path / "o" / "case_00000_seg.nii.gz"), nib.load(good)
     assert mask.shape == scan.shape and np.array_equal(mask.affine, scan.affine)
+    assert nib.load(tmp_path / "o" / "thin_seg.nii.gz").shape == (40, 40, 2)
+
+
+def test_scans_of_one_name_are_refused_before_one_mask_replaces_the_other(tmp_path, capsys, raw_phantoms, tiny_model):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "scan.nii.gz").write_bytes((raw_phantoms / "case_00000" / "imaging.nii.gz").read_bytes())
+    scans = [str(tmp_path / folder / "scan.nii.gz") for folder in ("a", "b")]
+    assert main(["predict", *scans, "-o", str(tmp_path / "o"), "--checkpoint", tiny_model]) == 2
+    assert "several scans are named scan" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [("network", {"_target_": "kits_unet3d.networks.UNet3D", "chanels": [2, 4]}), ("recipe", {"spacing": 3})],
+)
+def test_a_checkpoint_with_unusable_metadata_is_exit_code_3(tmp_path, capsys, raw_phantoms, tiny_model, part, value):
+    content = torch.load(tiny_model, weights_only=True)
+    torch.save({**content, part: value}, tiny_model)
+    scan = str(raw_phantoms / "case_00000" / "imaging.nii.gz")
+    assert main(["predict", scan, "-o", str(tmp_path / "o"), "--checkpoint", tiny_model]) == 3
+    assert "model.pt: its" in capsys.readouterr().err

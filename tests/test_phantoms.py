@@ -263,6 +263,12 @@ def test_dataset_around_labels_keeps_names_voxels_and_affines(tmp_path):
     np.testing.assert_array_equal(written.affine, source.affine)
 
 
+def test_other_settings_into_the_same_folder_are_refused(tmp_path):
+    write_dataset(tmp_path, 1, **TINY)
+    with pytest.raises(ValueError, match="choose another folder"):
+        write_dataset(tmp_path, 1, seed=5, **TINY)
+
+
 def test_write_dataset_says_what_is_wrong(tmp_path):
     with pytest.raises(ValueError, match="cases must be at least 1"):
         write_dataset(tmp_path, 0)

@@ -139,6 +139,13 @@ def test_a_truncated_image_fails_its_case(tmp_path, two_cases, tiny_recipe):
     assert "imaging.nii.gz: cannot be read" in failed["case_00000"]
 
 
+def test_a_label_without_its_image_is_reported_and_the_others_are_prepared(tmp_path, two_cases, tiny_recipe):
+    (two_cases / "case_00000" / "imaging.nii.gz").unlink()
+    failed = prepare_dataset(two_cases, tmp_path / "out", tiny_recipe)
+    assert "case_00000/imaging.nii.gz: cannot be read" in failed["case_00000"]
+    assert list(Index.read(tmp_path / "out").cases) == ["case_00001"]
+
+
 def test_other_numbers_into_the_same_folder_are_refused(tmp_path, two_cases, tiny_recipe):
     prepare_dataset(two_cases, tmp_path / "out", tiny_recipe)
     with pytest.raises(UsageError, match="choose another --out"):

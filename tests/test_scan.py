@@ -83,10 +83,28 @@ def test_rubbish_is_refused_by_name(tmp_path, name):
         read_scan(tmp_path / name)
 
 
+@pytest.mark.parametrize(("ending", "becomes"), [(".mhd", ".mha"), (".nhdr", ".nrrd")])
+def test_a_mask_is_one_file_that_can_be_moved(tmp_path, ending, becomes):
+    sitk.WriteImage(sitk.ReadImage(str(save(tmp_path / "made.nii.gz", random_ct()))), str(tmp_path / f"scan{ending}"))
+    scan = read_scan(tmp_path / f"scan{ending}")
+    written = write_mask((scan.voxels > 0).astype(np.uint8), scan, tmp_path / "out")
+    assert written.name == f"scan_seg{becomes}" and list((tmp_path / "out").iterdir()) == [written]
+    moved = written.rename(tmp_path / f"moved{becomes}")
+    assert (read_scan(moved).voxels == (scan.voxels > 0)).all()
+
+
+def test_a_scan_with_voxels_that_are_no_numbers_is_refused(tmp_path):
+    voxels = np.zeros((4, 4, 4), np.float32)
+    voxels[1, 1, 1] = np.nan
+    with pytest.raises(CaseError, match="not finite"):
+        read_scan(save(tmp_path / "nan.nii", voxels))
+
+
 def test_a_folder_gives_its_scans_and_an_empty_one_an_error(tmp_path):
     save(tmp_path / "b.nii.gz", random_ct())
     save(tmp_path / "a.nii", random_ct())
-    (tmp_path / "notes.txt").write_text("")
+    for other in ("notes.txt", ".part-c.nii.gz", "a_seg.nii"):
+        (tmp_path / other).write_text("")
     assert [p.name for p in find_scans(tmp_path)] == ["a.nii", "b.nii.gz"]
     (tmp_path / "empty").mkdir()
     for missing in ("empty", "nowhere"):

@@ -99,6 +99,15 @@ def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_weights():
     assert all(torch.equal(a, b) for a, b in zip(before, run.network.parameters(), strict=True))
 
 
+def test_a_gradient_that_is_no_number_stops_the_run_and_leaves_the_weights():
+    run = trainer()
+    run.network.output.conv.bias.register_hook(lambda gradient: gradient * math.nan)
+    before = [p.clone() for p in run.network.parameters()]
+    with pytest.raises(NotFiniteError, match="gradient is nan in epoch 1"):
+        run.run()
+    assert all(torch.equal(a, b) for a, b in zip(before, run.network.parameters(), strict=True))
+
+
 def test_time_that_is_up_ends_the_run_after_its_epoch():
     run = trainer(epochs=100, handlers=[StopAfter(0.0)])
     run.run()

@@ -22,14 +22,17 @@ def spacing_of(spacing_mm: Sequence[float]) -> tuple[float, float, float]:
 def resampled_shape(
     shape: Sequence[int], spacing_mm: Sequence[float], target_mm: Sequence[float]
 ) -> tuple[int, int, int]:
-    """Shape after resampling: spacing / target × shape, truncated, per axis (at least 1).
+    """Shape after resampling: spacing / target × shape, truncated, per axis.
+
+    An axis of several voxels keeps two at least, so that the two grids can be told apart along it.
 
     MLPerf truncates where others round, so a volume may lose up to a voxel of extent per axis.
     The order of the operations is the reference's; it decides about the last voxel.
     """
     zoom = np.array(spacing_of(spacing_mm)) / np.array(spacing_of(target_mm))
     d, h, w = (zoom * np.array(shape)).astype(int)
-    return max(int(d), 1), max(int(h), 1), max(int(w), 1)
+    least_d, least_h, least_w = (min(int(n), 2) for n in shape)
+    return max(int(d), least_d), max(int(h), least_h), max(int(w), least_w)
 
 
 def centred_padding(size: int, wanted: int) -> tuple[int, int]:

@@ -20,7 +20,8 @@ def run(arguments: argparse.Namespace) -> int:
     from ..files import write_json
 
     scores, failed = score_folders(arguments.predictions, arguments.labels)
-    for case_id, values in {**scores.by_case, "mean": scores.mean}.items():
+    rows = {**scores.by_case, "mean": scores.mean} if scores.by_case else {}
+    for case_id, values in rows.items():
         print(f"{case_id:<12} " + "  ".join(f"{name} {value:.4f}" for name, value in values.items()))
     for reason in failed.values():
         print(f"failed: {reason}", file=sys.stderr)

@@ -41,12 +41,9 @@ def find_cases(folder: str | Path) -> tuple[str, list[RawCase]]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder; name the one that holds case_00000, case_00001, …")
-    found = {
-        path.parent.name: path.parent
-        for path in sorted(folder.glob("*/segmentation.nii.gz"))
-        if (path.parent / "imaging.nii.gz").is_file()
-    }
-    if not found:
+    # A label without its image is kept: preparation then says which image is missing.
+    found = {path.parent.name: path.parent for path in sorted(folder.glob("*/segmentation.nii.gz"))}
+    if not any((path / "imaging.nii.gz").is_file() for path in found.values()):
         raise UsageError(
             f"{folder}: holds no case_XXXXX/imaging.nii.gz with segmentation.nii.gz beside it; "
             "download KiTS19, or make a data set with `kits-unet3d phantom`"

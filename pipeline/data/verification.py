@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from kits_unet3d.transforms import Recipe
+
 from ..files import file_hash
 from . import kits19
 from .index import Index
@@ -23,12 +25,13 @@ class Verdict:
 def expected_hashes(folder: Path, against: str = "auto") -> dict[str, str]:
     """MD5 of each file that ``folder`` must hold: what KiTS19's are known to be, or what its own index recorded.
 
-    ``against`` is ``"kits19"``, ``"index"`` or ``"auto"``: the index for other data sets than KiTS19. A
-    folder without an index may have been prepared by the reference, and is held against KiTS19.
+    ``against`` is ``"kits19"``, ``"index"`` or ``"auto"``: the index for other data sets than KiTS19, and for
+    KiTS19 prepared with other numbers than the reference's. A folder without an index may have been prepared by
+    the reference, and is held against KiTS19.
     """
     if against == "index" or (against == "auto" and Index.exists(folder)):
         index = Index.read(folder)
-        if against == "index" or index.name != kits19.NAME:
+        if against == "index" or (index.name, index.recipe) != (kits19.NAME, Recipe()):
             return {
                 result_files(folder, case_id)[key].name: md5
                 for case_id, record in index.cases.items()

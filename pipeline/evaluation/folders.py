@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import CaseError, UsageError
-from ..inference.scan import Scan, read_scan
+from ..inference.scan import read_scan, same_grid
 from .kits19 import kits19_scores
 
 
@@ -26,7 +26,7 @@ class Scores:
 
 def find_masks(folder: str | Path) -> dict[str, Path]:
     """Masks by case: ``<case>_seg.nii.gz`` or ``<case>.nii.gz``."""
-    found = sorted(Path(folder).glob("*.nii.gz"))
+    found = sorted(path for path in Path(folder).glob("*.nii.gz") if path.name[0] != ".")
     return {path.name.removesuffix(".nii.gz").removesuffix("_seg"): path for path in found}
 
 
@@ -54,10 +54,6 @@ def _score(mask_path: Path, truth_path: Path) -> dict[str, float]:
     if not truth_path.is_file():
         raise CaseError(f"{mask_path}: has no truth, {truth_path} is missing")
     mask, truth = read_scan(mask_path), read_scan(truth_path)
-    if not _same_grid(mask, truth):
+    if not same_grid(mask, truth):
         raise CaseError(f"{mask_path}: lies on another grid than {truth_path}; predict from that case's scan")
     return kits19_scores(mask.voxels, truth.voxels)
-
-
-def _same_grid(a: Scan, b: Scan) -> bool:
-    return a.voxels.shape == b.voxels.shape and bool(np.allclose(a.affine, b.affine, atol=1e-3))

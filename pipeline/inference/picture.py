@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import CaseError
 from ..files import whole_file
-from .scan import Scan, read_scan
+from .scan import Scan, read_scan, same_grid
 
 #: HU shown from black to white: abdominal soft tissue.
 WINDOW = (-160, 240)
@@ -85,9 +85,9 @@ def picture_of_files(scan: str | Path, mask: str | Path, path: str | Path, truth
     read = read_scan(scan)
 
     def on_the_grid(file: str | Path) -> np.ndarray:
-        voxels = read_scan(file).voxels
-        if voxels.shape != read.voxels.shape:
+        labels = read_scan(file)
+        if not same_grid(labels, read):
             raise CaseError(f"{file}: lies on another grid than {scan}")
-        return voxels
+        return labels.voxels
 
     return save_picture(read, on_the_grid(mask), path, None if truth is None else on_the_grid(truth))

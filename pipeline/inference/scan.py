@@ -66,12 +66,20 @@ def _ending(path: Path) -> str:
 
 
 def scan_name(path: Path) -> str:
+    """File name without the endings of images; the folder's for KiTS19's ``case_00000/imaging.nii.gz``."""
+    path = path.resolve() if path.name in ("", "..") else path
     ending = _ending(path)
-    return path.name[: len(path.name) - len(ending)] if ending else path.name
+    name = path.name[: len(path.name) - len(ending)] if ending else path.name
+    return path.absolute().parent.name if name == "imaging" else name
+
+
+def _is_scan(path: Path) -> bool:
+    """Neither hidden, as unfinished files are, nor a mask of ours."""
+    return path.is_file() and bool(_ending(path)) and path.name[0] != "." and not scan_name(path).endswith("_seg")
 
 
 def find_scans(given: str | Path) -> list[Path]:
-    """The scans that ``given`` names: one file, a DICOM folder, or a folder of scans.
+    """The scans that ``given`` names: one file, a DICOM folder, or a folder of scans (without masks ``*_seg``).
 
     Raises:
         UsageError: if there is none.
@@ -81,7 +89,7 @@ def find_scans(given: str | Path) -> list[Path]:
         raise UsageError(f"{path}: no such file or folder")
     if path.is_file():
         return [path]
-    scans = sorted(child for child in path.iterdir() if child.is_file() and _ending(child))
+    scans = sorted(child for child in path.iterdir() if _is_scan(child))
     if scans:
         return scans
     if sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(path)):
@@ -149,6 +157,8 @@ def _check(scan: Scan) -> None:
         raise CaseError(f"{scan.path}: has shape {voxels.shape}; a scan has three axes of several voxels each")
     if voxels.dtype.kind not in "iuf":
         raise CaseError(f"{scan.path}: its voxels are {voxels.dtype}, not numbers in HU; it is no CT")
+    if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
+        raise CaseError(f"{scan.path}: holds voxels that are not finite numbers; export it again")
     if not np.isfinite(scan.affine).all() or abs(np.linalg.det(scan.affine[:3, :3])) < 1e-9:
         raise CaseError(f"{scan.path}: its affine is singular, so nothing says where a voxel lies; export it again")
     if not all(SMALLEST_MM <= s <= LARGEST_MM for s in scan.spacing_mm):
@@ -158,14 +168,21 @@ def _check(scan: Scan) -> None:
         )
 
 
+def same_grid(a: Scan, b: Scan) -> bool:
+    """Whether voxel for voxel the two lie at the same place (to a micrometre)."""
+    return a.voxels.shape == b.voxels.shape and bool(np.allclose(a.affine, b.affine, atol=1e-3))
+
+
 def write_mask(mask: np.ndarray, like: Scan, folder: str | Path) -> Path:
     """Writes ``mask`` (X, Y, Z, uint8) on exactly the grid of ``like`` as ``<name>_seg`` in the scan's own format.
 
-    A DICOM folder's mask becomes ``.nii.gz``. Returns the file's path.
+    A DICOM folder's mask becomes ``.nii.gz``; a header with its data in a second file (``.mhd``, ``.nhdr``)
+    becomes the one-file form of its format. Returns the file's path.
     """
     if mask.shape != like.voxels.shape:
         raise ValueError(f"mask must have the scan's shape {like.voxels.shape}, got {mask.shape}")
     ending = _ending(like.path) or ".nii.gz"
+    ending = {".mhd": ".mha", ".nhdr": ".nrrd"}.get(ending, ending)
     path = Path(folder) / f"{like.name}_seg{ending}"
     if ending in ITK:
         image = sitk.GetImageFromArray(np.ascontiguousarray(mask.transpose(2, 1, 0)))

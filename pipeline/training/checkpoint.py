@@ -38,6 +38,7 @@ class SaveCheckpoint:
         accelerator: described in the file.
         evaluator: whose score decides.
         metric: name of that score.
+        every: epochs between saves of ``model_final.pt`` on the way.
     """
 
     def __init__(
@@ -50,16 +51,18 @@ class SaveCheckpoint:
         accelerator: Accelerator,
         evaluator: Engine,
         metric: str,
+        every: int = 20,
     ) -> None:
         self.folder, self.network, self.optimizer = Path(folder), network, optimizer
         self.factory, self.recipe, self.accelerator = factory, recipe, accelerator
-        self.evaluator, self.metric = evaluator, metric
+        self.evaluator, self.metric, self.every = evaluator, metric, every
         self.best: float | None = None
         self.trainer: Engine | None = None
 
     def attach(self, engine: Engine) -> None:
         self.trainer = engine
         self.evaluator.add_event_handler(Events.COMPLETED, self._scored)
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.every), lambda: self.save("model_final.pt"))
         engine.add_event_handler(Events.COMPLETED, self._finished)
 
     def _scored(self, evaluator: Engine) -> None:

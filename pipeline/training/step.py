@@ -12,7 +12,7 @@ from ..device import Accelerator
 
 
 class NotFiniteError(ArithmeticError):
-    """The loss is no number any more; nothing that follows would mean anything."""
+    """Loss or gradient is no number any more; nothing that follows would mean anything."""
 
 
 class TrainStep:
@@ -32,7 +32,7 @@ class TrainStep:
         """Returns image, label, pred (logits) and loss, with the network updated.
 
         Raises:
-            NotFiniteError: if the loss is not finite; the weights are left as they were.
+            NotFiniteError: if the loss or a gradient is not finite; the weights are left as they were.
         """
         image, label = engine.prepare_batch(batch, engine.state.device, engine.non_blocking)
         engine.network.train()
@@ -40,12 +40,11 @@ class TrainStep:
         with self.accelerator.autocast():
             logits = engine.inferer(image, engine.network)
             loss = engine.loss_function(logits.float(), label)
-        if not torch.isfinite(loss):
-            raise NotFiniteError(
-                f"loss is {loss.item()} in epoch {engine.state.epoch}, iteration {engine.state.iteration}: "
-                "lower the learning rate, lengthen the warm-up, or train in fp32"
-            )
+        self._require_finite(engine, "loss", loss)
         self.scaler.scale(loss).backward()
+        if not self.scaler.is_enabled():  # a scaler finds an overflow itself, and leaves that step out
+            gradients = [p.grad for p in engine.network.parameters() if p.grad is not None]
+            self._require_finite(engine, "norm of the gradient", torch.nn.utils.get_total_norm(gradients))
         self.scaler.step(engine.optimizer)
         self.scaler.update()
         return {
@@ -54,3 +53,11 @@ class TrainStep:
             CommonKeys.PRED: logits.detach(),
             CommonKeys.LOSS: loss.detach(),
         }
+
+    @staticmethod
+    def _require_finite(engine: SupervisedTrainer, name: str, value: torch.Tensor) -> None:
+        if not torch.isfinite(value):
+            raise NotFiniteError(
+                f"{name} is {value.item()} in epoch {engine.state.epoch}, iteration {engine.state.iteration}: "
+                "lower the learning rate, lengthen the warm-up, or train in fp32"
+            )

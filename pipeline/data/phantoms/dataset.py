@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import multiprocessing
 import os
 import re
@@ -23,6 +24,7 @@ from ..kits19 import known_cases
 from .phantom import make_phantom, phantom_around
 
 IMAGING, SEGMENTATION = "imaging.nii.gz", "segmentation.nii.gz"
+_DESCRIPTION = "dataset.json"
 _GZIP_LEVEL = 1  # CT noise hardly compresses; higher levels only take longer
 _ONE_IN = 5  # as in KiTS19, one case in five is for evaluation
 
@@ -84,20 +86,36 @@ def write_dataset(
         )
         for name, source in sources
     ]
+    made = {"seed": seed, "around_labels": labels is not None, "shape": _plain(shape), "spacing_mm": _plain(spacing_mm)}
+    _refuse_a_mixture(Path(out), made)
+    _write_description(Path(out), made)
     for done, name in enumerate(_run(tasks, workers), 1):
         if progress is not None:
             progress(name, done, len(tasks))
-    _write_split(Path(out), real_anatomy=labels is not None)
+    _write_description(Path(out), made)
     return [task.folder for task in tasks]
 
 
-def _write_split(out: Path, real_anatomy: bool) -> None:
+def _plain(numbers: Sequence[float] | None) -> list[float] | None:
+    return None if numbers is None else list(numbers)
+
+
+def _refuse_a_mixture(out: Path, made: dict[str, Any]) -> None:
+    """Cases of other settings must not lie in one folder, or the seed would say nothing about it."""
+    if not (out / _DESCRIPTION).is_file():
+        return
+    before = json.loads((out / _DESCRIPTION).read_text(encoding="utf-8")).get("made")
+    if before != made:
+        raise UsageError(f"{out}: holds phantoms made with {before}; choose another folder for {made}")
+
+
+def _write_description(out: Path, made: dict[str, Any]) -> None:
     split: dict[str, list[str]] = {"training": [], "evaluation": []}
     for folder in sorted(out.glob("case_*")):
-        known = known_cases().get(folder.name) if real_anatomy else None
+        known = known_cases().get(folder.name) if made["around_labels"] else None
         drawn = "training" if _number(folder.name) % _ONE_IN else "evaluation"
         split[known.split if known else drawn].append(folder.name)
-    write_json(out / "dataset.json", {"name": "phantoms", **split})
+    write_json(out / _DESCRIPTION, {"name": "phantoms", "made": made, **split})
 
 
 def _number(name: str) -> int:

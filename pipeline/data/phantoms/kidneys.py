@@ -112,7 +112,7 @@ class Kidneys:
     def draw(cls, rng: np.random.Generator) -> Kidneys:
         """Kidneys of 290 to 700 mL together (log-normal, median 420) with one to three tumours.
 
-        Tumours: each log-normal with median 28 mL, 3 to 350 mL; 1, 2 or 3 of them with probability
+        Tumours: each log-normal with median 40 mL, 4 to 350 mL; 1, 2 or 3 of them with probability
         0.8, 0.15 and 0.05.
         """
         apart, lower = rng.uniform(60, 72), rng.uniform(0, 9)
@@ -121,7 +121,7 @@ class Kidneys:
         pair = [Kidney.draw(rng, -1, right), Kidney.draw(rng, 1, left)]
         volume_ml = float(np.clip(420 * np.exp(rng.normal(0, 0.22)), 290, 700))
         count = int(rng.choice((1, 2, 3), p=(0.8, 0.15, 0.05)))
-        sizes = np.clip(28 * np.exp(rng.normal(0, 1.0, count)), 3, 350)
+        sizes = np.clip(40 * np.exp(rng.normal(0, 0.9, count)), 4, 350)
         sides = rng.integers(0, 2, count)
         stream = rng.integers(0, 2**32, count)
         tumours: tuple[Tumour, ...] = ()
