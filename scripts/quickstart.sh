@@ -4,18 +4,18 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/environment.sh
-OUT=${OUT:-quickstart} CASES=${CASES:-24} MINUTES=${MINUTES:-4.5}
+OUT=${OUT:-quickstart} CASES=${CASES:-28} MINUTES=${MINUTES:-6}
 started=$SECONDS
 
 make_environment figures
 kits() { "$PYTHON" -m kits_unet3d.pipeline.cli "$@"; }
 
 echo "== 1/5 phantoms: $CASES synthetic CT scans with known kidneys and tumours"
-kits phantom --cases "$CASES" --out "$OUT/raw" --shape 100 176 176 --spacing-mm 3.5 2.2 2.2 --workers 2
+kits phantom --cases "$CASES" --out "$OUT/raw" --shape 90 160 160 --spacing-mm 3.6 2.4 2.4 --workers 2
 echo "== 2/5 preparation"
 kits prepare --data-dir "$OUT/raw" --out "$OUT/prepared" --config bundle/configs/demo.json --workers 2
 if [ ! -f "$OUT/models/model_final.pt" ]; then
-    echo "== 3/5 training for $MINUTES minutes"
+    echo "== 3/5 training, at most $MINUTES minutes"
     "$PYTHON" -W ignore -m monai.bundle run training \
         --config_file "['bundle/configs/train.json','bundle/configs/demo.json']" \
         --dataset_dir "$OUT/prepared" --ckpt_dir "$OUT/models" --output_dir "$OUT/curves" --max_minutes "$MINUTES"
