@@ -41,7 +41,7 @@ class Attenuation:
     def draw(cls, rng: np.random.Generator) -> Attenuation:
         """Late arterial to portal venous: cortex and vessels fall together while the medulla catches up."""
         phase = rng.uniform(0, 1)  # 0 late arterial, 1 portal venous
-        cortex = rng.uniform(192, 230) - 20 * phase
+        cortex = rng.uniform(182, 222) - 22 * phase
         return cls(
             fat=rng.uniform(-115, -90),
             muscle=rng.uniform(45, 65),
