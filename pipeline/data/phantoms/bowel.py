@@ -70,7 +70,7 @@ def _colon(rng: np.random.Generator, points: NDArray[np.float64], tissue: Attenu
     """A wide tube with stool, sometimes with gas in front of it."""
     radii = rng.uniform(15, 24, len(points))
     gas = float(points[:, 1].mean() + rng.uniform(-14, 6)) if rng.uniform() < 0.6 else -1e6
-    opacified = rng.uniform() < 0.08  # by contrast drunk the day before
+    opacified = rng.uniform() < 0.15  # by contrast drunk the day before
     return Organ(
         tube(points, radii),
         tissue.bowel_wall,
