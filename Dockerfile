@@ -7,7 +7,7 @@ WORKDIR /opt/kits_unet3d
 COPY . .
 # What the base image brings of torch and its accelerator package stays as it is; all else is pinned.
 RUN python -m pip freeze | grep -iE '^(torch|torch[-_]mlu)(==| @)' > /tmp/kept.txt || true; \
-    if [ -s /tmp/kept.txt ]; then grep -vE '^torch==' constraints.txt > /tmp/pins.txt; else cp constraints.txt /tmp/pins.txt; fi; \
+    if [ -s /tmp/kept.txt ]; then (grep -vE '^torch==' constraints.txt; cat /tmp/kept.txt) > /tmp/pins.txt; else cp constraints.txt /tmp/pins.txt; fi; \
     python -m pip install --no-cache-dir -c /tmp/pins.txt ".[figures]" \
     && rm /tmp/kept.txt /tmp/pins.txt
 RUN useradd --create-home kits
