@@ -4,12 +4,16 @@ from .cases import RawCase, find_cases, read_case
 from .index import Index, default_folder
 from .preparation import prepare_case, prepare_dataset
 from .prepared import OpenPreparedd
+from .sampling import CaseSampler, SeededDataset, Seeds
 from .verification import Verdict, verify
 
 __all__ = [
+    "CaseSampler",
     "Index",
     "OpenPreparedd",
     "RawCase",
+    "SeededDataset",
+    "Seeds",
     "Verdict",
     "default_folder",
     "find_cases",

@@ -1,17 +1,22 @@
 """Training: one step, the schedule, handlers, checkpoints."""
 
-from .checkpoint import SaveCheckpoint
+from .checkpoint import Checkpoints, Resume
 from .handlers import Evaluation, LearningRate, Progress, StopAfter, StopAtTarget
+from .interruption import Interruption
+from .run_state import RunState
 from .schedule import Schedule, epochs_of
 from .start import start
 from .step import NotFiniteError, TrainStep
 
 __all__ = [
+    "Checkpoints",
     "Evaluation",
+    "Interruption",
     "LearningRate",
     "NotFiniteError",
     "Progress",
-    "SaveCheckpoint",
+    "Resume",
+    "RunState",
     "Schedule",
     "StopAfter",
     "StopAtTarget",

@@ -1,0 +1,67 @@
+"""Ctrl-C and SIGTERM: the step is finished, the state saved, and the program ends with exit code 130."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from ignite.engine import Engine, Events
+from monai.engines import Evaluator
+
+from .. import distributed
+from .checkpoint import Checkpoints
+
+logger = logging.getLogger("kits_unet3d.training")
+EXIT_CODE = 130
+
+
+class Interruption:
+    """Listens while the trainer runs. During an evaluation there is nothing to save, and it ends at once.
+
+    A second signal ends the program without waiting for the step.
+
+    Args:
+        checkpoints: save the state.
+        evaluator: run by the trainer.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self, checkpoints: Checkpoints, evaluator: Evaluator) -> None:
+        self.checkpoints, self.evaluator = checkpoints, evaluator
+        self.asked = False
+        self.before: dict[int, Any] = {}
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._listen)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._after_iteration)
+        self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._during_evaluation)
+        engine.add_event_handler(Events.COMPLETED, self._stop_listening)
+
+    def _listen(self) -> None:
+        if threading.current_thread() is threading.main_thread():  # Python delivers signals to no other
+            self.before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
+
+    def _stop_listening(self) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, _: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        logger.warning("%s: finishing this step", signal.Signals(number).name)
+
+    def _after_iteration(self, engine: Engine) -> None:
+        if self.checkpoints.run.step.finished(engine) and distributed.any_of(self.asked):
+            self.checkpoints.save_last(engine)
+            logger.warning("interrupted in epoch %d; go on with `--resume True`", engine.state.epoch)
+            raise SystemExit(EXIT_CODE)
+
+    def _during_evaluation(self) -> None:
+        if self.asked:
+            logger.warning("interrupted in an evaluation; go on with `--resume True`")
+            raise SystemExit(EXIT_CODE)
