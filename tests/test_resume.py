@@ -40,7 +40,7 @@ def command(overlay, prepared_phantoms):
 
 
 def start(command, log):
-    return subprocess.Popen(command, cwd=ROOT, stdout=log.open("a"), stderr=subprocess.STDOUT)
+    return subprocess.Popen(command, cwd=ROOT, stdout=log.open("a"), stderr=subprocess.STDOUT, start_new_session=True)
 
 
 def wait_for(condition, process, log, seconds=120):
@@ -115,9 +115,13 @@ def test_a_run_killed_five_times_ends_as_one_that_never_was(tmp_path, command, w
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_run_with_its_state_saved(tmp_path, command, whole, number):
     log = tmp_path / "log"
-    process = start(command(tmp_path, "--save_every", "100", "--epochs", "1000", "--save_minutes", "None"), log)
+    workers = "2" if number == signal.SIGINT else "0"
+    process = start(
+        command(tmp_path, "--save_every", "100", "--epochs", "1000", "--save_minutes", "None", "--workers", workers),
+        log,
+    )
     assert wait_for(lambda: "Epoch[2] Complete" in log.read_text(), process, log)
-    process.send_signal(number)
+    os.killpg(process.pid, number)  # as a terminal does: to the data workers too
     assert process.wait(60) == 130, log.read_text()[-3000:]
     (saved,) = last_checkpoints(tmp_path)
     iteration = torch.load(saved, weights_only=True)["iteration"]

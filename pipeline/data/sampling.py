@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import Iterator, Sized
 from typing import Any
 
@@ -63,6 +64,12 @@ class CaseSampler(DistributedSampler):  # type: ignore[type-arg]
         mine = order[self.rank : self.total_size : self.num_replicas]
         start, self.skip = self.skip, 0
         return iter([(self.epoch, int(index)) for index in mine[start:]])
+
+
+def leave_signals_to_the_trainer(_: int) -> None:
+    """For ``DataLoader(worker_init_fn=…)``: Ctrl-C reaches data workers too, and the step still needs them."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class SeededDataset(Dataset):

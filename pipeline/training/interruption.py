@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
 
@@ -21,7 +22,7 @@ EXIT_CODE = 130
 class Interruption:
     """Listens while the trainer runs. During an evaluation there is nothing to save, and it ends at once.
 
-    A second signal ends the program without waiting for the step.
+    A later second signal ends the program without waiting for the step.
 
     Args:
         checkpoints: save the state.
@@ -29,10 +30,12 @@ class Interruption:
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    #: Seconds in which a second signal means the first one: a launcher hands on what the terminal sent to all.
+    SAME = 2.0
 
     def __init__(self, checkpoints: Checkpoints, evaluator: Evaluator) -> None:
         self.checkpoints, self.evaluator = checkpoints, evaluator
-        self.asked = False
+        self.asked_at: float | None = None
         self.before: dict[int, Any] = {}
 
     def attach(self, engine: Engine) -> None:
@@ -50,18 +53,20 @@ class Interruption:
             signal.signal(number, handler)
 
     def _ask(self, number: int, _: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
+        if self.asked_at is not None:
+            if time.monotonic() - self.asked_at > self.SAME:
+                raise KeyboardInterrupt
+            return
+        self.asked_at = time.monotonic()
         logger.warning("%s: finishing this step", signal.Signals(number).name)
 
     def _after_iteration(self, engine: Engine) -> None:
-        if self.checkpoints.run.step.finished(engine) and distributed.any_of(self.asked):
+        if self.checkpoints.run.step.finished(engine) and distributed.any_of(self.asked_at is not None):
             self.checkpoints.save_last(engine)
             logger.warning("interrupted in epoch %d; go on with `--resume True`", engine.state.epoch)
             raise SystemExit(EXIT_CODE)
 
     def _during_evaluation(self) -> None:
-        if self.asked:
+        if self.asked_at is not None:
             logger.warning("interrupted in an evaluation; go on with `--resume True`")
             raise SystemExit(EXIT_CODE)
