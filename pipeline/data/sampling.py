@@ -40,7 +40,8 @@ class Seeds:
 
     def sample(self, epoch: int, index: int) -> int:
         """For the augmentation of case number ``index`` in ``epoch``."""
-        return int(np.random.SeedSequence([self.master, epoch, index]).generate_state(1)[0])
+        # From 1, since a SeedSequence does not tell a last 0 from nothing.
+        return int(np.random.SeedSequence([self.master, epoch, index + 1]).generate_state(1)[0])
 
 
 class CaseSampler(DistributedSampler):  # type: ignore[type-arg]
