@@ -4,7 +4,7 @@ from .cases import RawCase, find_cases, read_case
 from .index import Index, default_folder
 from .preparation import prepare_case, prepare_dataset
 from .prepared import OpenPreparedd
-from .sampling import CaseSampler, SeededDataset, Seeds, leave_signals_to_the_trainer
+from .sampling import CaseSampler, SeededDataset, Seeds, leave_ctrl_c_to_the_trainer
 from .verification import Verdict, verify
 
 __all__ = [
@@ -17,7 +17,7 @@ __all__ = [
     "Verdict",
     "default_folder",
     "find_cases",
-    "leave_signals_to_the_trainer",
+    "leave_ctrl_c_to_the_trainer",
     "prepare_case",
     "prepare_dataset",
     "read_case",

@@ -67,10 +67,13 @@ class CaseSampler(DistributedSampler):  # type: ignore[type-arg]
         return iter([(self.epoch, int(index)) for index in mine[start:]])
 
 
-def leave_signals_to_the_trainer(_: int) -> None:
-    """For ``DataLoader(worker_init_fn=…)``: Ctrl-C reaches data workers too, and the step still needs them."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def leave_ctrl_c_to_the_trainer(_: int) -> None:
+    """For ``DataLoader(worker_init_fn=…)``: Ctrl-C reaches data workers too, and the step still needs them.
+
+    SIGTERM ends a worker, whatever its parent does with it: that is how the parent stops it in the end.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class SeededDataset(Dataset):
