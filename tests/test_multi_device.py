@@ -48,9 +48,12 @@ def train(tmp_path_factory, tiny_config, prepared):
 
 
 def losses(folder):
-    (events,) = (folder / "eval").glob("events.out.tfevents*")
-    reader = EventAccumulator(str(events)).Reload()
-    return {tag: [event.value for event in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]}
+    """All curves of a run, by name."""
+    curves = {}
+    for events in (folder / "eval").glob("events.out.tfevents*"):
+        reader = EventAccumulator(str(events)).Reload()
+        curves |= {tag: [event.value for event in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]}
+    return curves
 
 
 def finish(command, seconds=300):

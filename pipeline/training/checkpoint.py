@@ -15,8 +15,8 @@ from kits_unet3d.networks import CheckpointError, read_checkpoint
 
 from .. import distributed
 from ..files import whole_file
-from .handlers import Evaluation
 from .run_state import RunState
+from .schedule import Schedule
 
 logger = logging.getLogger("kits_unet3d.training")
 BEST, FINAL = "model.pt", "model_final.pt"
@@ -66,6 +66,7 @@ class Checkpoints:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
         self.evaluator.add_event_handler(Events.STARTED, lambda: self.save_last(engine))
         self.evaluator.add_event_handler(Events.EPOCH_COMPLETED, self._scored, engine)
+        engine.add_event_handler(Events.INTERRUPT, self.save_last)
         engine.add_event_handler(Events.COMPLETED, self._finished)
 
     def save_last(self, engine: Engine) -> None:
@@ -115,11 +116,14 @@ class Resume:
             process that torchrun has restarted goes on in any case.
         folder: where the run's checkpoints are.
         run: to be put where the checkpoint was.
-        evaluate: called with the engine if an evaluation was due after the checkpoint's epoch.
+        evaluator, schedule: for an evaluation that was due after the checkpoint's epoch and not finished.
     """
 
-    def __init__(self, wanted: bool | str | Path, folder: str | Path, run: RunState, evaluate: Evaluation) -> None:
-        self.wanted, self.folder, self.run, self.evaluate = wanted, Path(folder), run, evaluate
+    def __init__(
+        self, wanted: bool | str | Path, folder: str | Path, run: RunState, evaluator: Evaluator, schedule: Schedule
+    ) -> None:
+        self.wanted, self.folder, self.run = wanted, Path(folder), run
+        self.evaluator, self.schedule = evaluator, schedule
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self)
@@ -154,6 +158,6 @@ class Resume:
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(3) from None
         logger.info("going on from %s: epoch %d, iteration %d", path, content["epoch"], content["iteration"])
-        length = engine.state.epoch_length
-        if engine.state.iteration % length == 0 and self.run.evaluated < engine.state.epoch:
-            self.evaluate(engine)
+        epoch, inside = divmod(engine.state.iteration, engine.state.epoch_length or 1)
+        if inside == 0 and self.run.evaluated < epoch and self.schedule.evaluates(epoch):
+            self.evaluator.run(epoch)

@@ -13,19 +13,21 @@ from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 
 from .. import distributed
-from .checkpoint import Checkpoints
+from .step import TrainStep
 
 logger = logging.getLogger("kits_unet3d.training")
 EXIT_CODE = 130
 
 
 class Interruption:
-    """Listens while the trainer runs. During an evaluation there is nothing to save, and it ends at once.
+    """Listens while the trainer runs, and fires ``Events.INTERRUPT`` for whoever saves, before it ends the program.
+
+    During an evaluation there is nothing to save that was not saved before it, and the end comes at once.
 
     A later second signal ends the program without waiting for the step.
 
     Args:
-        checkpoints: save the state.
+        step: of the trainer, to be finished first.
         evaluator: run by the trainer.
     """
 
@@ -33,8 +35,8 @@ class Interruption:
     #: Seconds in which a second signal means the first one: a launcher hands on what the terminal sent to all.
     SAME = 2.0
 
-    def __init__(self, checkpoints: Checkpoints, evaluator: Evaluator) -> None:
-        self.checkpoints, self.evaluator = checkpoints, evaluator
+    def __init__(self, step: TrainStep, evaluator: Evaluator) -> None:
+        self.step, self.evaluator = step, evaluator
         self.asked_at: float | None = None
         self.before: dict[int, Any] = {}
 
@@ -61,8 +63,8 @@ class Interruption:
         logger.warning("%s: finishing this step", signal.Signals(number).name)
 
     def _after_iteration(self, engine: Engine) -> None:
-        if self.checkpoints.run.step.finished(engine) and distributed.any_of(self.asked_at is not None):
-            self.checkpoints.save_last(engine)
+        if self.step.finished(engine) and distributed.any_of(self.asked_at is not None):
+            engine.fire_event(Events.INTERRUPT)
             logger.warning("interrupted in epoch %d; go on with `--resume True`", engine.state.epoch)
             raise SystemExit(EXIT_CODE)
 
