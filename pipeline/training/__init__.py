@@ -1,9 +1,10 @@
-"""Training: one step, the schedule, handlers, checkpoints."""
+"""Training: one step, the schedule, handlers, checkpoints, the MLPerf log."""
 
 from .checkpoint import Checkpoints, Resume
 from .handlers import Evaluation, LearningRate, Progress, StopAfter, StopAtTarget
 from .interruption import Interruption
 from .run_state import RunState
+from .mlperf_log import MLPerfLog, MLPerfRun
 from .schedule import Schedule, epochs_of
 from .start import start
 from .step import NotFiniteError, TrainStep
@@ -13,6 +14,8 @@ __all__ = [
     "Evaluation",
     "Interruption",
     "LearningRate",
+    "MLPerfLog",
+    "MLPerfRun",
     "NotFiniteError",
     "Progress",
     "Resume",
