@@ -5,6 +5,7 @@ from .index import Index, default_folder
 from .preparation import prepare_case, prepare_dataset
 from .prepared import OpenPreparedd
 from .sampling import CaseSampler, SeededDataset, Seeds, leave_ctrl_c_to_the_trainer
+from .synthetic import SyntheticIndex
 from .verification import Verdict, verify
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "RawCase",
     "SeededDataset",
     "Seeds",
+    "SyntheticIndex",
     "Verdict",
     "default_folder",
     "find_cases",

@@ -1,4 +1,4 @@
-"""Training: one step, the schedule, handlers, checkpoints, the MLPerf log."""
+"""Training: one step, the schedule, handlers, checkpoints, the MLPerf log, speed."""
 
 from .checkpoint import Checkpoints, Resume
 from .handlers import Evaluation, LearningRate, Progress, StopAfter, StopAtTarget
@@ -8,6 +8,7 @@ from .mlperf_log import MLPerfLog, MLPerfRun
 from .schedule import Schedule, epochs_of
 from .start import start
 from .step import NotFiniteError, TrainStep
+from .throughput import Throughput
 
 __all__ = [
     "Checkpoints",
@@ -23,6 +24,7 @@ __all__ = [
     "Schedule",
     "StopAfter",
     "StopAtTarget",
+    "Throughput",
     "TrainStep",
     "epochs_of",
     "start",
