@@ -31,13 +31,7 @@ def start(
     """
     try:
         index = Index.read(dataset_dir)
-        for name in ("spacing_mm", "hu_window", "hu_mean", "hu_std", "roi_size", "classes"):
-            prepared, wanted = getattr(index.recipe, name), getattr(recipe, name)
-            if prepared != wanted:
-                raise UsageError(
-                    f"{dataset_dir}: was prepared with {name} {prepared}, but this configuration says "
-                    f"{wanted}; prepare again with `kits-unet3d prepare --config` and this configuration"
-                )
+        index.require(recipe)
         processes = distributed.world_size()
         limits = {"training": (training_cases, batch_size), "evaluation": (evaluation_cases, 1)}
         for split, (limit, needed) in limits.items():
