@@ -102,6 +102,34 @@ def test_the_report_and_the_table_tell_of_every_case(tmp_path, scans, model):
     )
 
 
+def test_the_page_is_one_file_with_every_case_and_escapes_what_it_is_told(tmp_path, scans, model):
+    (scans / "bad<script>.nii.gz").write_bytes(b"no image")
+    assert run(scans, tmp_path / "out", model, "--page") == 1
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "4 scans done, 1 failed" in page and page.count("data:image/png;base64,") == 4
+    assert "bad&lt;script&gt;" in page and "bad<script>" not in page
+    assert "http" not in page and 'src="data' in page
+    volume = cases(tmp_path / "out")["scan2"]["volumes_ml"]["tumour"]
+    assert f"{volume:.1f}" in page
+
+
+@pytest.mark.slow
+def test_of_40_inputs_15_bad_ones_are_told_in_15_lines_and_25_masks_are_right(tmp_path, model, capsys):
+    for index in range(25):
+        scan_file(tmp_path / "in" / f"good{index:02d}.nii.gz", index)
+    for index in range(15):
+        content = (tmp_path / "in" / f"good{index:02d}.nii.gz").read_bytes()
+        (tmp_path / "in" / f"bad{index:02d}.nii.gz").write_bytes(content[: index * 100])
+    assert run(tmp_path / "in", tmp_path / "all", model) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed: ")]
+    assert len(lines) == 15 and all(f"bad{index:02d}.nii.gz: " in lines[index] for index in range(15))
+    for index in range(25):
+        name = f"good{index:02d}"
+        assert run(tmp_path / "in" / f"{name}.nii.gz", tmp_path / "alone", model) == 0
+        alone = (tmp_path / "alone" / f"{name}_seg.nii.gz").read_bytes()
+        assert (tmp_path / "all" / f"{name}_seg.nii.gz").read_bytes() == alone
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 130), (signal.SIGKILL, -9)])
 def test_ended_at_any_moment_nothing_is_half_written_and_a_rerun_completes(tmp_path, model, number, code):
     for index in range(16):

@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, or an accelerator's name")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="fp32", help="of the network")
     parser.add_argument("--output", choices=("mask", "probabilities"), default="mask", help="probabilities: those too")
+    parser.add_argument("--page", action="store_true", help="a picture of each scan, and a page of all: report.html")
     parser.add_argument("--overwrite", action="store_true", help="do again what is finished")
     parser.add_argument("--keep-names", action="store_true", help="let patients' names appear in names and reports")
     parser.add_argument("--max-memory", default=None, help="refuse scans that need more, such as 8GB; what is free")
@@ -41,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..inference.batch import Batch, require_writable
     from ..inference.memory import available_bytes, parse_memory
     from ..inference.reading import ReadOptions, find_scans
+    from ..inference.results.page import require_page
 
     options = ReadOptions(
         arguments.volume,
@@ -51,6 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.allow_gaps,
     )
     limit = available_bytes() if arguments.max_memory is None else parse_memory(arguments.max_memory)
+    if arguments.page:
+        require_page()
     skipped: dict[str, str] = {}
     scans = find_scans(arguments.scan, options, skipped)
     require_writable(arguments.output_dir)
@@ -63,6 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         options,
         limit,
         arguments.output == "probabilities",
+        arguments.page,
         arguments.overwrite,
         arguments.keep_names,
     )

@@ -18,6 +18,8 @@ from .ahead import ScansAhead
 from .predictor import Predictor
 from .reading import Found, ReadOptions
 from .reading.privacy import anonymous, without_names
+from .results.page import write_page
+from .results.picture import save_picture
 from .results.probabilities import probabilities_path
 from .results.report import DONE, FAILED, Report
 from .scan import Scan
@@ -53,6 +55,7 @@ class Batch:
         options: for reading.
         limit: bytes of memory a scan may need.
         probabilities: write them too.
+        page: draw a picture of each scan, and make a page of the report.
         overwrite: do everything again.
         keep_names: let patients' names appear.
     """
@@ -64,11 +67,12 @@ class Batch:
         options: ReadOptions | None = None,
         limit: float = float("inf"),
         probabilities: bool = False,
+        page: bool = False,
         overwrite: bool = False,
         keep_names: bool = False,
     ) -> None:
         self.predictor, self.folder, self.options = predictor, Path(folder), options or ReadOptions()
-        self.limit, self.probabilities = limit, probabilities
+        self.limit, self.probabilities, self.page = limit, probabilities, page
         self.overwrite, self.keep_names = overwrite, keep_names
         self.report = Report(folder, rank() if world_size() > 1 else None)
         source = predictor.model.source
@@ -104,6 +108,8 @@ class Batch:
         self.report.cases |= gather_by_case({found.name: self.report.cases[found.name] for found in mine})
         if rank() == 0:
             self.report.write()
+            if self.page:
+                write_page(self.report)
         return [found.name for found in named if self.report.cases[found.name]["outcome"] == FAILED]
 
     def _clean(self, text: str) -> str:
@@ -115,7 +121,7 @@ class Batch:
         if found.dicom is not None:
             paths = sorted(one.path for series in found.dicom.series for one in series.slices)
         states = [(str(p), s.st_size, s.st_mtime_ns) for p in paths if p.exists() for s in (p.stat(),)]
-        content = [states, found.series, self._model, vars(self.options), self.probabilities]
+        content = [states, found.series, self._model, vars(self.options), self.probabilities, self.page]
         return hashlib.sha256(json.dumps(content).encode("utf-8", "surrogateescape")).hexdigest()
 
     def _is_finished(self, found: Found) -> bool:
@@ -150,6 +156,8 @@ class Batch:
         file = probabilities_path(scan.grid, self.folder) if self.probabilities else None
         prediction = self.predictor.predict(scan, probabilities=file)
         files = [prediction.save(self.folder), *([file] if file else [])]
+        if self.page:
+            files.append(save_picture(scan, prediction.mask, self.folder / f"{scan.name}_seg.png"))
         return {
             "files": {path.relative_to(self.folder).as_posix(): file_hash(path) for path in files},
             **prediction.measures,

@@ -49,12 +49,16 @@ class Report:
         else:
             write_json(self.part, {"cases": self.cases})
 
+    @property
+    def summary(self) -> dict[str, int]:
+        """How many cases had which outcome."""
+        counts = Counter(case["outcome"] for case in self.cases.values())
+        return {outcome: counts[outcome] for outcome in (DONE, FAILED)}
+
     def write(self) -> None:
         """Writes ``report.json`` and ``report.csv``, and drops the parts they were made of."""
         cases = dict(sorted(self.cases.items()))
-        counts = Counter(case["outcome"] for case in cases.values())
-        summary = {outcome: counts[outcome] for outcome in (DONE, FAILED)}
-        write_json(self.folder / REPORT, {"summary": summary, "cases": cases, "left_out": self.skipped})
+        write_json(self.folder / REPORT, {"summary": self.summary, "cases": cases, "left_out": self.skipped})
         classes = dict.fromkeys(name for case in cases.values() for name in case.get("volumes_ml", {}))
         with whole_file(self.folder / TABLE) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
             table = csv.writer(stream)
