@@ -21,6 +21,7 @@ def write_slice(
     ds.Modality, ds.PatientName, ds.PatientID = "CT", "Doe^Jane", "P-4711"
     ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
     ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SeriesNumber = "1.2.3", "1.2.3.1", 1
+    ds.FrameOfReferenceUID = "1.2.3.7"
     ds.ImagePositionPatient = [float(p) for p in position]
     ds.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
     ds.PixelSpacing = [6.0, 4.0]

@@ -50,15 +50,9 @@ def nifti(path, voxels=None, affine=AFFINE, change=None, **fields):
     return path
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    torch.manual_seed(0)
-    content = {"model": UNet3D(channels=(2, 4)).state_dict()}
-    content["network"] = {"_target_": "kits_unet3d.networks.UNet3D", "channels": [2, 4]}
-    content["recipe"] = {"spacing_mm": [16.0, 12.0, 12.0], "roi_size": [16, 16, 16]}
-    path = tmp_path_factory.mktemp("model") / "model.pt"
-    torch.save(content, path)
-    return path
+@pytest.fixture
+def model(model_file):
+    return model_file
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, or an accelerator's name")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="fp32", help="of the network")
     parser.add_argument("--output", choices=("mask", "probabilities"), default="mask", help="probabilities: those too")
+    parser.add_argument("--dicom-seg", action="store_true", help="DICOM segmentations of DICOM scans too")
     parser.add_argument("--page", action="store_true", help="a picture of each scan, and a page of all: report.html")
     parser.add_argument("--overwrite", action="store_true", help="do again what is finished")
     parser.add_argument("--keep-names", action="store_true", help="let patients' names appear in names and reports")
@@ -42,6 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..inference.batch import Batch, require_writable
     from ..inference.memory import available_bytes, parse_memory
     from ..inference.reading import ReadOptions, find_scans
+    from ..inference.results.dicom_seg import require_highdicom
     from ..inference.results.page import require_page
 
     options = ReadOptions(
@@ -53,6 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.allow_gaps,
     )
     limit = available_bytes() if arguments.max_memory is None else parse_memory(arguments.max_memory)
+    if arguments.dicom_seg:
+        require_highdicom()
     if arguments.page:
         require_page()
     skipped: dict[str, str] = {}
@@ -68,6 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
         limit,
         arguments.output == "probabilities",
         arguments.page,
+        arguments.dicom_seg,
         arguments.overwrite,
         arguments.keep_names,
     )

@@ -18,6 +18,7 @@ from .ahead import ScansAhead
 from .predictor import Predictor
 from .reading import Found, ReadOptions
 from .reading.privacy import anonymous, without_names
+from .results.dicom_seg import write_segmentation
 from .results.page import write_page
 from .results.picture import save_picture
 from .results.probabilities import probabilities_path
@@ -55,6 +56,7 @@ class Batch:
         options: for reading.
         limit: bytes of memory a scan may need.
         probabilities: write them too.
+        dicom_seg: write DICOM segmentations of DICOM scans too.
         page: draw a picture of each scan, and make a page of the report.
         overwrite: do everything again.
         keep_names: let patients' names appear.
@@ -68,11 +70,12 @@ class Batch:
         limit: float = float("inf"),
         probabilities: bool = False,
         page: bool = False,
+        dicom_seg: bool = False,
         overwrite: bool = False,
         keep_names: bool = False,
     ) -> None:
         self.predictor, self.folder, self.options = predictor, Path(folder), options or ReadOptions()
-        self.limit, self.probabilities, self.page = limit, probabilities, page
+        self.limit, self.probabilities, self.page, self.dicom_seg = limit, probabilities, page, dicom_seg
         self.overwrite, self.keep_names = overwrite, keep_names
         self.report = Report(folder, rank() if world_size() > 1 else None)
         source = predictor.model.source
@@ -121,7 +124,7 @@ class Batch:
         if found.dicom is not None:
             paths = sorted(one.path for series in found.dicom.series for one in series.slices)
         states = [(str(p), s.st_size, s.st_mtime_ns) for p in paths if p.exists() for s in (p.stat(),)]
-        content = [states, found.series, self._model, vars(self.options), self.probabilities, self.page]
+        content = [states, found.series, self._model, vars(self.options), self.probabilities, self.page, self.dicom_seg]
         return hashlib.sha256(json.dumps(content).encode("utf-8", "surrogateescape")).hexdigest()
 
     def _is_finished(self, found: Found) -> bool:
@@ -156,6 +159,9 @@ class Batch:
         file = probabilities_path(scan.grid, self.folder) if self.probabilities else None
         prediction = self.predictor.predict(scan, probabilities=file)
         files = [prediction.save(self.folder), *([file] if file else [])]
+        if self.dicom_seg:
+            segmentation = write_segmentation(prediction.mask, scan.grid, self.folder, prediction.classes)
+            files += [segmentation] if segmentation else []
         if self.page:
             files.append(save_picture(scan, prediction.mask, self.folder / f"{scan.name}_seg.png"))
         return {

@@ -26,7 +26,8 @@ class Grid:
         name: of its results below an output folder, with ``/`` between folders.
         shape: (X, Y, Z).
         affine: 4×4, voxel indices to RAS millimetres.
-        header: what the format needs for a mask on the same grid: a NIfTI header, an ItkGeometry, or None.
+        header: what the format needs for a mask on the same grid: a NIfTI header, an
+            ItkGeometry, the paths of DICOM slices in order, or None.
     """
 
     path: Path
@@ -61,6 +62,8 @@ class Grid:
         content["affine"] = self.affine.tolist()
         if isinstance(self.header, ItkGeometry):
             content["itk"] = self.header._asdict()
+        elif isinstance(self.header, tuple):
+            content["slices"] = [str(path) for path in self.header]
         elif self.header is not None:
             content["nifti"] = base64.b64encode(self.header.binaryblock).decode()
         return json.dumps(content)
@@ -72,6 +75,8 @@ class Grid:
         header: Any = None
         if "itk" in content:
             header = ItkGeometry(*(tuple(content["itk"][field]) for field in ItkGeometry._fields))
+        elif "slices" in content:
+            header = tuple(Path(path) for path in content["slices"])
         elif "nifti" in content:
             block = base64.b64decode(content["nifti"])
             header = (nib.Nifti2Header if len(block) == 540 else nib.Nifti1Header)(binaryblock=block, check=False)

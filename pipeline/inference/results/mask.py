@@ -46,7 +46,7 @@ def write_mask(mask: np.ndarray, like: Grid, folder: str | Path) -> Path:
 
 
 def _nifti(mask: np.ndarray, like: Grid) -> nib.Nifti1Image:
-    if like.header is None:
+    if not isinstance(like.header, nib.Nifti1Header):
         return nib.Nifti1Image(mask, like.affine)
     header = like.header.copy()
     header.set_data_dtype(np.uint8)

@@ -41,7 +41,8 @@ def read_dicom(folder: DicomFolder, options: ReadOptions, admit: Admission) -> S
     shape = (*slices[0].size, int(np.floor(places[-1] + 1.001)))
     admit(shape, affine)
     voxels, more = _voxels(folder, slices, shape, places, options)
-    return Stored(voxels, affine, None, (*warnings, *more))
+    paths = tuple(one.path for one in slices) if len(slices) == shape[2] else None
+    return Stored(voxels, affine, paths, (*warnings, *more))
 
 
 def _in_order(folder: DicomFolder, series: Series) -> list[Slice]:
