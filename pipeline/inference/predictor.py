@@ -12,6 +12,7 @@ from monai.inferers import Inferer
 
 from ..device import Accelerator, resolve
 from ..model import Model, read_model
+from .autocast import AutocastInferer
 from .bundle_io import scan_preparation
 from .restore import RestoreToScand
 from .scan import Scan, read_scan, write_mask
@@ -66,9 +67,10 @@ class Predictor:
         self.model = model if isinstance(model, Model) else read_model(model)
         self.network = self.model.network.to(self.accelerator.device).eval()
         recipe = self.model.recipe
-        self.inferer = inferer or ReferenceWindows(
+        windows = inferer or ReferenceWindows(
             recipe.roi_size, recipe.overlap, recipe.padding_value, stitch_device="cpu", progress=progress
         )
+        self.inferer = AutocastInferer(windows, self.accelerator)
         self.preparation = scan_preparation(recipe)
         self.restore = RestoreToScand("pred")
 
@@ -81,7 +83,6 @@ class Predictor:
         """
         scan = read_scan(path)
         image = self.preparation({"image": str(path)})["image"][None].to(self.accelerator.device)
-        with self.accelerator.autocast():
-            logits = self.inferer(image, self.network)
+        logits = self.inferer(image, self.network)
         mask = self.restore({"pred": logits[0]})["pred"]
         return Prediction(scan, np.asarray(mask[0], dtype=np.uint8), self.model.recipe.classes)
