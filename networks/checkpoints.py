@@ -2,7 +2,7 @@
 
 Every file is read with ``weights_only=True``; there is no fall-back. Known layouts:
 ours (``model``), MLPerf's (``best_model_state_dict``), Cambricon's (``state_dict``), and a bare
-state dict; the ``module.`` prefix of a distributed training is taken off.
+state dict, from ``torch.save`` or as safetensors; the ``module.`` prefix of a distributed training is taken off.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint; train one first, or name another with --checkpoint")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -43,6 +45,20 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a dictionary of weights")
     return content
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise CheckpointError(
+            f"{path}: reading it needs the package safetensors; `pip install kits-unet3d[safetensors]`"
+        ) from error
+    try:
+        return dict(load_file(path, device="cpu"))
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: damaged or not a safetensors file ({error}); copy it again") from error
 
 
 def network_state(content: dict[str, Any], source: str | Path = "checkpoint") -> dict[str, torch.Tensor]:

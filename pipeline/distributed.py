@@ -1,4 +1,4 @@
-"""Processes of one run: joining, ranks, and gathering results by case."""
+"""Processes of one run: joining, ranks, and what they tell each other."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import atexit
 import os
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from .device import Accelerator
@@ -33,15 +34,42 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def restarted() -> bool:
+    """Whether torchrun has started this process anew after one of its group died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+
+
 def share(items: list[Any]) -> list[Any]:
     """This process's part of ``items``: every world_size-th, nothing twice, nothing padded."""
     return items[rank() :: world_size()]
 
 
+def any_of(flag: bool) -> bool:
+    """Whether ``flag`` is set on any process; the same answer on every one."""
+    if world_size() == 1:
+        return flag
+    told = torch.tensor(int(flag))
+    dist.all_reduce(told, dist.ReduceOp.MAX)
+    return bool(told)
+
+
+def mean(value: torch.Tensor) -> torch.Tensor:
+    """The mean of a tensor over all processes; itself in a single one."""
+    if world_size() > 1:
+        value = value.clone()
+        dist.all_reduce(value)
+        value /= world_size()
+    return value
+
+
+def gather(value: Any) -> list[Any]:
+    """The value of every process in order of rank; the same on every process."""
+    values: list[Any] = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
 def gather_by_case(results: dict[str, Any]) -> dict[str, Any]:
     """The union of all processes' results, sorted by case; the same on every process."""
-    if world_size() == 1:
-        return dict(sorted(results.items()))
-    parts: list[Any] = [None] * world_size()
-    dist.all_gather_object(parts, results)
-    return dict(sorted((case, value) for part in parts for case, value in part.items()))
+    return dict(sorted((case, value) for part in gather(results) for case, value in part.items()))

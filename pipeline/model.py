@@ -99,3 +99,16 @@ def read_model(path: str | Path, factory: partial[nn.Module] | None = None, miss
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its recipe is not usable ({error})") from error
     return Model(network, recipe, path)
+
+
+def trained_model(path: str | Path, factory: partial[nn.Module]) -> Model:
+    """:func:`read_model` for a bundle's run, which it ends with one sentence and exit code 3 if the file is
+    missing or cannot be used.
+    """
+    try:
+        model = read_model(path, factory, missing_ok=True)
+    except CheckpointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(3) from None
+    require_trained(model, path)
+    return model

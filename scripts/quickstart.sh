@@ -18,7 +18,8 @@ if [ ! -f "$OUT/models/model_final.pt" ]; then
     echo "== 3/5 training, at most $MINUTES minutes"
     "$PYTHON" -W ignore -m monai.bundle run training \
         --config_file "['bundle/configs/train.json','bundle/configs/demo.json']" \
-        --dataset_dir "$OUT/prepared" --ckpt_dir "$OUT/models" --output_dir "$OUT/curves" --max_minutes "$MINUTES"
+        --dataset_dir "$OUT/prepared" --ckpt_dir "$OUT/models" --output_dir "$OUT/curves" --max_minutes "$MINUTES" \
+        --resume True
 else
     echo "== 3/5 training: $OUT/models/model.pt is there already"
 fi

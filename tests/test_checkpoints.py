@@ -88,3 +88,17 @@ def test_a_bare_state_dict_needs_to_be_told_its_network(tmp_path):
     with pytest.raises(CheckpointError, match="which network"):
         read_model(tmp_path / "bare.pt")
     assert read_model(tmp_path / "bare.pt", partial(UNet3D, **SMALL)).recipe.spacing_mm == (1.6, 1.2, 1.2)
+
+
+def test_safetensors_load_and_a_damaged_one_is_named(tmp_path):
+    from safetensors.torch import save_file
+
+    network = UNet3D(**SMALL)
+    wanted = changed(network)
+    save_file(wanted, tmp_path / "file.safetensors")
+    load_weights(network, network_state(read_checkpoint(tmp_path / "file.safetensors")))
+    assert all(torch.equal(value, wanted[name]) for name, value in network.state_dict().items())
+    whole = (tmp_path / "file.safetensors").read_bytes()
+    (tmp_path / "half.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="half.safetensors: damaged"):
+        read_checkpoint(tmp_path / "half.safetensors")

@@ -39,6 +39,7 @@ def test_help_does_not_wait_for_torch():
         (["verify", "--out", "nowhere"], 2, "no prepared file"),
         (["predict", "nowhere.nii.gz", "-o", "out"], 2, "nowhere.nii.gz"),
         (["evaluate", "--predictions", ".", "--labels", "."], 2, "no mask"),
+        (["evaluate", "--predictions", ".", "--labels", ".", "--out", "a.csv"], 2, "both JSON and CSV"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_sentence_with_an_exit_code(

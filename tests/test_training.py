@@ -1,8 +1,11 @@
+import json
 import math
 
 import pytest
 import torch
+from conftest import ROOT
 from ignite.engine import Events
+from monai.bundle import ConfigParser
 from monai.engines import SupervisedTrainer
 from monai.inferers import SimpleInferer
 
@@ -50,7 +53,7 @@ def test_an_impossible_schedule_is_refused(wrong):
         Schedule(**{"epochs": 1, "first_evaluation": 1, "evaluate_every": 1, **wrong})
 
 
-def trainer(epochs=2, handlers=(), loss=None, batches=3, rate=0.1):
+def trainer(epochs=2, handlers=(), loss=None, batches=3, rate=0.1, accumulation=1):
     torch.manual_seed(0)
     network = UNet3D(channels=(2, 4))
     data = [{"image": torch.rand(1, 1, 8, 8, 8), "label": torch.randint(0, 3, (1, 1, 8, 8, 8))} for _ in range(batches)]
@@ -62,7 +65,7 @@ def trainer(epochs=2, handlers=(), loss=None, batches=3, rate=0.1):
         optimizer=torch.optim.SGD(network.parameters(), rate),
         loss_function=loss or (lambda p, t: torch.nn.functional.cross_entropy(p, t[:, 0])),
         inferer=SimpleInferer(),
-        iteration_update=TrainStep(resolve("cpu")),
+        iteration_update=TrainStep(resolve("cpu"), accumulation),
         train_handlers=list(handlers),
         decollate=False,
     )
@@ -79,6 +82,37 @@ def test_a_step_does_what_plain_pytorch_does():
     assert run.state.output["loss"].item() == loss.item()
     for (name, p), q in zip(twin.named_parameters(), run.network.parameters(), strict=True):
         torch.testing.assert_close(p - 0.1 * p.grad, q, msg=name)
+
+
+def test_accumulated_batches_make_one_step_and_the_rest_of_an_epoch_is_dropped():
+    run = trainer(epochs=2, batches=5, accumulation=2)
+    twin = UNet3D(channels=(2, 4))
+    twin.load_state_dict(run.network.state_dict())
+    optimizer = torch.optim.SGD(twin.parameters(), 0.1)
+    data = list(run.data_loader)
+    for first, second in [(0, 1), (2, 3)] * 2:
+        loss = [
+            torch.nn.functional.cross_entropy(twin(data[i]["image"]), data[i]["label"][:, 0]) for i in (first, second)
+        ]
+        optimizer.zero_grad()
+        (sum(loss) / 2).backward()
+        optimizer.step()
+    run.run()
+    for (name, p), q in zip(twin.named_parameters(), run.network.parameters(), strict=True):
+        torch.testing.assert_close(p, q, msg=name, atol=1e-6, rtol=1e-5)
+
+
+def test_lamb_and_adam_overlays_train():
+    for name in ("adam", "lamb"):
+        network = UNet3D(channels=(2, 4))
+        parser = ConfigParser(json.loads((ROOT / "bundle" / "configs" / f"{name}.json").read_text()))
+        parser["wrapped"], parser["learning_rate"] = network, 0.01
+        optimizer = parser.get_parsed_content("optimizer")
+        before = [p.clone() for p in network.parameters()]
+        network(torch.rand(1, 1, 8, 8, 8)).square().mean().backward()
+        optimizer.step()
+        moved = [float((p - q).abs().max()) for p, q in zip(before, network.parameters(), strict=True)]
+        assert max(moved) > 0 and all(math.isfinite(m) for m in moved), name
 
 
 def test_the_rate_of_each_epoch_reaches_the_optimiser():

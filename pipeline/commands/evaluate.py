@@ -4,27 +4,49 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
-HELP = "score masks against truth on each scan's own grid, as KiTS19 does"
+HELP = "score masks against truth on each scan's own grid: KiTS19's Dice, and how far the surfaces are apart"
 EXAMPLE = "kits-unet3d evaluate --predictions path/to/masks --labels path/to/kits19/data --out scores.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--predictions", required=True, help="folder of masks <case>_seg.nii.gz or <case>.nii.gz")
     parser.add_argument("--labels", required=True, help="folder of case_XXXXX/segmentation.nii.gz")
-    parser.add_argument("--out", default=None, help="JSON file for the scores by case")
+    parser.add_argument("--out", default=None, help="JSON file for the scores by case and their means")
+    parser.add_argument("--csv", default=None, help="CSV file for the same; beside --out if not given")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from ..errors import UsageError
     from ..evaluation.folders import score_folders
-    from ..files import write_json
 
+    beside = Path(arguments.out).with_suffix(".csv") if arguments.out else None
+    csv = Path(arguments.csv) if arguments.csv else beside
+    if csv is not None and arguments.out and csv == Path(arguments.out):
+        raise UsageError(f"{csv}: cannot be both JSON and CSV; give --out a name that ends in .json")
     scores, failed = score_folders(arguments.predictions, arguments.labels)
-    rows = {**scores.by_case, "mean": scores.mean} if scores.by_case else {}
-    for case_id, values in rows.items():
-        print(f"{case_id:<12} " + "  ".join(f"{name} {value:.4f}" for name, value in values.items()))
+    for case_id, values in scores.by_case.items():
+        for line in table_rows(case_id, values):
+            print(line)
+    if scores.by_case:
+        for line in table_rows("mean", scores.mean):
+            print(line)
+    for name, count in scores.counted.items():
+        if count < len(scores.by_case):
+            print(f"{name} is not defined where just one mask is empty: mean of {count} of {len(scores.by_case)} cases")
     for reason in failed.values():
         print(f"failed: {reason}", file=sys.stderr)
-    if arguments.out:
-        write_json(arguments.out, {"cases": scores.by_case, "mean": scores.mean, "failed": failed})
+    scores.write(arguments.out, csv, failed=failed)
     return 1 if failed else 0
+
+
+def table_rows(case_id: str, scores: Mapping[str, float | None]) -> Iterator[str]:
+    """A row a structure, such as ``case_00000   kidney  dice 0.9315  hd95_mm 4.12 …``."""
+    for structure in dict.fromkeys(name.split("_")[0] for name in scores):
+        named = {name.removeprefix(f"{structure}_"): v for name, v in scores.items() if name.startswith(structure)}
+        cells = "  ".join(
+            f"{name} {'none' if value is None else format(value, '.4f')}" for name, value in named.items()
+        )
+        yield f"{case_id:<12} {structure:<7} {cells}"

@@ -4,15 +4,22 @@ from .cases import RawCase, find_cases, read_case
 from .index import Index, default_folder
 from .preparation import prepare_case, prepare_dataset
 from .prepared import OpenPreparedd
+from .sampling import CaseSampler, SeededDataset, Seeds, leave_ctrl_c_to_the_trainer
+from .synthetic import SyntheticIndex
 from .verification import Verdict, verify
 
 __all__ = [
+    "CaseSampler",
     "Index",
     "OpenPreparedd",
     "RawCase",
+    "SeededDataset",
+    "Seeds",
+    "SyntheticIndex",
     "Verdict",
     "default_folder",
     "find_cases",
+    "leave_ctrl_c_to_the_trainer",
     "prepare_case",
     "prepare_dataset",
     "read_case",

@@ -71,6 +71,20 @@ class Index:
             },
         )
 
+    def require(self, recipe: Recipe) -> None:
+        """Checks that the cases were prepared with ``recipe``'s numbers.
+
+        Raises:
+            UsageError: naming the first that differs, if they were not.
+        """
+        for name in ("spacing_mm", "hu_window", "hu_mean", "hu_std", "roi_size", "classes"):
+            prepared, wanted = getattr(self.recipe, name), getattr(recipe, name)
+            if prepared != wanted:
+                raise UsageError(
+                    f"{self.folder}: was prepared with {name} {prepared}, but {wanted} is needed; prepare "
+                    "again with `kits-unet3d prepare --config` and the configuration of the training"
+                )
+
     def data_list(self, split: str) -> list[dict[str, Any]]:
         """The cases of ``"training"`` or ``"evaluation"`` for a MONAI data set.
 

@@ -1,6 +1,18 @@
-"""Scores: MLPerf's mean_dice on the prepared grid, KiTS19's own on the scan's grid."""
+"""Scores: MLPerf's mean_dice on the prepared grid, KiTS19's own and the surfaces' on the scan's grid."""
 
-from .case_scores import CaseScores, dice_scores
+from .case_scores import CaseScores, ScoreWriter, dice_scores
 from .kits19 import dice, kits19_scores
+from .scores import Scores
+from .start import start
+from .surfaces import surface_scores
 
-__all__ = ["CaseScores", "dice", "dice_scores", "kits19_scores"]
+__all__ = [
+    "CaseScores",
+    "ScoreWriter",
+    "Scores",
+    "dice",
+    "dice_scores",
+    "kits19_scores",
+    "start",
+    "surface_scores",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from ignite.engine import Engine, Events
 from monai.metrics import DiceMetric
 
 from .. import distributed
+from .scores import Scores
 
 
 def dice_scores(predicted: torch.Tensor, label: torch.Tensor, classes: int = 3) -> list[float]:
@@ -41,6 +43,7 @@ class CaseScores:
 
     def __init__(self, classes: int = 3) -> None:
         self.classes = classes
+        self.name = "mean_dice"
         self.by_case: dict[str, list[float]] = {}
 
     def attach(self, engine: Engine, name: str = "mean_dice", *_: Any) -> None:
@@ -60,11 +63,40 @@ class CaseScores:
 
     def compute(self, engine: Engine) -> None:
         self.by_case = distributed.gather_by_case(self.by_case)
-        if not self.by_case:
+        engine.state.metrics.update(self.table.mean)
+
+    @property
+    def table(self) -> Scores:
+        """The scores by case under their names, each case's mean over the classes first.
+
+        Sorted by case and summed in float64, so that a mean is the same for any number of processes.
+        """
+        table = Scores()
+        for case_id, scores in sorted(self.by_case.items()):
+            by_class = {f"L{number}_dice": score for number, score in enumerate(scores, start=1)}
+            table.by_case[case_id] = {self.name: sum(scores) / len(scores), **by_class}
+        return table
+
+
+class ScoreWriter:
+    """Prints the means of a :class:`CaseScores` when its evaluation is over, and writes ``scores.json`` and
+    ``scores.csv``, by case; on the first process only.
+
+    Args:
+        scores: attached to the same evaluator.
+        folder: where to.
+    """
+
+    def __init__(self, scores: CaseScores, folder: str | Path) -> None:
+        self.scores, self.folder = scores, Path(folder)
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, _: Engine) -> None:
+        if distributed.rank() > 0:
             return
-        # float64 and one fixed order: the sum is the same for any number of processes.
-        scores = torch.tensor(list(self.by_case.values()), dtype=torch.float64)
-        by_class = scores.mean(dim=0)
-        engine.state.metrics[self.name] = float(by_class.mean())
-        for number, value in enumerate(by_class, start=1):
-            engine.state.metrics[f"L{number}_dice"] = float(value)
+        table = self.scores.table
+        table.write(self.folder / "scores.json", self.folder / "scores.csv")
+        means = "  ".join(f"{name} {value:.5f}" for name, value in table.mean.items())
+        print(f"{means}  (mean over {len(table.by_case)} cases)\n{self.folder / 'scores.json'}")

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import CaseError, UsageError
-from ..inference.scan import read_scan, same_grid
+from ..inference.scan import Scan, read_scan, same_grid
 from .kits19 import kits19_scores
-
-
-@dataclass
-class Scores:
-    """KiTS19 scores by case, and their mean over cases."""
-
-    by_case: dict[str, dict[str, float]] = field(default_factory=dict)
-
-    @property
-    def mean(self) -> dict[str, float]:
-        names = next(iter(self.by_case.values()), {})
-        return {n: float(np.mean([values[n] for values in self.by_case.values()])) for n in names}
+from .scores import Scores
 
 
 def find_masks(folder: str | Path) -> dict[str, Path]:
@@ -31,7 +19,7 @@ def find_masks(folder: str | Path) -> dict[str, Path]:
 
 
 def score_folders(predictions: str | Path, labels: str | Path) -> tuple[Scores, dict[str, str]]:
-    """Scores of each mask in ``predictions``; second, why a case has none.
+    """KiTS19's scores and the surfaces' of each mask in ``predictions``; second, why a case has none.
 
     The truth of a case is ``labels/<case>/segmentation.nii.gz``; mask and truth must lie on one grid.
 
@@ -50,10 +38,23 @@ def score_folders(predictions: str | Path, labels: str | Path) -> tuple[Scores, 
     return scores, failed
 
 
-def _score(mask_path: Path, truth_path: Path) -> dict[str, float]:
+def _score(mask_path: Path, truth_path: Path) -> dict[str, float | None]:
     if not truth_path.is_file():
         raise CaseError(f"{mask_path}: has no truth, {truth_path} is missing")
     mask, truth = read_scan(mask_path), read_scan(truth_path)
     if not same_grid(mask, truth):
         raise CaseError(f"{mask_path}: lies on another grid than {truth_path}; predict from that case's scan")
-    return kits19_scores(mask.voxels, truth.voxels)
+    for scan in (mask, truth):
+        _require_classes(scan)
+    return kits19_scores(mask.voxels, truth.voxels, truth.spacing_mm)
+
+
+def _require_classes(scan: Scan) -> None:
+    """KiTS19's kidney is whatever is not background, so another data set's class 3 would pass for it unseen."""
+    voxels = scan.voxels
+    unknown = voxels[(voxels != 0) & (voxels != 1) & (voxels != 2)]
+    if unknown.size:
+        values = ", ".join(f"{value:g}" for value in np.unique(unknown)[:5])
+        raise CaseError(
+            f"{scan.path}: holds {unknown.size} voxels of value {values}; classes are 0 background, 1 kidney, 2 tumour"
+        )

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+from monai.transforms import generate_spatial_bounding_box
+
+from .surfaces import surface_scores
 
 
 def dice(predicted: np.ndarray, truth: np.ndarray) -> float:
@@ -11,14 +16,33 @@ def dice(predicted: np.ndarray, truth: np.ndarray) -> float:
     return 2 * int((predicted & truth).sum()) / total if total else 1.0
 
 
-def kits19_scores(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+def kits19_scores(
+    predicted: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float] | None = None
+) -> dict[str, float | None]:
     """``kidney_dice`` (classes 1 ∪ 2) and ``tumour_dice`` (class 2) of two label maps of one shape.
 
-    Source: the KiTS19 challenge's evaluation.
+    Args:
+        predicted, truth: label maps (X, Y, Z) with the classes 0, 1, 2.
+        spacing_mm: size of a voxel along their axes. Given it, each Dice is followed by that structure's
+            :func:`~kits_unet3d.pipeline.evaluation.surfaces.surface_scores`: ``kidney_hd95_mm``,
+            ``kidney_surface_dice_1mm``, ``kidney_surface_dice_3mm`` and the same of the tumour.
+
+    Source: the KiTS19 challenge's evaluation (Dice).
     """
     if predicted.shape != truth.shape:
         raise ValueError(f"the masks must have one shape, got {predicted.shape} and {truth.shape}")
-    return {
-        "kidney_dice": dice(predicted > 0, truth > 0),
-        "tumour_dice": dice(predicted == 2, truth == 2),
-    }
+    inside = _foreground(predicted, truth)
+    predicted, truth = predicted[inside], truth[inside]
+    structures = {"kidney": (predicted > 0, truth > 0), "tumour": (predicted == 2, truth == 2)}
+    scores: dict[str, float | None] = {}
+    for name, pair in structures.items():
+        scores[f"{name}_dice"] = dice(*pair)
+        if spacing_mm is not None:
+            scores |= {f"{name}_{key}": value for key, value in surface_scores(*pair, spacing_mm).items()}
+    return scores
+
+
+def _foreground(predicted: np.ndarray, truth: np.ndarray) -> tuple[slice, ...]:
+    """The box around what either holds: a scan is mostly background, which no score looks at."""
+    low, high = generate_spatial_bounding_box(((predicted > 0) | (truth > 0))[None])
+    return tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))

@@ -1,20 +1,30 @@
-"""Training: one step, the schedule, handlers, checkpoints."""
+"""Training: one step, the schedule, handlers, checkpoints, the MLPerf log, speed."""
 
-from .checkpoint import SaveCheckpoint
+from .checkpoint import Checkpoints, Resume
 from .handlers import Evaluation, LearningRate, Progress, StopAfter, StopAtTarget
+from .interruption import Interruption
+from .run_state import RunState
+from .mlperf_log import MLPerfLog, MLPerfRun
 from .schedule import Schedule, epochs_of
 from .start import start
 from .step import NotFiniteError, TrainStep
+from .throughput import Throughput
 
 __all__ = [
+    "Checkpoints",
     "Evaluation",
+    "Interruption",
     "LearningRate",
+    "MLPerfLog",
+    "MLPerfRun",
     "NotFiniteError",
     "Progress",
-    "SaveCheckpoint",
+    "Resume",
+    "RunState",
     "Schedule",
     "StopAfter",
     "StopAtTarget",
+    "Throughput",
     "TrainStep",
     "epochs_of",
     "start",

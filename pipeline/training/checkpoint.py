@@ -1,97 +1,163 @@
-"""Checkpoints: the best by score and the last, each whole, each saying which network and recipe it is of."""
+"""Checkpoints of a run: the best by score, the last few on the way, and going on from one."""
 
 from __future__ import annotations
 
-from functools import partial
+import logging
+import sys
+import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from torch import nn
+from monai.engines import Evaluator
 
-from kits_unet3d.transforms import Recipe
+from kits_unet3d.networks import CheckpointError, read_checkpoint
 
 from .. import distributed
-from ..device import Accelerator
 from ..files import whole_file
-from ..model import describe_network
+from .run_state import RunState
+from .schedule import Schedule
+
+logger = logging.getLogger("kits_unet3d.training")
+BEST, FINAL = "model.pt", "model_final.pt"
 
 
-def bare(network: nn.Module) -> nn.Module:
-    """The network inside a DistributedDataParallel, or itself."""
-    return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network  # type: ignore[return-value]
+def last_checkpoints(folder: str | Path) -> list[Path]:
+    """The checkpoints that a run left on its way, oldest first."""
+    return sorted(Path(folder).glob("last_*.pt"))
 
 
-class SaveCheckpoint:
-    """Writes ``model.pt`` whenever the evaluator's score is the best so far, ``model_final.pt`` at the end.
+class Checkpoints:
+    """Writes ``last_<iteration>.pt`` on the way, ``model.pt`` at the best score so far, ``model_final.pt`` at the end.
 
-    Attach it to the trainer. A run without any evaluation leaves its last state under both names, so that
-    inference always finds one.
+    Attach it to the trainer, before what evaluates: the state is saved before each evaluation, so that a kill
+    during one costs no training. A run without any evaluation leaves its last state as ``model.pt`` too, so
+    that inference always finds one.
 
     Args:
         folder: where to.
-        network: as trained, possibly wrapped for many processes.
-        optimizer: its state is saved too.
-        factory: the network as ``functools.partial``; its class and arguments go into the file.
-        recipe: how images are prepared for the network; goes into the file.
-        accelerator: described in the file.
+        run: what to save.
         evaluator: whose score decides.
         metric: name of that score.
-        every: epochs between saves of ``model_final.pt`` on the way.
+        every: epochs between saves on the way.
+        minutes: save as well when so many have passed since the last time; None for never.
+        keep: how many of those on the way stay.
     """
 
     def __init__(
         self,
         folder: str | Path,
-        network: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        factory: partial[nn.Module],
-        recipe: Recipe,
-        accelerator: Accelerator,
-        evaluator: Engine,
+        run: RunState,
+        evaluator: Evaluator,
         metric: str,
         every: int = 20,
+        minutes: float | None = None,
+        keep: int = 3,
     ) -> None:
-        self.folder, self.network, self.optimizer = Path(folder), network, optimizer
-        self.factory, self.recipe, self.accelerator = factory, recipe, accelerator
-        self.evaluator, self.metric, self.every = evaluator, metric, every
-        self.best: float | None = None
-        self.trainer: Engine | None = None
+        if keep < 1 or every < 1:
+            raise ValueError(f"keep and every must be at least 1, got {keep} and {every}")
+        self.folder, self.run, self.evaluator, self.metric = Path(folder), run, evaluator, metric
+        self.every, self.minutes, self.keep = every, minutes, keep
+        self.saved_at = time.monotonic()
+        self.saved_iteration = -1
 
     def attach(self, engine: Engine) -> None:
-        self.trainer = engine
-        self.evaluator.add_event_handler(Events.COMPLETED, self._scored)
-        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.every), lambda: self.save("model_final.pt"))
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._timed)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
+        self.evaluator.add_event_handler(Events.STARTED, lambda: self.save_last(engine))
+        self.evaluator.add_event_handler(Events.EPOCH_COMPLETED, self._scored, engine)
+        engine.add_event_handler(Events.INTERRUPT, self.save_last)
         engine.add_event_handler(Events.COMPLETED, self._finished)
 
-    def _scored(self, evaluator: Engine) -> None:
+    def save_last(self, engine: Engine) -> None:
+        """Saves the present state, once for an iteration, and drops what is older than the last ``keep``."""
+        if engine.state.iteration == self.saved_iteration or engine.state.iteration == 0:
+            return
+        self._write(engine, f"last_{engine.state.iteration:08d}.pt")
+        self.saved_at, self.saved_iteration = time.monotonic(), engine.state.iteration
+        if distributed.rank() == 0:
+            for old in last_checkpoints(self.folder)[: -self.keep]:
+                old.unlink()
+
+    def _timed(self, engine: Engine) -> None:
+        if self.minutes is not None and self.run.step.finished(engine):
+            due = time.monotonic() - self.saved_at >= 60 * self.minutes
+            if distributed.any_of(due):
+                self.save_last(engine)
+
+    def _epoch(self, engine: Engine) -> None:
+        if engine.state.epoch % self.every == 0:
+            self.save_last(engine)
+
+    def _scored(self, evaluator: Engine, engine: Engine) -> None:
         score = float(evaluator.state.metrics[self.metric])
-        if self.best is None or score > self.best:
-            self.best = score
-            self.save("model.pt")
+        self.run.evaluated = engine.state.epoch
+        if self.run.best is None or score > self.run.best:
+            self.run.best = score
+            self._write(engine, BEST)
 
-    def _finished(self, _: Engine) -> None:
-        self.save("model_final.pt")
-        if self.best is None:
-            self.save("model.pt")
+    def _finished(self, engine: Engine) -> None:
+        self._write(engine, FINAL)
+        if self.run.best is None:
+            self._write(engine, BEST)
 
-    def content(self) -> dict[str, Any]:
-        """Tensors and plain data only, so that ``weights_only=True`` can read it."""
-        state = self.trainer.state if self.trainer is not None else None
-        return {
-            "model": bare(self.network).state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "network": describe_network(self.factory),
-            "recipe": self.recipe.as_dict(),
-            "device": self.accelerator.describe(),
-            "epoch": state.epoch if state is not None else 0,
-            "iteration": state.iteration if state is not None else 0,
-            "best": {self.metric: self.best},
-        }
-
-    def save(self, name: str) -> None:
-        """Writes the present state as ``name``; on the first process only."""
+    def _write(self, engine: Engine, name: str) -> None:
+        content = self.run.capture(engine)
         if distributed.rank() == 0:
             with whole_file(self.folder / name) as temporary:
-                torch.save(self.content(), temporary)
+                torch.save(content, temporary)
+
+
+class Resume:
+    """Goes on from a checkpoint when the trainer starts; attach it after what evaluates.
+
+    Args:
+        wanted: True for the newest in ``folder`` if there is one, a file for that one, False for a new run. A
+            process that torchrun has restarted goes on in any case.
+        folder: where the run's checkpoints are.
+        run: to be put where the checkpoint was.
+        evaluator, schedule: for an evaluation that was due after the checkpoint's epoch and not finished.
+    """
+
+    def __init__(
+        self, wanted: bool | str | Path, folder: str | Path, run: RunState, evaluator: Evaluator, schedule: Schedule
+    ) -> None:
+        self.wanted, self.folder, self.run = wanted, Path(folder), run
+        self.evaluator, self.schedule = evaluator, schedule
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self)
+
+    def _file(self) -> Path | None:
+        if isinstance(self.wanted, str | Path):
+            return Path(self.wanted)
+        there = last_checkpoints(self.folder)
+        if there and not (self.wanted or distributed.restarted()):
+            raise CheckpointError(
+                f"{self.folder}: holds checkpoints of an earlier run; go on with `--resume True`, "
+                "or start anew in another folder with `--ckpt_dir`"
+            )
+        return there[-1] if there else None
+
+    def __call__(self, engine: Engine) -> None:
+        """Ends the program with one sentence and exit code 3 if the checkpoint does not serve."""
+        try:
+            path = self._file()
+            if path is None:
+                return
+            content = read_checkpoint(path)
+            if "random" not in content:
+                raise CheckpointError(f"{path}: holds weights but not the state of a run; name one of last_*.pt")
+            if different := self.run.differences(content):
+                raise CheckpointError(
+                    f"{path}: is of another configuration, which differs in {', '.join(different)}; "
+                    "set these as they were, or start anew with another --ckpt_dir"
+                )
+            self.run.restore(content, engine)
+        except CheckpointError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(3) from None
+        logger.info("going on from %s: epoch %d, iteration %d", path, content["epoch"], content["iteration"])
+        epoch, inside = divmod(engine.state.iteration, engine.state.epoch_length or 1)
+        if inside == 0 and self.run.evaluated < epoch and self.schedule.evaluates(epoch):
+            self.evaluator.run(epoch)

@@ -10,6 +10,7 @@ from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
 from monai.engines import Evaluator
 
+from .. import distributed
 from .schedule import Schedule
 
 logger = logging.getLogger("kits_unet3d.training")
@@ -57,7 +58,7 @@ class StopAtTarget:
         self.evaluator, self.metric, self.target, self.floor = evaluator, metric, target, floor
 
     def attach(self, engine: Engine) -> None:
-        self.evaluator.add_event_handler(Events.COMPLETED, self, engine)
+        self.evaluator.add_event_handler(Events.EPOCH_COMPLETED, self, engine)
 
     def __call__(self, evaluator: Engine, trainer: Engine) -> None:
         score = float(evaluator.state.metrics[self.metric])
@@ -88,9 +89,9 @@ class StopAfter:
         self.started = time.monotonic()
 
     def __call__(self, engine: Engine) -> None:
-        if self.minutes is not None and time.monotonic() - self.started >= 60 * self.minutes:
+        if self.minutes is not None and distributed.any_of(time.monotonic() - self.started >= 60 * self.minutes):
             logger.info("stopping after %g minutes, in epoch %d", self.minutes, engine.state.epoch)
-            if self.evaluator is not None and engine.state.epoch != engine.state.max_epochs:
+            if self.evaluator is not None and self.evaluator.state.epoch != engine.state.epoch:
                 self.evaluator.run(engine.state.epoch)
             engine.terminate()
 

@@ -3,41 +3,45 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from pathlib import Path
 
 from kits_unet3d.transforms import Recipe
 
+from .. import distributed
 from ..data import Index
-from ..device import Accelerator, seed_everything
+from ..device import Accelerator
 from ..errors import UsageError
 
 logger = logging.getLogger("kits_unet3d.training")
 
 
-def start(dataset_dir: str | Path, recipe: Recipe, accelerator: Accelerator, seed: int) -> None:
-    """Checks that there are data prepared as the configuration says, seeds, logs the device.
+def start(
+    dataset_dir: str | Path,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    batch_size: int,
+    training_cases: int | None = None,
+    evaluation_cases: int | None = None,
+) -> None:
+    """Checks that there are data prepared as the configuration says, enough for all processes; logs the device.
 
     Ends the program with one sentence and exit code 2 if the data do not serve; a configuration's run has
     no other way to speak to its user.
     """
     try:
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            raise UsageError("training in several processes is not there yet; start one")
         index = Index.read(dataset_dir)
-        for name in ("spacing_mm", "hu_window", "hu_mean", "hu_std", "roi_size", "classes"):
-            prepared, wanted = getattr(index.recipe, name), getattr(recipe, name)
-            if prepared != wanted:
+        index.require(recipe)
+        processes = distributed.world_size()
+        limits = {"training": (training_cases, batch_size), "evaluation": (evaluation_cases, 1)}
+        for split, (limit, needed) in limits.items():
+            found = len(index.data_list(split)[:limit])
+            if found < needed * processes:
                 raise UsageError(
-                    f"{dataset_dir}: was prepared with {name} {prepared}, but this configuration says "
-                    f"{wanted}; prepare again with `kits-unet3d prepare --config` and this configuration"
+                    f"{dataset_dir}: {found} {split} case(s) for {processes} process(es), each of which needs "
+                    f"{needed}; prepare more cases, or start fewer processes"
                 )
-        for split in ("training", "evaluation"):
-            if not index.data_list(split):
-                raise UsageError(f"{dataset_dir}: holds no {split} case; prepare more cases")
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    seed_everything(seed)
     logger.info("device: %s", accelerator.describe())

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
+from ignite.engine import Engine
 from monai.engines import SupervisedTrainer
 from monai.utils import CommonKeys
 
+from .. import distributed
 from ..device import Accelerator
 
 
@@ -22,37 +25,56 @@ class TrainStep:
 
     Args:
         accelerator: gives autocast and the loss scaler.
+        accumulation_steps: so many batches make one step of the optimiser; their losses are divided by it.
+            What is left at the end of an epoch is dropped, as in the reference.
     """
 
-    def __init__(self, accelerator: Accelerator) -> None:
-        self.accelerator = accelerator
+    def __init__(self, accelerator: Accelerator, accumulation_steps: int = 1) -> None:
+        if accumulation_steps < 1:
+            raise ValueError(f"accumulation_steps must be at least 1, got {accumulation_steps}")
+        self.accelerator, self.accumulation_steps = accelerator, accumulation_steps
         self.scaler = accelerator.scaler()
 
+    def finished(self, engine: Engine) -> bool:
+        """Whether the optimiser has had its turn after the present iteration, or the epoch is over."""
+        done = engine.state.iteration % (engine.state.epoch_length or 1)
+        return done % self.accumulation_steps == 0
+
     def __call__(self, engine: SupervisedTrainer, batch: dict[str, torch.Tensor]) -> dict[str, Any]:
-        """Returns image, label, pred (logits) and loss, with the network updated.
+        """Returns image, label, pred (logits) and loss (undivided, mean over processes), with the network updated.
 
         Raises:
             NotFiniteError: if the loss or a gradient is not finite; the weights are left as they were.
         """
         image, label = engine.prepare_batch(batch, engine.state.device, engine.non_blocking)
+        position = (engine.state.iteration - 1) % (engine.state.epoch_length or 1)
+        last = (position + 1) % self.accumulation_steps == 0
         engine.network.train()
-        engine.optimizer.zero_grad(set_to_none=True)
-        with self.accelerator.autocast():
-            logits = engine.inferer(image, engine.network)
-            loss = engine.loss_function(logits.float(), label)
-        self._require_finite(engine, "loss", loss)
-        self.scaler.scale(loss).backward()
+        if position % self.accumulation_steps == 0:
+            engine.optimizer.zero_grad(set_to_none=True)
+        # Only the last backward needs to be shared between processes.
+        alone = nullcontext() if last or not hasattr(engine.network, "no_sync") else engine.network.no_sync()
+        with alone:
+            with self.accelerator.autocast():
+                logits = engine.inferer(image, engine.network)
+                loss = engine.loss_function(logits.float(), label)
+            self._require_finite(engine, "loss", loss)
+            self.scaler.scale(loss / self.accumulation_steps).backward()
+        if last:
+            self._update(engine)
+        return {
+            CommonKeys.IMAGE: image,
+            CommonKeys.LABEL: label,
+            CommonKeys.PRED: logits.detach(),
+            CommonKeys.LOSS: distributed.mean(loss.detach()),
+        }
+
+    def _update(self, engine: SupervisedTrainer) -> None:
         if not self.scaler.is_enabled():  # a scaler finds an overflow itself, and leaves that step out
             gradients = [p.grad for p in engine.network.parameters() if p.grad is not None]
             self._require_finite(engine, "norm of the gradient", torch.nn.utils.get_total_norm(gradients))
         self.scaler.step(engine.optimizer)
         self.scaler.update()
-        return {
-            CommonKeys.IMAGE: image,
-            CommonKeys.LABEL: label,
-            CommonKeys.PRED: logits.detach(),
-            CommonKeys.LOSS: loss.detach(),
-        }
 
     @staticmethod
     def _require_finite(engine: SupervisedTrainer, name: str, value: torch.Tensor) -> None:

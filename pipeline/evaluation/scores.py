@@ -1,0 +1,60 @@
+"""A table of scores: cases down, named numbers across, and their means."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..files import whole_file, write_json
+
+
+@dataclass
+class Scores:
+    """Scores by case, each case with the same names.
+
+    A score may be None where none is defined for a case, as the distance to an empty mask. Such a case is left
+    out of that score's mean, and ``counted`` says how many were not.
+    """
+
+    by_case: dict[str, dict[str, float | None]] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        return list(next(iter(self.by_case.values()), {}))
+
+    @property
+    def mean(self) -> dict[str, float | None]:
+        """Mean of each score over the cases that have it, each weighing the same; None if none has."""
+        return {name: float(np.mean(values)) if values else None for name, values in self._defined().items()}
+
+    @property
+    def counted(self) -> dict[str, int]:
+        """How many cases each mean is of."""
+        return {name: len(values) for name, values in self._defined().items()}
+
+    def _defined(self) -> dict[str, list[float]]:
+        columns = {name: [scores[name] for scores in self.by_case.values()] for name in self.names}
+        return {name: [value for value in values if value is not None] for name, values in columns.items()}
+
+    def write(self, json_path: str | Path | None, csv_path: str | Path | None, **more: Any) -> None:
+        """Writes the table as JSON (``cases``, ``mean``, ``counted``, and ``more``) and as CSV, each whole.
+
+        The CSV has a row a case under ``case_id`` and the scores' names, then the rows ``mean`` and
+        ``counted``; a score that is not defined is null in the one and nothing in the other.
+        """
+        if json_path is not None:
+            write_json(json_path, {"cases": self.by_case, "mean": self.mean, "counted": self.counted, **more})
+        if csv_path is not None:
+            self._write_csv(csv_path)
+
+    def _write_csv(self, path: str | Path) -> None:
+        rows: dict[str, Mapping[str, float | None]] = {**self.by_case, "mean": self.mean, "counted": self.counted}
+        with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
+            writer = csv.DictWriter(stream, ["case_id", *self.names], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({"case_id": case_id, **scores} for case_id, scores in rows.items())

@@ -1,0 +1,38 @@
+"""What stands between a configuration and ``evaluator.run()``."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from kits_unet3d.transforms import Recipe
+
+from .. import distributed
+from ..data import Index
+from ..device import Accelerator
+from ..errors import UsageError
+
+logger = logging.getLogger("kits_unet3d.evaluation")
+
+
+def start(dataset_dir: str | Path, recipe: Recipe, accelerator: Accelerator) -> None:
+    """Checks that there are evaluation cases prepared as the model wants them, enough for all processes; logs
+    the device.
+
+    Ends the program with one sentence and exit code 2 if the data do not serve; a configuration's run has
+    no other way to speak to its user.
+    """
+    try:
+        index = Index.read(dataset_dir)
+        index.require(recipe)
+        cases, processes = len(index.data_list("evaluation")), distributed.world_size()
+        if cases < processes:
+            raise UsageError(
+                f"{dataset_dir}: {cases} evaluation case(s) for {processes} process(es), each of which needs one; "
+                "prepare more cases, or start fewer processes"
+            )
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    logger.info("device: %s", accelerator.describe())

@@ -1,0 +1,74 @@
+"""Ctrl-C and SIGTERM: the step is finished, the state saved, and the program ends with exit code 130."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from types import FrameType
+from typing import Any
+
+from ignite.engine import Engine, Events
+from monai.engines import Evaluator
+
+from .. import distributed
+from .step import TrainStep
+
+logger = logging.getLogger("kits_unet3d.training")
+EXIT_CODE = 130
+
+
+class Interruption:
+    """Listens while the trainer runs, and fires ``Events.INTERRUPT`` for whoever saves, before it ends the program.
+
+    During an evaluation there is nothing to save that was not saved before it, and the end comes at once.
+
+    A later second signal ends the program without waiting for the step.
+
+    Args:
+        step: of the trainer, to be finished first.
+        evaluator: run by the trainer.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    #: Seconds in which a second signal means the first one: a launcher hands on what the terminal sent to all.
+    SAME = 2.0
+
+    def __init__(self, step: TrainStep, evaluator: Evaluator) -> None:
+        self.step, self.evaluator = step, evaluator
+        self.asked_at: float | None = None
+        self.before: dict[int, Any] = {}
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._listen)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._after_iteration)
+        self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._during_evaluation)
+        engine.add_event_handler(Events.COMPLETED, self._stop_listening)
+
+    def _listen(self) -> None:
+        if threading.current_thread() is threading.main_thread():  # Python delivers signals to no other
+            self.before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
+
+    def _stop_listening(self) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, _: FrameType | None) -> None:
+        if self.asked_at is not None:
+            if time.monotonic() - self.asked_at > self.SAME:
+                raise KeyboardInterrupt
+            return
+        self.asked_at = time.monotonic()
+        logger.warning("%s: finishing this step", signal.Signals(number).name)
+
+    def _after_iteration(self, engine: Engine) -> None:
+        if self.step.finished(engine) and distributed.any_of(self.asked_at is not None):
+            engine.fire_event(Events.INTERRUPT)
+            logger.warning("interrupted in epoch %d; go on with `--resume True`", engine.state.epoch)
+            raise SystemExit(EXIT_CODE)
+
+    def _during_evaluation(self) -> None:
+        if self.asked_at is not None:
+            logger.warning("interrupted in an evaluation; go on with `--resume True`")
+            raise SystemExit(EXIT_CODE)

@@ -1,0 +1,137 @@
+"""All that a run is made of, as plain data and back: what a checkpoint holds so that the run can go on from it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine
+from torch import nn
+
+from kits_unet3d.networks import load_weights
+from kits_unet3d.transforms import Recipe
+
+from .. import distributed
+from ..data.sampling import CaseSampler
+from ..device import Accelerator
+from ..model import describe_network
+from .step import TrainStep
+
+#: Differ from run to run without changing what is learnt.
+FREE = ("lr", "initial_lr", "params")
+
+
+def bare(network: nn.Module) -> nn.Module:
+    """The network inside a DistributedDataParallel, or itself."""
+    return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network  # type: ignore[return-value]
+
+
+class RunState:
+    """The parts of a training run.
+
+    Samples depend on seed, epoch and case alone (:mod:`kits_unet3d.pipeline.data.sampling`) and the learning
+    rate on the epoch, so neither data workers nor the schedule have a state to keep.
+
+    Args:
+        network: as trained, possibly wrapped for many processes.
+        optimizer, step, sampler: of the run.
+        factory: the network as ``functools.partial``; its class and arguments go into the file.
+        recipe: how images are prepared for the network.
+        accelerator: described in the file; gives its random state.
+        settings: plain values that decide the result beside network, recipe and optimiser.
+
+    Attributes:
+        best: the best score so far, None before the first evaluation.
+        evaluated: the epoch of the last finished evaluation, 0 before the first.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        step: TrainStep,
+        sampler: CaseSampler,
+        factory: partial[nn.Module],
+        recipe: Recipe,
+        accelerator: Accelerator,
+        settings: Mapping[str, Any],
+    ) -> None:
+        self.network, self.optimizer, self.step, self.sampler = network, optimizer, step, sampler
+        self.factory, self.recipe, self.accelerator = factory, recipe, accelerator
+        self.settings = dict(settings)
+        self.best: float | None = None
+        self.evaluated = 0
+
+    def configuration(self) -> dict[str, Any]:
+        """What must agree between a run and the checkpoint it goes on from, by name."""
+        groups = [{k: v for k, v in group.items() if k not in FREE} for group in self.optimizer.param_groups]
+        return {
+            **self.settings,
+            "world_size": distributed.world_size(),
+            "precision": self.accelerator.precision,
+            "optimizer": {"name": type(self.optimizer).__name__, "groups": groups},
+            "network": describe_network(self.factory),
+            "recipe": self.recipe.as_dict(),
+        }
+
+    def differences(self, content: Mapping[str, Any]) -> list[str]:
+        """Names of the configuration's entries that a checkpoint of another configuration has otherwise."""
+        ours, theirs = _plain(self.configuration()), _plain(content.get("configuration", {}))
+        return sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+
+    def capture(self, engine: Engine) -> dict[str, Any]:
+        """Tensors and plain data only, so that ``weights_only=True`` can read it. All processes must call it."""
+        return {
+            "model": bare(self.network).state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.step.scaler.state_dict(),
+            "network": describe_network(self.factory),
+            "recipe": self.recipe.as_dict(),
+            "configuration": _plain(self.configuration()),
+            "device": self.accelerator.describe(),
+            "seed": self.sampler.seeds.master,
+            "random": distributed.gather(self._random_states()),
+            "epoch": engine.state.epoch,
+            "iteration": engine.state.iteration,
+            "best": self.best,
+            "evaluated": self.evaluated,
+        }
+
+    def restore(self, content: Mapping[str, Any], engine: Engine) -> None:
+        """Puts the run where :meth:`capture` found it; the next sample is the one that would have come then."""
+        load_weights(bare(self.network), content["model"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.step.scaler.load_state_dict(content["scaler"])
+        self.best, self.evaluated = content["best"], content["evaluated"]
+        length = engine.state.epoch_length
+        engine.state.iteration = content["iteration"]
+        engine.state.epoch = content["iteration"] // length  # ignite counts it up when it enters the epoch
+        self.sampler.seeds.master = content["seed"]
+        self.sampler.skip = content["iteration"] % length * self.settings["batch_size"]
+        self._set_random_states(content["random"][distributed.rank()])
+
+    def _random_states(self) -> dict[str, Any]:
+        _, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
+        return {
+            "python": random.getstate(),
+            "numpy": [torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(gauss)],
+            "torch": torch.get_rng_state(),
+        }
+
+    def _set_random_states(self, states: Mapping[str, Any]) -> None:
+        version, internal, gauss_next = states["python"]
+        random.setstate((version, tuple(internal), gauss_next))
+        keys, position, has_gauss, gauss = states["numpy"]
+        np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, gauss))  # noqa: NPY002
+        torch.set_rng_state(states["torch"])
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, so that what went through a file compares equal."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value

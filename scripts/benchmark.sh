@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Training throughput: `bash scripts/benchmark.sh [fp32|amp]-[mlu|cuda|cpu][-ddp]`, on synthetic data unless
+# `--synthetic False` follows. Prints samples per second and percentiles of the step time.
+set -euo pipefail
+case ${1:-} in
+fp32-mlu | fp32-cuda | fp32-cpu | amp-mlu | amp-cuda | amp-cpu | fp32-mlu-ddp | fp32-cuda-ddp | fp32-cpu-ddp | amp-mlu-ddp | amp-cuda-ddp | amp-cpu-ddp) ;;
+*)
+    echo "usage: bash scripts/benchmark.sh [fp32|amp]-[mlu|cuda|cpu][-ddp] [settings]" >&2
+    exit 2
+    ;;
+esac
+IFS=- read -r precision DEVICE ddp <<<"$1"
+shift
+PYTORCH_TRAIN_DATASET=${PYTORCH_TRAIN_DATASET:-data}
+. "$(dirname "$0")/env.sh"
+cards=1
+[ -z "$ddp" ] || cards=${CARDS:-$([ "$DEVICE" = cpu ] && echo 2 || echo 4)}
+# Half precision is bf16 on a CPU, which has no fp16 to speak of, and fp16 as in the reference elsewhere.
+[ "$precision" = fp32 ] || precision=$([ "$DEVICE" = cpu ] && echo bf16 || echo fp16)
+timed run_bundle "$cards" benchmarking bundle/configs/benchmark.json -- --precision "$precision" --seed "$SEED" "$@"

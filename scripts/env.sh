@@ -1,0 +1,61 @@
+# Sourced by the launch scripts. Settings, all with defaults:
+#   DEVICE                    mlu (default), cuda, cpu or auto; with cpu the demo's network trains on phantoms made here
+#   CARDS                     processes on this host
+#   PYTORCH_TRAIN_DATASET     prepared KiTS19 under KiTS19/pre_data_dir
+#   PYTORCH_TRAIN_CHECKPOINT  where checkpoints go (default models)
+#   MLU_VISIBLE_DEVICES       which cards, as everywhere on that platform
+#   SEED, NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT   as torchrun's
+#   PYTHON                    interpreter with this project installed (default .venv/bin/python, else python)
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+DEVICE=${DEVICE:-mlu} SEED=${SEED:-1}
+CHECKPOINTS=${PYTORCH_TRAIN_CHECKPOINT:-models}
+if [ -z "${PYTHON:-}" ]; then
+    PYTHON=python
+    [ ! -x .venv/bin/python ] || PYTHON=.venv/bin/python
+fi
+OVERLAYS=() DATASET=()
+
+# On a CPU: phantoms instead of KiTS19 unless there are data, and a network that a CPU can train.
+if [ "$DEVICE" = cpu ]; then
+    OVERLAYS=(bundle/configs/demo.json)
+    if [ -z "${PYTORCH_TRAIN_DATASET:-}" ]; then
+        PHANTOMS=${PHANTOMS:-phantoms}
+        "$PYTHON" -m kits_unet3d.pipeline.cli phantom --cases 20 --out "$PHANTOMS/raw" \
+            --shape 48 80 80 --spacing-mm 6.7 4.8 4.8 --workers 2
+        "$PYTHON" -m kits_unet3d.pipeline.cli prepare --data-dir "$PHANTOMS/raw" --out "$PHANTOMS/prepared" \
+            --config bundle/configs/demo.json --workers 2
+        DATASET=(--dataset_dir "$PHANTOMS/prepared")
+    fi
+fi
+
+# run_bundle PROCESSES ACTION OVERLAY… -- OVERRIDES…: one process plainly, several through torchrun.
+run_bundle() {
+    local processes=$1 action=$2 configs="'bundle/configs/train.json'" overlay launcher=()
+    shift 2
+    for overlay in ${OVERLAYS[@]+"${OVERLAYS[@]}"}; do configs+=",'$overlay'"; done
+    while [ "$1" != -- ]; do
+        configs+=",'$1'"
+        shift
+    done
+    shift
+    if [ "$processes" -gt 1 ] || [ "${NNODES:-1}" -gt 1 ]; then
+        configs+=",'bundle/configs/multi_device.json'"
+        launcher=(-m torch.distributed.run --nnodes "${NNODES:-1}" --nproc_per_node "$processes")
+        if [ "${NNODES:-1}" -gt 1 ]; then
+            launcher+=(--node_rank "$NODE_RANK" --master_addr "$MASTER_ADDR" --master_port "${MASTER_PORT:-29500}")
+        else
+            launcher+=(--standalone)
+        fi
+    fi
+    "$PYTHON" ${launcher[@]+"${launcher[@]}"} -m monai.bundle run "$action" --config_file "[$configs]" \
+        --device_name "$DEVICE" ${DATASET[@]+"${DATASET[@]}"} "$@"
+}
+
+# timed COMMAND…: runs it and prints the line that MLPerf's run_and_time.sh ends with.
+timed() {
+    local started started_text status=0
+    started=$(date +%s) started_text=$(date '+%Y-%m-%d %r')
+    "$@" || status=$?
+    echo "RESULT,image_segmentation,$SEED,$(($(date +%s) - started)),${USER:-$(id -un)},$started_text"
+    return "$status"
+}

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# A few minutes' check before a long run: two training steps and two evaluation cases on each of four cards.
+set -euo pipefail
+. "$(dirname "$0")/env.sh"
+CARDS=${CARDS:-4}
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+timed run_bundle "$CARDS" training -- --ckpt_dir "$folder" --output_dir "$folder/eval" --seed "$SEED" --batch_size 2 \
+    --training_cases $((2 * 2 * CARDS)) --evaluation_cases $((2 * CARDS)) --epochs 1 --first_evaluation 1 "$@"

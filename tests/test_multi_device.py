@@ -1,0 +1,123 @@
+"""Training in several processes: torchrun, gloo, real kills."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, TINY
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from kits_unet3d.pipeline.data import prepare_dataset
+from kits_unet3d.pipeline.data.phantoms import write_dataset
+from kits_unet3d.pipeline.training.checkpoint import last_checkpoints
+from kits_unet3d.transforms import Recipe
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Ten phantoms, two of them for evaluation: one for each process."""
+    raw, out = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("prepared")
+    write_dataset(raw, 10, seed=3, shape=(40, 72, 72), spacing_mm=(8.0, 6.0, 6.0))
+    assert prepare_dataset(raw, out, Recipe.from_dict(TINY)) == {}
+    return out
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory, tiny_config, prepared):
+    overlay = tmp_path_factory.mktemp("config") / "overlay.json"
+    settings = json.loads(tiny_config.read_text())
+    overlay.write_text(json.dumps({**settings, "epochs": 3, "first_evaluation": 3, "save_every": 1}))
+
+    def command(folder, processes, *more, restarts=0):
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes),
+                    "--max-restarts", str(restarts)] if processes > 1 else []  # fmt: skip
+        configs = ["bundle/configs/train.json", *(["bundle/configs/multi_device.json"] * (processes > 1)), overlay]
+        return [
+            sys.executable, *launcher, "-m", "monai.bundle", "run", "training",
+            "--config_file", "[" + ",".join(f"'{c}'" for c in configs) + "]", "--device_name", "cpu",
+            "--dataset_dir", str(prepared), "--ckpt_dir", str(folder), "--output_dir", str(folder / "eval"), *more,
+        ]  # fmt: skip
+
+    return command
+
+
+def losses(folder):
+    """All curves of a run, by name."""
+    curves = {}
+    for events in (folder / "eval").glob("events.out.tfevents*"):
+        reader = EventAccumulator(str(events)).Reload()
+        curves |= {tag: [event.value for event in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]}
+    return curves
+
+
+def finish(command, seconds=300):
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory, train):
+    folder = tmp_path_factory.mktemp("pair")
+    finish(train(folder, 2, "--batch_size", "1"))
+    return folder
+
+
+def test_two_processes_train_as_one_with_twice_the_batch(pair, tmp_path, train):
+    finish(train(tmp_path, 1, "--batch_size", "2"))
+    two, one = losses(pair), losses(tmp_path)
+    assert two.keys() == one.keys() and len(one["train_loss"]) == 12
+    for tag, values in one.items():
+        assert two[tag] == pytest.approx(values, abs=1e-5), tag
+    a, b = (torch.load(f / "model_final.pt", weights_only=True)["model"] for f in (pair, tmp_path))
+    for name, value in a.items():
+        torch.testing.assert_close(value, b[name], atol=1e-4, rtol=1e-3, msg=name)
+
+
+def workers_of(launcher):
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue  # it ended meanwhile
+        if int(fields[1]) == launcher.pid:
+            found.append(int(stat.parent.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes by /proc")
+def test_a_dead_worker_stops_the_others_and_a_restart_goes_on(tmp_path, train, pair):
+    log = tmp_path / "log"
+    command = train(tmp_path, 2, "--batch_size", "1", "--epochs", "2000", "--first_evaluation", "2000", restarts=1)
+    launcher = subprocess.Popen(command, cwd=ROOT, stdout=log.open("w"), stderr=subprocess.STDOUT)
+
+    def kill_one_after(epochs):
+        until = time.monotonic() + 120
+        while not (last := last_checkpoints(tmp_path)) or int(last[-1].stem[5:]) < 4 * epochs:
+            assert time.monotonic() < until and launcher.poll() is None, log.read_text()[-3000:]
+            time.sleep(0.02)
+        os.kill(max(workers_of(launcher)), signal.SIGKILL)
+
+    kill_one_after(1)
+    reached = 4
+    until = time.monotonic() + 120
+    while "going on from" not in log.read_text():
+        assert time.monotonic() < until and launcher.poll() is None, log.read_text()[-3000:]
+        time.sleep(0.1)
+    reached = int(last_checkpoints(tmp_path)[-1].stem[5:])
+    kill_one_after(reached // 4 + 2)
+    assert launcher.wait(60) != 0, "the others went on without it"
+    assert not workers_of(launcher)
+
+
+def test_too_few_cases_for_the_processes_is_said_before_anything_starts(tmp_path, train):
+    done = subprocess.run(train(tmp_path, 3), cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0
+    assert "2 evaluation case(s) for 3 process(es)" in done.stderr

@@ -1,0 +1,149 @@
+"""Runs that are killed, interrupted and continued: real processes, real signals."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT
+
+from kits_unet3d.pipeline.training.checkpoint import last_checkpoints
+
+CONFIGS = ["bundle/configs/train.json"]
+
+
+@pytest.fixture(scope="module")
+def overlay(tmp_path_factory, tiny_config):
+    """A run long enough to be killed: 8 epochs of 2 steps, a checkpoint after each, two evaluations."""
+    path = tmp_path_factory.mktemp("resume") / "resume.json"
+    settings = json.loads(tiny_config.read_text())
+    path.write_text(json.dumps({**settings, "epochs": 8, "evaluate_every": 4, "first_evaluation": 4, "save_every": 1}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def command(overlay, prepared_phantoms):
+    def make(folder, *more):
+        config = "[" + ",".join(f"'{c}'" for c in [*CONFIGS, overlay]) + "]"
+        return [
+            sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", config, "--device_name", "cpu",
+            "--dataset_dir", str(prepared_phantoms), "--ckpt_dir", str(folder), "--output_dir", str(folder / "eval"),
+            *more,
+        ]  # fmt: skip
+
+    return make
+
+
+def start(command, log):
+    return subprocess.Popen(command, cwd=ROOT, stdout=log.open("a"), stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def wait_for(condition, process, log, seconds=120):
+    """Waits until ``condition()`` holds; False if the process ended before."""
+    until = time.monotonic() + seconds
+    while not condition():
+        if process.poll() is not None:
+            return False
+        assert time.monotonic() < until, log.read_text()[-2000:]
+        time.sleep(0.001)
+    return True
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, command):
+    """The run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    log = folder / "log"
+    process = start(command(folder), log)
+    assert process.wait(300) == 0, log.read_text()[-3000:]
+    return torch.load(folder / "model_final.pt", weights_only=True)
+
+
+def same(a, b):
+    """Whether two contents of checkpoints agree bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return a == b
+
+
+def test_a_run_killed_five_times_ends_as_one_that_never_was(tmp_path, command, whole):
+    log, draw = tmp_path / "log", random.Random(5)
+    kills = 0
+    while kills < 4:
+        newest = len(list(tmp_path.glob("last_*"))) and last_checkpoints(tmp_path)[-1].name
+        process = start(command(tmp_path, "--resume", "True"), log)
+
+        def moved_on(newest=newest):
+            there = last_checkpoints(tmp_path)
+            return bool(there) and there[-1].name != newest
+
+        assert wait_for(moved_on, process, log), "the run ended before it could be killed"
+        time.sleep(draw.uniform(0, 0.15))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+        kills += 1
+    # The fifth: inside the writing of a checkpoint, its temporary file being there when the process dies.
+    process = start(command(tmp_path, "--resume", "True"), log)
+    while True:
+        for old in tmp_path.glob(".part-*"):
+            old.unlink()
+        assert wait_for(lambda: any(tmp_path.glob(".part-*")), process, log), "no checkpoint was being written"
+        process.send_signal(signal.SIGSTOP)
+        if any(tmp_path.glob(".part-*")):
+            break
+        process.send_signal(signal.SIGCONT)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL and any(tmp_path.glob(".part-*"))
+    process = start(command(tmp_path, "--resume", "True"), log)
+    assert process.wait(300) == 0, log.read_text()[-3000:]
+    final = torch.load(tmp_path / "model_final.pt", weights_only=True)
+    assert final["iteration"] == 16
+    for name in ("model", "optimizer", "random", "best", "evaluated", "iteration"):
+        assert same(final[name], whole[name]), name
+    assert len(last_checkpoints(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_with_its_state_saved(tmp_path, command, whole, number):
+    log = tmp_path / "log"
+    workers = "2" if number == signal.SIGINT else "0"
+    process = start(
+        command(tmp_path, "--save_every", "100", "--epochs", "1000", "--save_minutes", "None", "--workers", workers),
+        log,
+    )
+    assert wait_for(lambda: "Epoch[2] Complete" in log.read_text(), process, log)
+    os.killpg(process.pid, number)  # as a terminal does: to the data workers too
+    assert process.wait(60) == 130, log.read_text()[-3000:]
+    (saved,) = last_checkpoints(tmp_path)
+    iteration = torch.load(saved, weights_only=True)["iteration"]
+    assert iteration >= 4 and "go on with `--resume True`" in log.read_text()
+    if number == signal.SIGTERM and iteration < 16:
+        process = start(command(tmp_path, "--resume", "True"), log)
+        assert process.wait(300) == 0, log.read_text()[-3000:]
+        assert same(torch.load(tmp_path / "model_final.pt", weights_only=True)["model"], whole["model"])
+
+
+def run(command):
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def test_checkpoints_are_never_mixed(tmp_path, command, prepared_phantoms):
+    assert run(command(tmp_path, "--epochs", "1", "--first_evaluation", "1")).returncode == 0
+    (last,) = last_checkpoints(tmp_path)
+    again = run(command(tmp_path))
+    assert again.returncode == 3 and "holds checkpoints of an earlier run" in again.stderr
+    other = run(command(tmp_path, "--resume", "True", "--seed", "2", "--learning_rate", "0.04"))
+    assert other.returncode == 3 and "differs in learning_rate, seed;" in other.stderr, other.stderr[-2000:]
+    weights = torch.load(last, weights_only=True)["model"]
+    torch.save({"model": weights}, tmp_path / "weights.pt")
+    without = run(command(tmp_path, "--resume", os.fspath(tmp_path / "weights.pt")))
+    assert without.returncode == 3 and "not the state of a run" in without.stderr

@@ -1,0 +1,69 @@
+"""The launch scripts, run on the CPU as they would be on cards."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory):
+    return tmp_path_factory.mktemp("phantoms")
+
+
+@pytest.fixture(scope="module")
+def script(phantoms, tmp_path_factory):
+    models = tmp_path_factory.mktemp("models")
+
+    def run(name, *arguments, **settings):
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTORCH_TRAIN")}
+        environment |= {"DEVICE": "cpu", "PYTHON": sys.executable, "PHANTOMS": str(phantoms)}
+        environment |= {"PYTORCH_TRAIN_CHECKPOINT": str(models)} | settings
+        return subprocess.run(
+            ["bash", f"scripts/{name}.sh", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True,
+            timeout=500,
+        )  # fmt: skip
+
+    return run
+
+
+RESULT = re.compile(r"^RESULT,image_segmentation,1,\d+,[^,]*,\d{4}-\d\d-\d\d .+$", re.MULTILINE)
+
+
+def test_precheckin_takes_two_steps_and_scores_two_cases_on_each_of_two_processes(script):
+    done = script("precheckin", CARDS="2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert RESULT.search(done.stdout)
+    assert "mean_dice" in done.stdout
+
+
+def test_the_four_card_settings_train_and_the_checkpoint_is_scored(script, tmp_path):
+    out = str(tmp_path / "eval")
+    done = script(
+        "train_4mlu", "--epochs", "1", "--first_evaluation", "1", "--output_dir", out, "--workers", "0", CARDS="2"
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert RESULT.search(done.stdout)
+    scored = script("infer", "--output_dir", out)
+    assert scored.returncode == 0, scored.stderr[-3000:]
+    assert RESULT.search(scored.stdout) and "mean_dice" in scored.stdout
+
+
+def test_the_benchmark_prints_throughput_and_percentiles(script, tmp_path):
+    done = script(
+        "benchmark", "fp32-cpu", "--output_dir", str(tmp_path), "--benchmark_steps", "4", "--warmup_steps", "1"
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert RESULT.search(done.stdout) and "samples/s" in done.stdout + done.stderr
+    wrong = script("benchmark", "fp64-cpu")
+    assert wrong.returncode == 2 and "usage" in wrong.stderr
+
+
+@pytest.mark.parametrize("name", ["train_4mlu", "train_8mlu", "precheckin", "infer"])
+def test_a_missing_device_is_an_error_and_the_result_line_still_comes(script, name, phantoms):
+    done = script(name, DEVICE="xpu:7", CARDS="1")
+    assert done.returncode != 0
+    assert "is not there" in done.stderr
