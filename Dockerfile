@@ -1,18 +1,18 @@
 # For a CPU:  docker build -t kits-unet3d .
-# For MLU:    docker build -t kits-unet3d --build-arg BASE=path/to/cambricon/pytorch:tag .
+# For MLU:    docker build -t kits-unet3d --build-arg BASE=path/to/cambricon/pytorch:tag \
+#                 --build-arg PYTHON_BIN=/torch/venv3/pytorch/bin .
+# BASE brings torch and what makes its accelerator known to it, or nothing but Python; both are kept as they are.
 ARG BASE=python:3.11-slim
 FROM ${BASE}
 
+# Where the base image has the Python that its torch is in.
+ARG PYTHON_BIN=/usr/local/bin
+ENV PATH=${PYTHON_BIN}:${PATH}
 WORKDIR /opt/kits_unet3d
 COPY . .
-# What the base image brings of torch and its accelerator package stays as it is; all else is pinned.
-RUN python -m pip freeze | grep -iE '^(torch|torch[-_]mlu)(==| @)' > /tmp/kept.txt || true; \
-    if [ -s /tmp/kept.txt ]; then (grep -vE '^torch==' constraints.txt; cat /tmp/kept.txt) > /tmp/pins.txt; else cp constraints.txt /tmp/pins.txt; fi; \
-    python -m pip install --no-cache-dir -c /tmp/pins.txt ".[figures]" \
-    && rm /tmp/kept.txt /tmp/pins.txt
-RUN useradd --create-home kits
-USER kits
-ENV PYTORCH_TRAIN_DATASET=/data
+RUN bash scripts/install.sh figures
+RUN useradd --create-home --uid 10001 kits && mkdir -p /data /checkpoints && chown kits /data /checkpoints
+USER 10001
+ENV PYTORCH_TRAIN_DATASET=/data PYTORCH_TRAIN_CHECKPOINT=/checkpoints
 VOLUME ["/data", "/checkpoints"]
-ENTRYPOINT ["kits-unet3d"]
-CMD ["--help"]
+CMD ["kits-unet3d", "--help"]

@@ -54,7 +54,7 @@ class UNet3D(nn.Module):
     @property
     def stride(self) -> int:
         """What each spatial size of the input must be a multiple of."""
-        return 2 ** len(self.channels)
+        return 1 << len(self.channels)  # TorchScript takes 2 ** n for a float
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         skips = [self.input_block(x)]
@@ -63,10 +63,10 @@ class UNet3D(nn.Module):
         x = self.bottleneck(skips[-1])
         for block in self.upsample:
             skip = skips.pop()
-            if skip.shape[2:] != tuple(2 * n for n in x.shape[2:]):
+            if list(skip.shape[2:]) != [2 * n for n in x.shape[2:]]:
                 raise ValueError(
                     f"each spatial size of the input must be a multiple of {self.stride}; "
-                    f"a level of size {tuple(skip.shape[2:])} cannot be halved and doubled again"
+                    f"a level of size {list(skip.shape[2:])} cannot be halved and doubled again"
                 )
             x = block(x, skip)
         return self.output(x)

@@ -1,6 +1,7 @@
 """The one file that knows what a cuda, an mlu or a cpu is.
 
-Everything else asks the :class:`Accelerator` that :func:`resolve` gives.
+Everything else asks the :class:`Accelerator` that :func:`resolve` gives. To add a device, add it to :data:`KINDS`;
+what is not said there is asked of ``torch.<kind>``, which all vendors shape like ``torch.cuda``.
 """
 
 from __future__ import annotations
@@ -10,59 +11,133 @@ import importlib.util
 import os
 import platform
 import random
-from collections.abc import Callable
+import re
+import sys
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-#: In the order of preference of "auto"; what each sends its tensors through between processes.
-BACKENDS = {
-    "mlu": "cpu:gloo,mlu:cncl",
-    "cuda": "cpu:gloo,cuda:nccl",
-    "xpu": "cpu:gloo,xpu:xccl",
-    "cpu": "gloo",
-}
+PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
+OLDEST_TORCH = (2, 8)  # that MONAI 1.6 supports
 
 
 class DeviceError(RuntimeError):
-    """A device was asked for that is not there; the message says what is missing."""
+    """A device was asked for that is not there, or cannot do what was asked; the message says what is missing."""
 
 
-def _load_mlu() -> None:
-    """Registers the mlu device. Its package comes with Cambricon's image and is normally absent."""
-    if importlib.util.find_spec("torch_mlu") is not None:
-        importlib.import_module("torch_mlu")
+@dataclass(frozen=True)
+class Kind:
+    """What has to be said about a kind of device.
+
+    Attributes:
+        collectives: what its tensors go through between processes; torch's own choice if None.
+        package: Python package that makes the device known to torch; None for devices that torch brings.
+        source: where that package comes from, in which versions.
+        tf32: switches below ``torch.backends`` by which FP32 is computed in fewer bits.
+        strict: environment in which an operation that the device lacks is an error, not a quiet detour over the CPU.
+    """
+
+    collectives: str | None = None
+    package: str | None = None
+    source: str = ""
+    tf32: tuple[str, ...] = ()
+    strict: Mapping[str, str] = field(default_factory=dict)
+
+
+#: In the order of preference of "auto".
+KINDS: Mapping[str, Kind] = {
+    "mlu": Kind(
+        collectives="cncl",
+        package="torch_mlu",
+        source="Cambricon's PyTorch image, as torch_mlu 1.34 with torch 2.13 or torch_mlu 1.33 with torch 2.11",
+        tf32=("cnnl.allow_tf32", "mlu.matmul.allow_tf32"),
+        strict={"ENABLE_FALLBACK_TO_CPU": "0"},
+    ),
+    "cuda": Kind(collectives="nccl", tf32=("cudnn.allow_tf32", "cuda.matmul.allow_tf32")),
+    "cpu": Kind(collectives="gloo"),
+}
+
+
+def strict_environment() -> dict[str, str]:
+    """Environment for a new process, in which no operation quietly runs on the CPU; read while torch starts."""
+    return {name: value for kind in KINDS.values() for name, value in kind.strict.items()}
+
+
+def _about(kind: str) -> Kind:
+    return KINDS.get(kind, Kind())
 
 
 def _module(kind: str) -> Any:
     """``torch.cuda``, ``torch.mlu``, …; None for the CPU and for devices without such a module."""
-    return None if kind == "cpu" else getattr(torch, kind, None)
+    module = None if kind == "cpu" else getattr(torch, kind, None)
+    return module if hasattr(module, "device_count") else None
+
+
+def _register(kind: str) -> None:
+    """Makes a device known to torch, if the package it needs is installed.
+
+    Raises:
+        DeviceError: if the package does not fit this torch, or this torch is too old for MONAI.
+    """
+    package, source = _about(kind).package, _about(kind).source
+    if package is None or importlib.util.find_spec(package) is None:
+        return
+    try:
+        version = str(getattr(importlib.import_module(package), "__version__", ""))
+    except Exception as error:  # a package built for another torch fails in many ways
+        raise DeviceError(
+            f"{package} is installed but fails with torch {torch.__version__} ({error}); take both from {source}"
+        ) from error
+    present = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    built_for = re.search(r"torch(\d+)\.(\d+)", version)
+    if present < OLDEST_TORCH or (built_for and present != (int(built_for[1]), int(built_for[2]))):
+        raise DeviceError(f"{package} {version} and torch {torch.__version__} do not serve; take both from {source}")
 
 
 def _available(kind: str) -> bool:
-    if kind == "cpu":
-        return True
+    _register(kind)
     module = _module(kind)
-    return module is not None and bool(module.is_available())
+    return kind == "cpu" or (module is not None and bool(module.is_available()))
 
 
 def _missing(kind: str) -> str:
     """What to tell someone whose device is not there."""
-    if kind == "mlu" and _module("mlu") is None:
-        return (
-            "the package torch_mlu is not installed; it comes in Cambricon's PyTorch image, "
-            "as torch_mlu 1.34 with torch 2.13 or torch_mlu 1.33 with torch 2.11"
-        )
-    if kind == "cuda" and torch.version.cuda is None:
-        return f"torch {torch.__version__} is built without CUDA; install a CUDA build of the same version"
+    about = _about(kind)
+    if _module(kind) is None and about.package is not None:
+        return f"the package {about.package} is not installed; it comes in {about.source}"
+    if getattr(torch.version, kind, "") is None:
+        return f"torch {torch.__version__} is built without {kind.upper()}; install a build of that version with it"
     if _module(kind) is None:
         return f"torch {torch.__version__} knows no such device"
     return "the driver shows no card; check it and the variable that limits the visible cards"
+
+
+def _tf32_switches(kind: str) -> list[tuple[Any, str]]:
+    """(owner, attribute) of each of the kind's TF32 switches that this torch has."""
+    found = []
+    for path in _about(kind).tf32:
+        owner, _, name = path.rpartition(".")
+        try:
+            module = attrgetter(owner)(torch.backends)
+        except AttributeError:
+            continue
+        if hasattr(module, name):
+            found.append((module, name))
+    return found
+
+
+def _computes_bf16(kind: str) -> bool:
+    """Whether the present card of a kind multiplies in bf16 itself; on a CPU, whether doing so is any faster."""
+    if kind == "cpu":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    ask = getattr(_module(kind), "is_bf16_supported", None)
+    return ask is None or bool(ask())
 
 
 @dataclass(frozen=True)
@@ -79,15 +154,16 @@ class Accelerator:
     @property
     def backend(self) -> str:
         """Process-group backend. Always with gloo beside it, since MONAI and ignite gather CPU tensors."""
-        return BACKENDS.get(self.kind, "gloo")
+        own = _about(self.kind).collectives or torch.distributed.get_default_backend_for_device(self.kind)
+        return own if self.kind == "cpu" else f"cpu:gloo,{self.kind}:{own}"
 
     @property
     def pin_memory(self) -> bool:
         return self.kind != "cpu"
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Mixed precision for a forward pass; with fp32 nothing at all."""
-        if self.precision == "fp32":
+        """Mixed precision for a forward pass; with fp32 and tf32 nothing at all."""
+        if self.precision not in ("bf16", "fp16"):
             return nullcontext()
         return torch.autocast(self.kind, dtype=torch.bfloat16 if self.precision == "bf16" else torch.float16)
 
@@ -103,9 +179,8 @@ class Accelerator:
         network = network.to(self.device)
         if channels_last:
             network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return network
-        if torch.distributed.get_world_size() == 1:
+        group = torch.distributed
+        if not (group.is_available() and group.is_initialized() and group.get_world_size() > 1):
             return network
         ids = None if self.kind == "cpu" else [self.device.index]
         return nn.parallel.DistributedDataParallel(network, device_ids=ids)
@@ -116,24 +191,56 @@ class Accelerator:
         if module is not None:
             module.synchronize()
 
-    def peak_memory(self) -> int:
-        """Largest memory use of the device so far in bytes; 0 where it keeps no record."""
+    def memory(self) -> dict[str, int]:
+        """Bytes that tensors take now (``allocated``) or took at most (``peak``), that torch holds (``reserved``), and
+        that the card has left and in all (``free``, ``total``); what a device keeps no record of is left out."""
         module = _module(self.kind)
-        return int(module.max_memory_allocated()) if hasattr(module, "max_memory_allocated") else 0
+        calls = {"allocated": "memory_allocated", "peak": "max_memory_allocated", "reserved": "memory_reserved"}
+        counts = {name: getattr(module, call)(self.device) for name, call in calls.items() if hasattr(module, call)}
+        if hasattr(module, "mem_get_info"):
+            counts["free"], counts["total"] = module.mem_get_info(self.device)
+        return {name: int(count) for name, count in counts.items()}
+
+    def rng_state(self) -> dict[str, Any]:
+        """State of the device's random generator, a uint8 tensor on the CPU, and the kind of device it is of."""
+        module = _module(self.kind)
+        state = torch.get_rng_state() if module is None else module.get_rng_state(self.device).cpu()
+        return {"kind": self.kind, "state": state}
+
+    def set_rng_state(self, state: Mapping[str, Any]) -> bool:
+        """Lets the random generator go on from a :meth:`rng_state`.
+
+        Returns False, with nothing done, for the state of another kind of device: its numbers cannot be had here.
+        """
+        if state["kind"] != self.kind:
+            return False
+        module = _module(self.kind)
+        if module is None:
+            torch.set_rng_state(state["state"])
+        else:
+            module.set_rng_state(state["state"], self.device)
+        return True
 
     def describe(self) -> dict[str, Any]:
-        """What a log, a checkpoint or a report should say about the device: plain strings and numbers."""
-        module = _module(self.kind)
-        name = platform.processor() or platform.machine()
-        if module is not None and hasattr(module, "get_device_name"):
-            name = module.get_device_name(self.device)
+        """What a log, a checkpoint or a report should say about the device: plain strings and numbers, as they are."""
+        module, about = _module(self.kind), _about(self.kind)
+        named = getattr(module, "get_device_name", lambda _: platform.processor() or platform.machine())
+        tf32 = [getattr(owner, switch) for owner, switch in _tf32_switches(self.kind)]
+        runtime = getattr(torch.version, self.kind, None)
+        if about.package is not None:
+            runtime = f"{about.package} {getattr(sys.modules.get(about.package), '__version__', 'of unknown version')}"
         return {
             "device": str(self.device),
-            "name": str(name),
+            "name": str(named(self.device)),
+            "cards": int(module.device_count()) if module is not None else 0,
             "precision": self.precision,
+            "tf32": any(tf32) if len(tf32) == len(about.tf32) else "unknown",
+            "bf16": _computes_bf16(self.kind),
             "torch": str(torch.__version__),
+            "runtime": str(runtime or ""),
+            "python": platform.python_version(),
             "threads": torch.get_num_threads(),
-            "tf32": False,
+            "collectives": self.backend,
             "deterministic": "bit for bit on one machine" if self.kind == "cpu" else "not guaranteed",
         }
 
@@ -146,52 +253,43 @@ def resolve(
     Args:
         device: ``"auto"`` (mlu, then cuda, then any other accelerator that torch knows, then the CPU), a
             kind such as ``"cuda"``, or one card such as ``"cuda:1"``.
-        precision: ``"fp32"`` (TF32 is switched off), ``"bf16"``, ``"fp16"``, or ``"auto"``: bf16 on a CPU that
-            computes in it, fp32 everywhere else.
+        precision: ``"fp32"`` (TF32 is switched off), ``"tf32"``, ``"bf16"``, ``"fp16"``, or ``"auto"``: bf16 on a
+            CPU that computes in it, fp32 everywhere else.
         local_rank: which card of this host; from ``LOCAL_RANK`` if not given.
 
     Raises:
-        DeviceError: if the device asked for is not there; never a quiet run on the CPU.
+        DeviceError: if the device asked for is not there or lacks the precision; never a quiet run on the CPU.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    _load_mlu()
-    rank = int(os.environ.get("LOCAL_RANK", 0)) if local_rank is None else local_rank
-    kind = _automatic() if device in (None, "auto") else ""
-    try:
-        wanted = torch.device(kind or str(device))
-    except RuntimeError as error:
-        raise DeviceError(f"device {device!r} is not there: {_missing(str(device).split(':')[0])}") from error
-    if not _available(wanted.type):
-        raise DeviceError(f"device {str(device)!r} is not there: {_missing(wanted.type)}")
-    module = _module(wanted.type)
+    name = _automatic() if device in (None, "auto") else str(device)
+    kind = name.split(":")[0]
+    if not _available(kind):
+        raise DeviceError(f"device {name!r} is not there: {_missing(kind)}")
+    wanted, module = torch.device(name), _module(kind)
     if module is not None:
+        rank = int(os.environ.get("LOCAL_RANK", 0)) if local_rank is None else local_rank
         index = rank if wanted.index is None else wanted.index
         if index >= module.device_count():
-            raise DeviceError(f"{wanted.type}:{index} is not there: {module.device_count()} card(s) are visible")
-        wanted = torch.device(wanted.type, index)
+            raise DeviceError(f"{kind}:{index} is not there: {module.device_count()} card(s) are visible")
+        wanted = torch.device(kind, index)
         module.set_device(wanted)
-    _switch_tf32_off()
     if precision == "auto":
-        precision = "bf16" if wanted.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
+        precision = "bf16" if kind == "cpu" and _computes_bf16(kind) else "fp32"
+    if precision == "tf32" and not _tf32_switches(kind):
+        raise DeviceError(f"{wanted} has no TF32; choose fp32")
+    if precision == "bf16" and kind != "cpu" and not _computes_bf16(kind):
+        raise DeviceError(f"{wanted} does not compute in bf16; choose fp16 or fp32")
+    for owner, switch in _tf32_switches(kind):  # FP32 in this recipe means FP32; both vendors default to TF32
+        setattr(owner, switch, precision == "tf32")
     return Accelerator(wanted, precision)
 
 
 def _automatic() -> str:
-    known = [kind for kind in BACKENDS if kind != "cpu"]
-    current: Callable[[], Any] | None = getattr(torch.accelerator, "current_accelerator", None)
-    other = current() if current is not None and torch.accelerator.is_available() else None
-    candidates = [*known, *([other.type] if other is not None else []), "cpu"]
-    return next(kind for kind in candidates if _available(kind))
-
-
-def _switch_tf32_off() -> None:
-    """FP32 in this recipe means FP32; both vendors default to TF32 for convolutions."""
-    for owner, switch in (("cudnn", "cudnn"), ("cnnl", "cnnl"), ("cuda", "matmul"), ("mlu", "matmul")):
-        module = getattr(torch.backends, owner, None)
-        target = getattr(module, switch, None) if switch == "matmul" else module
-        if target is not None and hasattr(target, "allow_tf32"):
-            target.allow_tf32 = False
+    kinds = [kind for kind in KINDS if kind != "cpu"]
+    if torch.accelerator.is_available() and (other := torch.accelerator.current_accelerator()) is not None:
+        kinds.append(other.type)
+    return next((kind for kind in kinds if _available(kind)), "cpu")
 
 
 def seed_everything(seed: int) -> int:

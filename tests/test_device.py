@@ -3,9 +3,15 @@ import sys
 
 import pytest
 import torch
+from ignite.engine import Events
+from monai.engines import SupervisedTrainer
+from monai.inferers import SimpleInferer
 
+from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline import distributed
 from kits_unet3d.pipeline.device import DeviceError, resolve, seed_everything
+from kits_unet3d.pipeline.inference import AutocastInferer, ReferenceWindows
+from kits_unet3d.pipeline.training import TrainStep
 
 
 def test_auto_finds_a_device_and_says_what_it_is():
@@ -38,6 +44,91 @@ def test_fp32_is_a_true_no_op_and_bf16_casts_convolutions():
         assert not accelerator.scaler().is_enabled()
     with pytest.raises(ValueError, match="precision must be one of"):
         resolve("cpu", "fp8")
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("__version__ = '1.24.1-torch2.5.0'", "torch_mlu 1.24.1-torch2.5.0 and torch"),
+        ("raise ImportError('undefined symbol: _ZN3c10')", "undefined symbol"),
+    ],
+)
+def test_a_vendors_package_for_another_torch_is_named_with_the_pairs_that_serve(tmp_path, monkeypatch, source, reason):
+    (tmp_path / "torch_mlu.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torch_mlu", raising=False)
+    for name in ("mlu", "auto"):
+        with pytest.raises(DeviceError, match=reason) as caught:
+            resolve(name)
+        assert torch.__version__ in str(caught.value) and "torch_mlu 1.34 with torch 2.13" in str(caught.value)
+        sys.modules.pop("torch_mlu", None)
+    assert resolve("cpu").kind == "cpu"
+
+
+def test_a_cpu_has_no_tf32_and_keeps_no_record_of_memory():
+    with pytest.raises(DeviceError, match="cpu has no TF32"):
+        resolve("cpu", "tf32")
+    assert resolve("cpu").memory() == {}
+
+
+def test_the_random_generator_goes_on_where_it_was_but_not_from_another_kind_of_device():
+    accelerator = resolve("cpu")
+    state = accelerator.rng_state()
+    first = torch.rand(3)
+    assert accelerator.set_rng_state(state) and torch.equal(torch.rand(3), first)
+    before = torch.get_rng_state()
+    assert not accelerator.set_rng_state({**state, "kind": "abacus"})
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def convolution_dtypes(network):
+    """The type of what each convolution gives, as the network runs."""
+    seen = []
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv3d | torch.nn.ConvTranspose3d):
+            module.register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
+    return seen
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_inference_casts_every_convolution_and_returns_float32(precision, dtype):
+    torch.manual_seed(0)
+    network, image = UNet3D(channels=(2, 4)).eval(), torch.rand(1, 1, 12, 8, 8)
+    plain = ReferenceWindows(8)(image, network)
+    seen = convolution_dtypes(network)
+    logits = AutocastInferer(ReferenceWindows(8), resolve("cpu", precision))(image, network)
+    assert set(seen) == {dtype} and len(seen) > 10
+    assert logits.dtype == torch.float32
+    assert torch.equal(logits, plain) == (precision == "fp32")
+    torch.testing.assert_close(logits, plain, rtol=0.1, atol=0.1)
+
+
+def test_an_overflow_leaves_the_weights_and_halves_the_scale():
+    torch.manual_seed(0)
+    network, step = UNet3D(channels=(2, 4)), TrainStep(resolve("cpu", "fp16"))
+    seen, scales, weights = convolution_dtypes(network), [], []
+    factors = iter([1e6, 1e-6])  # the first makes gradients that float16 cannot hold
+    batch = {"image": torch.rand(1, 1, 8, 8, 8), "label": torch.randint(0, 3, (1, 1, 8, 8, 8))}
+    trainer = SupervisedTrainer(
+        device=torch.device("cpu"),
+        max_epochs=2,
+        train_data_loader=[batch],
+        network=network,
+        optimizer=torch.optim.SGD(network.parameters(), 0.1),
+        loss_function=lambda p, t: torch.nn.functional.cross_entropy(p, t[:, 0]) * next(factors),
+        inferer=SimpleInferer(),
+        iteration_update=step,
+        decollate=False,
+    )
+    trainer.add_event_handler(
+        Events.ITERATION_STARTED, lambda: weights.append([p.clone() for p in network.parameters()])
+    )
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: scales.append(step.scaler.get_scale()))
+    trainer.run()
+    assert set(seen) == {torch.float16}
+    assert scales == [2.0**15, 2.0**15]
+    assert all(torch.equal(a, b) for a, b in zip(weights[0], weights[1], strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(weights[1], network.parameters(), strict=True))
 
 
 def test_a_seed_gives_the_same_numbers():

@@ -69,3 +69,11 @@ def test_an_input_that_cannot_be_halved_is_refused_with_the_multiple():
 def test_impossible_widths_are_refused(arguments):
     with pytest.raises(ValueError, match="must be"):
         UNet3D(**arguments)
+
+
+def test_the_network_can_be_scripted_for_export():
+    network, image = UNet3D(channels=(2, 4)).eval(), torch.rand(1, 1, 8, 8, 8)
+    scripted = torch.jit.script(network)
+    assert torch.equal(scripted(image), network(image))
+    with pytest.raises(torch.jit.Error, match="multiple of 4"):
+        scripted(torch.rand(1, 1, 8, 8, 6))

@@ -1,5 +1,6 @@
 """From a scan to a mask: reading, windows, restoring geometry, writing."""
 
+from .autocast import AutocastInferer
 from .bundle_io import MaskWriter, ReadScand, mask_saver, scan_preparation
 from .predictor import Prediction, Predictor
 from .reading import Grid, ReadOptions, find_scans
@@ -9,6 +10,7 @@ from .scan import Scan, read_scan
 from .windows import ReferenceWindows, reference_weights
 
 __all__ = [
+    "AutocastInferer",
     "Grid",
     "MaskWriter",
     "Prediction",

@@ -14,6 +14,7 @@ from monai.inferers import Inferer
 
 from ..device import Accelerator, resolve
 from ..model import Model, read_model
+from .autocast import AutocastInferer
 from .bundle_io import scan_preparation
 from .reading import Found, ReadOptions
 from .restore import labels_on_grid
@@ -75,9 +76,10 @@ class Predictor:
         self.model = model if isinstance(model, Model) else read_model(model)
         self.network = self.model.network.to(self.accelerator.device).eval()
         recipe = self.model.recipe
-        self.inferer = inferer or ReferenceWindows(
+        windows = inferer or ReferenceWindows(
             recipe.roi_size, recipe.overlap, recipe.padding_value, stitch_device="cpu", progress=progress
         )
+        self.inferer = AutocastInferer(windows, self.accelerator)
         self.preparation = scan_preparation(recipe)
 
     @torch.inference_mode()
@@ -100,8 +102,7 @@ class Predictor:
         scan = source if isinstance(source, Scan) else read_scan(source, options)
         classes = self.model.recipe.classes
         image = self.preparation({"image": scan})["image"][None].to(self.accelerator.device)
-        with self.accelerator.autocast():
-            logits = self.inferer(image, self.network)[0]  # type: ignore[index]
+        logits = self.inferer(image, self.network)[0]  # type: ignore[index]
         del image
         affine = logits.affine.cpu().numpy()
         values = logits.as_tensor().float().cpu()

@@ -1,0 +1,7 @@
+"""Whether a device computes what a CPU does: for whoever has the hardware. Run by ``kits-unet3d device``."""
+
+from .checks import Check, gathered, run_checks
+from .detours import Detours
+from .workload import Workload
+
+__all__ = ["Check", "Detours", "Workload", "gathered", "run_checks"]

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Runs a command in the image, as the calling user, with data, checkpoints and all Cambricon cards of this host:
+#   bash scripts/run_docker.sh kits-unet3d device --device mlu --cards 8
+# Settings: IMAGE (default kits-unet3d), DATA (data), CHECKPOINTS (bundle/models), DOCKER (docker; `echo` shows the
+# command alone), DEVICES (/dev).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+IMAGE=${IMAGE:-kits-unet3d} DATA=${DATA:-data} CHECKPOINTS=${CHECKPOINTS:-bundle/models}
+DOCKER=${DOCKER:-docker} DEVICES=${DEVICES:-/dev}
+
+mkdir -p "$DATA" "$CHECKPOINTS"
+options=(run --rm --ipc=host --network=host --user "$(id -u):$(id -g)" -e HOME=/tmp)
+options+=(-v "$(cd "$DATA" && pwd):/data" -v "$(cd "$CHECKPOINTS" && pwd):/checkpoints")
+[ -t 0 ] && options+=(-it)
+# Without a command that falls back quietly: a run on hardware should say which operation the device lacks.
+options+=(-e "ENABLE_FALLBACK_TO_CPU=${ENABLE_FALLBACK_TO_CPU:-0}")
+for variable in MLU_VISIBLE_DEVICES CUDA_VISIBLE_DEVICES OMP_NUM_THREADS; do
+    [ -z "${!variable:-}" ] || options+=(-e "$variable=${!variable}")
+done
+for node in "$DEVICES"/cambricon_dev[0-9]* "$DEVICES"/cambricon_ctl "$DEVICES"/cambricon_ipcm[0-9]*; do
+    [ ! -e "$node" ] || options+=(--device "$node" --group-add "$(stat -c %g "$node")")
+done
+[ ! -x /usr/bin/cnmon ] || options+=(-v /usr/bin/cnmon:/usr/bin/cnmon:ro)
+exec "$DOCKER" "${options[@]}" "$IMAGE" "$@"

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# One host's part of a job of many: tells a launch script, through the variables it reads, which host this is.
+#   srun --nodes 2 --ntasks-per-node 1 bash scripts/slurm.sh bash scripts/train_8mlu.sh
+set -euo pipefail
+[ -n "${SLURM_STEP_NODELIST:-}" ] || { echo "error: this is to be started by srun, one task a host" >&2; exit 2; }
+NNODES=$SLURM_STEP_NUM_NODES NODE_RANK=$SLURM_NODEID
+MASTER_ADDR=$(scontrol show hostnames "$SLURM_STEP_NODELIST" | head -n 1)
+export NNODES NODE_RANK MASTER_ADDR
+exec "$@"

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Trains by the bundle's configuration on one card, many cards or many hosts (settings in env.sh); further settings of
+# the configuration can follow: `CARDS=8 bash scripts/train.sh --dataset_dir path/to/prepared --epochs 4000`.
+set -euo pipefail
+. "$(dirname "$0")/env.sh"
+run_bundle "${CARDS:-1}" training -- --ckpt_dir "$CHECKPOINTS" --seed "$SEED" "$@"

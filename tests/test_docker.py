@@ -1,0 +1,141 @@
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+
+BIN = Path(sys.executable).parent
+
+
+def instructions() -> list[tuple[str, str]]:
+    """The Dockerfile's instructions with their arguments, comments and line breaks taken out."""
+    text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
+    lines = re.sub(r"\\\n", " ", text).splitlines()
+    return [(name.upper(), rest.strip()) for name, _, rest in (line.partition(" ") for line in lines if line.strip())]
+
+
+def test_the_linter_finds_nothing():
+    linter = shutil.which("hadolint", path=f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}")
+    if linter is None:
+        pytest.skip("hadolint is not installed; it is in the extra `dev`")
+    done = subprocess.run([linter, "--no-color", str(ROOT / "Dockerfile")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_base_is_an_argument_and_the_user_is_not_root():
+    steps = instructions()
+    assert steps[:2] == [("ARG", "BASE=python:3.11-slim"), ("FROM", "${BASE}")]
+    assert [rest for name, rest in steps if name == "USER"] == ["10001"]
+    assert steps.index(("USER", "10001")) > max(i for i, (name, _) in enumerate(steps) if name in ("RUN", "COPY"))
+    assert ("VOLUME", '["/data", "/checkpoints"]') in steps
+    commands = [rest for name, rest in steps if name == "RUN"]
+    assert commands[0] == "bash scripts/install.sh figures"
+    assert not any(word in command for word in ("pip ", "sudo", "curl") for command in commands)
+
+
+def test_what_is_copied_into_the_image_is_what_an_installation_needs():
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    assert ignored[0] == "*"
+    for name in (line[1:] for line in ignored if line.startswith("!")):
+        assert (ROOT / name).exists(), name
+    assert {"!setup.cfg", "!constraints.txt", "!pipeline", "!scripts"} <= set(ignored)
+
+
+def clean_environment(folder: Path) -> Path:
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    return folder
+
+
+def pretend(environment: Path, name: str, version: str) -> None:
+    """A distribution as a base image brings it: what pip knows of it is all that counts here."""
+    site = next((environment / "lib").glob("python*")) / "site-packages" / f"{name}-{version}.dist-info"
+    site.mkdir()
+    (site / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    (site / "RECORD").write_text("")
+
+
+def install(environment: Path, tmp_path: Path, **variables: str) -> subprocess.CompletedProcess:
+    """The Dockerfile's own installing step, in ``environment`` and on a copy of the repository."""
+    (step,) = [rest for name, rest in instructions() if name == "RUN" and "install" in rest]
+    copy = tmp_path / "copy"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".venv", ".git", "*.egg-info", "tests", "build", "data"))
+    outer = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHON", "VIRTUAL_ENV")}
+    path = f"{environment / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        ["bash", "-c", step],
+        cwd=copy,
+        env={**outer, "PATH": path, **variables},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+
+
+@pytest.mark.slow
+def test_the_torch_of_the_base_image_is_never_replaced(tmp_path):
+    environment = clean_environment(tmp_path / "venv")
+    pretend(environment, "torch", "2.11.0+vendor")
+    pretend(environment, "torch_mlu", "1.33.0")
+    done = install(environment, tmp_path, PIP_DRY_RUN="1")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "kept as they are: torch==2.11.0+vendor torch_mlu==1.33.0" in done.stdout
+    (would,) = [line for line in done.stdout.splitlines() if line.startswith("Would install")]
+    assert "monai-1.6.1" in would and not re.search(r" torch(_mlu)?-\d", would)
+
+
+@pytest.mark.slow
+def test_a_torch_too_old_for_monai_is_refused_and_not_replaced(tmp_path):
+    environment = clean_environment(tmp_path / "venv")
+    pretend(environment, "torch", "2.5.0")
+    done = install(environment, tmp_path, PIP_DRY_RUN="1")
+    assert done.returncode != 0 and "torch==2.5.0" in done.stdout + done.stderr
+    assert "Would install" not in done.stdout
+
+
+@pytest.mark.slow
+def test_the_install_step_gives_the_command_with_the_packages_of_the_base(tmp_path):
+    environment = clean_environment(tmp_path / "venv")
+    site = next((environment / "lib").glob("python*")) / "site-packages"
+    (site / "base.pth").write_text(f"{Path(torch.__file__).parent.parent}\n")
+    done = install(environment, tmp_path)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    shown = subprocess.run(
+        [str(environment / "bin" / "kits-unet3d"), "--help"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert "predict" in shown.stdout and (site / "kits_unet3d" / "pipeline" / "selfcheck").is_dir()
+    assert not (site / "torch").exists()
+
+
+def run_docker(tmp_path, *command, **variables):
+    settings = {"DOCKER": "echo", "DATA": tmp_path / "data", "CHECKPOINTS": tmp_path / "checkpoints", **variables}
+    return subprocess.run(
+        ["bash", str(ROOT / "scripts" / "run_docker.sh"), *command],
+        env={**os.environ, **{name: str(value) for name, value in settings.items()}},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+def test_the_container_gets_data_checkpoints_and_all_cards(tmp_path):
+    devices = tmp_path / "dev"
+    devices.mkdir()
+    for node in ("cambricon_dev0", "cambricon_dev1", "cambricon_ctl", "cambricon_ipcm0"):
+        (devices / node).touch()
+    shown = run_docker(tmp_path, "kits-unet3d", "device", DEVICES=devices, IMAGE="image", MLU_VISIBLE_DEVICES="1")
+    for node in ("dev0", "dev1", "ctl", "ipcm0"):
+        assert f"--device {devices}/cambricon_{node} --group-add" in shown
+    assert f"-v {tmp_path}/data:/data -v {tmp_path}/checkpoints:/checkpoints" in shown
+    assert f"--user {os.getuid()}:{os.getgid()}" in shown and "-e MLU_VISIBLE_DEVICES=1" in shown
+    assert shown.endswith(" image kits-unet3d device\n")
+
+
+def test_without_cards_the_container_runs_on_the_cpu(tmp_path):
+    shown = run_docker(tmp_path, DEVICES=tmp_path)
+    assert "--device" not in shown and "--privileged" not in shown and shown.endswith(" kits-unet3d\n")

@@ -1,0 +1,82 @@
+"""The training commands of docs/devices.md as they stand there, on a small data set."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+
+from kits_unet3d.pipeline.data import prepare_dataset
+from kits_unet3d.pipeline.data.phantoms import write_dataset
+
+COMMANDS = re.findall(r"^[A-Z].*bash scripts/train\.sh.*$", (ROOT / "docs" / "devices.md").read_text(), re.MULTILINE)
+#: What `srun` does as far as a script can see: every host runs the command, knowing its number and all names.
+SRUN = """#!/usr/bin/env bash
+while [ "${1#-}" != "$1" ]; do shift 2; done
+export SLURM_STEP_NUM_NODES=2 SLURM_STEP_NODELIST=node[1-2]
+SLURM_NODEID=1 "$@" & second=$!
+SLURM_NODEID=0 "$@"
+wait "$second"
+"""
+SCONTROL = "#!/usr/bin/env bash\n[ \"$*\" = 'show hostnames node[1-2]' ] && printf 'localhost\\nelsewhere\\n'\n"
+
+
+@pytest.fixture(scope="module")
+def launch(tmp_path_factory, tiny_config, tiny_recipe):
+    """Starts lines of the document together, as they are but for device, cards and folder; gives what they leave."""
+    raw, prepared, tools = (tmp_path_factory.mktemp(name) for name in ("raw", "prepared", "tools"))
+    write_dataset(raw, 10, seed=7, shape=(40, 72, 72), spacing_mm=(8.0, 6.0, 6.0))
+    assert prepare_dataset(raw, prepared, tiny_recipe) == {}
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+        (tools / name).write_text(text)
+        (tools / name).chmod(0o755)
+    settings = {**json.loads(tiny_config.read_text()), "precision": "fp32", "decay_epochs": []}
+    overrides = " ".join(f"--{key} '{json.dumps(value)}'" for key, value in settings.items()).replace('"', "")
+
+    def start(*lines, cards=1, device="cpu", **variables):
+        out = tmp_path_factory.mktemp("out")
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        environment = {
+            **os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "PYTHON": sys.executable,
+            "MASTER_PORT": str(port), "PYTORCH_TRAIN_CHECKPOINT": str(out), "PYTORCH_TRAIN_DATASET": "unused",
+            **variables,
+        }  # fmt: skip
+        replaced = {"path/to/prepared": str(prepared), "mlu": device, "CARDS=8": f"CARDS={cards}"}
+        running = []
+        for line in lines:
+            for written, here in {**replaced, "first-host": "localhost"}.items():
+                line = line.replace(written, here)
+            command = ["bash", "-c", f"{line} --output_dir {out}/curves {overrides}"]
+            running.append(subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True))
+        errors = [process.communicate(timeout=400)[1] for process in running]
+        assert [process.returncode for process in running] == [0] * len(lines), "\n".join(errors)[-4000:]
+        return torch.load(out / "model_final.pt", map_location="cpu", weights_only=True)
+
+    return start
+
+
+def test_the_document_has_a_command_for_each_way_to_launch():
+    assert len(COMMANDS) == 5
+    assert "CARDS" not in COMMANDS[0] and "NODE_RANK=1" in COMMANDS[3] and "srun" in COMMANDS[4]
+
+
+launched = pytest.mark.skipif(not (ROOT / "scripts" / "env.sh").exists(), reason="scripts/env.sh is not there yet")
+
+
+@launched
+def test_one_card_trains(launch):
+    assert launch(COMMANDS[0])["epoch"] == 2
+
+
+@launched
+def test_many_cards_many_hosts_and_slurm_train_the_same_network(launch):
+    weights = [launch(COMMANDS[1], cards=2), launch(*COMMANDS[2:4]), launch(COMMANDS[4])]
+    for other in weights[1:]:
+        assert all(torch.equal(value, other["model"][name]) for name, value in weights[0]["model"].items())

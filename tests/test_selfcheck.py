@@ -1,0 +1,34 @@
+import pytest
+from conftest import ROOT
+
+from kits_unet3d.pipeline.cli import main
+from kits_unet3d.pipeline.configuration import section
+from kits_unet3d.pipeline.errors import UsageError
+
+TRAIN = str(ROOT / "bundle" / "configs" / "train.json")
+
+
+@pytest.mark.parametrize("cards", [1, 2])
+def test_a_cpu_is_found_sound_alone_and_together(capfd, tiny_config, cards):
+    command = ["device", "--device", "cpu", "--cards", str(cards), "--patch", "16"]
+    code = main([*command, "--config", TRAIN, str(tiny_config)])
+    printed = capfd.readouterr()
+    assert code == 0, printed.out + printed.err
+    for part in ("deterministic", "native operations", "training step", "window", "bf16", "step time", "all is well"):
+        assert printed.out.count(part) == 1, part
+    assert ("all-reduce" in printed.out) == ("training together" in printed.out) == (cards == 2)
+    assert "FAILED" not in printed.out
+
+
+def test_the_configurations_network_is_read_without_running_it(tiny_config, tmp_path):
+    network = section("network", TRAIN, tiny_config)
+    assert network == {
+        "_target_": "kits_unet3d.networks.UNet3D",
+        "in_channels": 1,
+        "out_channels": 3,
+        "channels": [4, 8, 8],
+    }
+    (tmp_path / "c.json").write_text('{"loss": {"_target_": "L", "weight": "$exit(1)", "batch": "@b#c"}}')
+    assert section("loss", tmp_path / "c.json") == {"_target_": "L"}
+    with pytest.raises(UsageError, match="nowhere.json.*train.json"):
+        section("network", "nowhere.json")

@@ -1,0 +1,223 @@
+"""Every journey on a simulated mlu (tests/simulated_mlu), each in a process of its own, against the same on the CPU."""
+
+import importlib.util
+import json
+import os
+import pkgutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from kits_unet3d.pipeline.model import read_model
+
+SIMULATION = ROOT / "tests" / "simulated_mlu"
+#: Private interfaces of torch that the simulation stands on.
+NEEDED = (
+    "torch.utils.backend_registration:_setup_privateuseone_for_python_backend",
+    "torch._C:_to_dlpack",
+    "torch._C:_from_dlpack",
+    "torch._C:_ExcludeDispatchKeyGuard",
+    "torch._C:DispatchKey.AutocastPrivateUse1",
+    "torch.distributed.distributed_c10d:_world",
+)
+
+
+def why_not() -> str:
+    """Why the simulation cannot be used here; empty if it can."""
+    if importlib.util.find_spec("torch_mlu") is not None:
+        return "a real torch_mlu is installed"
+    for name in NEEDED:
+        try:
+            pkgutil.resolve_name(name)
+        except (ImportError, AttributeError):
+            return f"torch {torch.__version__} has no {name.replace(':', '.')}"
+    return ""
+
+
+pytestmark = pytest.mark.skipif(bool(why_not()), reason=f"no simulated mlu: {why_not()}")
+
+
+def run(*command, reports=None, **variables):
+    """A Python command in which the simulated package can be imported."""
+    path = os.pathsep.join([str(SIMULATION), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path, **variables}
+    if reports is not None:
+        environment["SIMULATED_MLU_REPORT"] = str(reports)
+    command = [sys.executable, *map(str, command)]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
+
+
+def bundle(run_id, config, reports=None, **overrides):
+    options = [part for key, value in overrides.items() for part in (f"--{key}", str(value))]
+    done = run("-m", "monai.bundle", "run", run_id, "--config_file", config, *options, reports=reports)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def counted(reports: Path, what: str) -> Counter:
+    """How often each ``what`` ran, over all processes that reported."""
+    files = sorted(reports.glob("*.json"))
+    assert files, "no process loaded the simulated device"
+    return sum((Counter(json.loads(path.read_text())[what]) for path in files), Counter())
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("reports")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, prepared_phantoms, tiny_config, reports):
+    """Folders of two trainings with an evaluation after each epoch, by device."""
+    folders = {}
+    for device in ("cpu", "mlu"):
+        folder = folders[device] = tmp_path_factory.mktemp(device)
+        bundle(
+            "training", f"['bundle/configs/train.json','{tiny_config}']", reports if device == "mlu" else None,
+            dataset_dir=prepared_phantoms, ckpt_dir=folder, output_dir=folder / "curves", device_name=device,
+        )  # fmt: skip
+    return folders
+
+
+@pytest.fixture(scope="module")
+def inferred(trained, raw_phantoms, tmp_path_factory, reports):
+    """Masks of one scan, by the device that trained and the device that inferred."""
+    masks = {}
+    for source, target in (("cpu", "cpu"), ("mlu", "mlu"), ("mlu", "cpu"), ("cpu", "mlu")):
+        folder = tmp_path_factory.mktemp("masks")
+        bundle(
+            "inferring", "bundle/configs/inference.json", reports if target == "mlu" else None,
+            input=raw_phantoms / "case_00003" / "imaging.nii.gz", output_dir=folder,
+            ckpt_path=trained[source] / "model.pt", device_name=target,
+        )  # fmt: skip
+        masks[source, target] = (folder / "case_00003_seg.nii.gz").read_bytes()
+    return masks
+
+
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory, reports) -> Path:
+    path = tmp_path_factory.mktemp("exported") / "model.ts"
+    done = run(
+        "-m", "monai.bundle", "ckpt_export", "--net_id", "network_def", "--filepath", path, "--key_in_ckpt", "model",
+        "--ckpt_file", trained["mlu"] / "model.pt", "--ckpt_path", trained["mlu"] / "model.pt", "--device_name", "mlu",
+        "--meta_file", "bundle/configs/metadata.json", "--config_file", "bundle/configs/inference.json",
+        reports=reports,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return path
+
+
+def same(first, second) -> bool:
+    """Whether two trees of tensors and plain data are equal bit for bit."""
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(same, first, second))
+    return first == second
+
+
+def curve(folder: Path, name: str) -> list[float]:
+    events = EventAccumulator(str(folder / "curves")).Reload()
+    return [event.value for event in events.Scalars(name)]
+
+
+def test_the_adapter_works_on_the_device():
+    done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", SIMULATION / "device_checks.py")
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert " skipped" not in done.stdout
+
+
+def test_training_is_the_cpus_bit_for_bit(trained):
+    content = {device: torch.load(folder / "model_final.pt", map_location="cpu", weights_only=True)
+               for device, folder in trained.items()}  # fmt: skip
+    assert content["mlu"]["device"]["device"] == "mlu:0" and content["cpu"]["device"]["device"] == "cpu"
+    assert same(content["cpu"]["model"], content["mlu"]["model"])
+    assert same(content["cpu"]["optimizer"], content["mlu"]["optimizer"])
+    losses = {device: curve(folder, "train_loss") for device, folder in trained.items()}
+    assert losses["cpu"] == losses["mlu"] and len(losses["mlu"]) == 4
+
+
+def test_evaluation_is_the_cpus_bit_for_bit(trained):
+    scores = {device: curve(folder, "mean_dice") for device, folder in trained.items()}
+    assert scores["cpu"] == scores["mlu"] and len(scores["mlu"]) == 2
+
+
+def test_a_checkpoint_of_one_device_serves_the_other_and_all_masks_are_the_same(inferred):
+    assert len(set(inferred.values())) == 1
+
+
+def test_an_exported_model_serves_on_the_cpu(trained, exported):
+    image = torch.rand(1, 1, 32, 32, 32, generator=torch.Generator().manual_seed(0))
+    network = read_model(trained["mlu"] / "model.pt").network.eval()
+    with torch.inference_mode():
+        expected, got = network(image), torch.jit.load(exported, map_location="cpu").eval()(image)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_no_float64_reaches_the_device(trained, inferred, exported, reports):
+    assert counted(reports, "float64") == {}
+
+
+def test_each_operation_on_the_device_is_a_known_one(trained, inferred, exported, reports):
+    """A new one may fall back to the CPU on the hardware: tests/simulated_mlu/README.md says what to do."""
+    header, *known = (SIMULATION / "operations.txt").read_text().split("\n")[:-1]
+    version = ".".join(torch.__version__.split(".")[:2])
+    if header != f"# torch {version}":
+        pytest.skip(f"the list is of {header[2:]}, this is torch {version}, which may take operations apart otherwise")
+    assert sorted(set(counted(reports, "operations")) - set(known)) == []
+    assert known == sorted(known)
+
+
+def test_two_processes_train_as_two_on_the_cpu_do(tmp_path):
+    results = {}
+    for device in ("cpu", "mlu"):
+        done = run(
+            "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", SIMULATION / "two_ranks.py",
+            device, tmp_path / f"{device}.pt", reports=tmp_path / device, MLU_VISIBLE_DEVICES="0,1",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        results[device] = torch.load(tmp_path / f"{device}.pt", weights_only=True)
+    assert same(results["cpu"], results["mlu"])
+    assert counted(tmp_path / "mlu", "collectives")["allreduce"] >= 4
+    assert counted(tmp_path / "mlu", "calls")["set_device"] >= 2
+
+
+def device_check(tiny_config, *options, **variables):
+    configs = ["bundle/configs/train.json", tiny_config]
+    command = ["-m", "kits_unet3d.pipeline.cli", "device", "--device", "mlu", "--patch", 32, "--config", *configs]
+    return run(*command, *options, **variables)
+
+
+def test_the_self_check_finds_two_sound_cards(tiny_config):
+    done = device_check(tiny_config, "--cards", 2, MLU_VISIBLE_DEVICES="0,1")
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    for line in ("simulated MLU", "differs from the CPU's by 0.0e+00", "by cpu:gloo,mlu:cncl", "all is well"):
+        assert done.stdout.count(line) == 1, line
+
+
+def test_the_self_check_lists_all_operations_that_would_run_on_the_cpu(tiny_config):
+    done = device_check(tiny_config, SIMULATED_MLU_MISSING="aten::cat.out,aten::native_batch_norm,aten::relu_")
+    assert done.returncode == 1
+    lacking = ("aten.cat.default", "aten.native_batch_norm.default", "aten.relu_.default", "aten.stack.default")
+    assert f"would run on the CPU: {', '.join(lacking)}\n" in done.stdout
+    assert "ok     training step" in done.stdout and "FAILED step time" in done.stdout
+
+
+def test_the_self_check_finds_a_card_that_computes_wrongly(tiny_config):
+    done = device_check(tiny_config, SIMULATED_MLU_WRONG="aten::convolution")
+    assert done.returncode == 1
+    assert "FAILED training step" in done.stdout and "FAILED window" in done.stdout
+
+
+def test_the_self_check_of_a_card_too_many_is_an_error(tiny_config):
+    done = device_check(tiny_config, "--cards", 2)
+    assert done.returncode != 0 and "mlu:1 is not there: 1 card(s) are visible" in done.stderr
+    assert "all is well" not in done.stdout
