@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from monai.bundle import ConfigParser
 from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline.data import prepare_dataset
 from kits_unet3d.pipeline.data.phantoms import write_dataset
+from kits_unet3d.pipeline.model import describe_network
 from kits_unet3d.transforms import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -98,4 +100,14 @@ def model_file(tmp_path_factory) -> Path:
     content["recipe"] = {"spacing_mm": [16.0, 12.0, 12.0], "roi_size": [16, 16, 16]}
     path = tmp_path_factory.mktemp("model") / "model.pt"
     torch.save(content, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory) -> Path:
+    """A checkpoint of ours with a small network, trained on nothing."""
+    path = tmp_path_factory.mktemp("checkpoint") / "model.pt"
+    torch.manual_seed(3)
+    factory = partial(UNet3D, channels=[4, 8, 8])
+    torch.save({"model": factory().state_dict(), "network": describe_network(factory), "recipe": TINY}, path)
     return path

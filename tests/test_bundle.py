@@ -1,6 +1,5 @@
 """The bundle as MONAI runs it: real processes, real files, from the repository's root and from inside the bundle."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,8 +8,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SHARED, TINY
-from monai.bundle import ConfigParser, ConfigWorkflow
+from conftest import ROOT, TINY
+from monai.bundle import ConfigParser
 
 from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.model import read_model
@@ -115,32 +114,3 @@ def test_configuration_and_recipe_agree():
     parser = ConfigParser()
     parser.read_config(CONFIGS / "train.json")
     assert parser.get_parsed_content("recipe") == Recipe()
-
-
-def test_nothing_is_missing_from_the_training_workflow(prepared_phantoms, tiny_config):
-    workflow = ConfigWorkflow(
-        config_file=[str(CONFIGS / "train.json"), str(tiny_config)],
-        meta_file=str(CONFIGS / "metadata.json"), logging_file=False, workflow_type="train",
-        dataset_dir=str(prepared_phantoms), device_name="cpu",
-    )  # fmt: skip
-    workflow.initialize()
-    assert workflow.check_properties() == []
-
-
-def test_nothing_is_missing_from_the_inference_workflow(raw_phantoms):
-    workflow = ConfigWorkflow(
-        config_file=str(CONFIGS / "inference.json"),
-        meta_file=str(CONFIGS / "metadata.json"), logging_file=False, workflow_type="infer",
-        input=str(raw_phantoms / "case_00000" / "imaging.nii.gz"), device_name="cpu",
-    )  # fmt: skip
-    workflow.initialize()
-    assert workflow.check_properties() == []
-
-
-def test_the_metadata_follow_their_schema():
-    import jsonschema
-    from conftest import shared
-
-    schema = json.loads(shared("reference/meta_schema_20240725.json").read_text())
-    jsonschema.validate(json.loads((CONFIGS / "metadata.json").read_text()), schema)
-    assert SHARED.is_dir()
