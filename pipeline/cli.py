@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Sequence
 
 #: Each is a module of ``commands`` with HELP, EXAMPLE, ``add_arguments(parser)`` and ``run(arguments)``.
-COMMANDS = ("phantom", "prepare", "verify", "predict", "evaluate", "picture", "device")
+COMMANDS = ("phantom", "prepare", "verify", "predict", "evaluate", "picture", "device", "export", "unpack")
 
 
 def build_parser() -> argparse.ArgumentParser:

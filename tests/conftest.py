@@ -109,5 +109,6 @@ def tiny_checkpoint(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "model.pt"
     torch.manual_seed(3)
     factory = partial(UNet3D, channels=[4, 8, 8])
-    torch.save({"model": factory().state_dict(), "network": describe_network(factory), "recipe": TINY}, path)
+    content = {"model": factory().state_dict(), "network": describe_network(factory), "recipe": TINY}
+    torch.save({**content, "best": {"mean_dice": 0.25}}, path)
     return path

@@ -1,0 +1,20 @@
+"""``kits-unet3d unpack``"""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = "unpack a bundle's zip, if every file in it is as its manifest says"
+EXAMPLE = "kits-unet3d unpack path/to/kits_unet3d.zip --out path/to/bundles"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("archive", help="zip made by `kits-unet3d export bundle`")
+    parser.add_argument("--out", required=True, help="folder to unpack into")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from ..export.archive import unpack
+
+    print(unpack(arguments.archive, arguments.out))
+    return 0

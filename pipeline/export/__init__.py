@@ -1,0 +1,9 @@
+"""A trained network as others take it: TorchScript, ONNX, or a whole MONAI bundle in a zip."""
+
+from .archive import pack, unpack
+from .bundle import export_bundle
+from .description import Description, describe
+from .onnx import export_onnx
+from .torchscript import export_torchscript
+
+__all__ = ["Description", "describe", "export_bundle", "export_onnx", "export_torchscript", "pack", "unpack"]

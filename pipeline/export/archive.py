@@ -1,0 +1,127 @@
+"""Zips of bundles: written whole with a manifest of SHA-256, unpacked only if everything is as the manifest says."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import tempfile
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..errors import UsageError
+from ..files import file_hash, whole_file, write_json
+
+MANIFEST = "manifest.json"
+#: More than any bundle of this network needs; what is larger is no bundle of ours.
+MOST_FILES, MOST_BYTES = 200, 4 << 30
+#: Earliest moment a zip can name; the same content gives the same bytes whenever it is packed.
+EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+def pack(folder: str | Path, archive: str | Path) -> Path:
+    """Packs ``folder`` as the one top folder of a zip; adds its manifest, by file with bytes and sha256."""
+    folder, archive = Path(folder), Path(archive)
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    manifest = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": file_hash(path)} for path in files
+    }
+    write_json(folder / MANIFEST, {"version": 1, "files": manifest})
+    with whole_file(archive) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as packed:
+        for path in [*files, folder / MANIFEST]:
+            entry = zipfile.ZipInfo(f"{folder.name}/{path.relative_to(folder).as_posix()}", EPOCH)
+            entry.external_attr = (stat.S_IFREG | 0o644) << 16
+            # weights are noise to a packer
+            entry.compress_type = zipfile.ZIP_STORED if path.parent.name == "models" else zipfile.ZIP_DEFLATED
+            with packed.open(entry, "w", force_zip64=True) as target, open(path, "rb") as source:
+                shutil.copyfileobj(source, target, 1 << 20)
+    return archive
+
+
+def unpack(archive: str | Path, folder: str | Path) -> Path:
+    """Unpacks a zip made by :func:`pack` into ``folder``; returns the bundle's folder in it.
+
+    Files are only written, never run. Everything appears at once, after all hashes were found right.
+
+    Raises:
+        UsageError: if it is no such zip, holds anything the manifest does not list or lists differently, a path
+            that leaves the folder, or a link; or if the bundle's folder is there already.
+    """
+    archive, folder = Path(archive), Path(folder)
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            members, top = _members(packed)
+            target = folder / top
+            if target.exists():
+                raise UsageError(f"{target}: is there already; choose another folder, or remove it first")
+            listed = _manifest(packed, members)
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as temporary:
+                for name, member in members.items():
+                    _extract(packed, member, Path(temporary) / top / name, listed.get(name))
+                os.replace(Path(temporary) / top, target)
+    except UsageError as error:
+        raise UsageError(f"{archive}: not unpacked: {error}") from error
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+        raise UsageError(f"{archive}: cannot be unpacked ({error}); download or copy it again") from error
+    return target
+
+
+def _members(packed: zipfile.ZipFile) -> tuple[dict[str, zipfile.ZipInfo], str]:
+    """Files by path below the one top folder, and that folder's name."""
+    members: dict[str, zipfile.ZipInfo] = {}
+    tops: set[str] = set()
+    if len(packed.infolist()) > MOST_FILES:
+        raise UsageError(f"it holds more than {MOST_FILES} files")
+    for member in packed.infolist():
+        parts = PurePosixPath(member.filename).parts
+        # zipfile itself turns \ into / on Windows only, where it would be a folder
+        if member.filename.startswith("/") or ".." in parts or "\\" in member.filename or ":" in member.filename:
+            raise UsageError(f"it holds the path {member.filename!r}, which leads elsewhere")
+        if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise UsageError(f"{member.filename} is a link or a device")
+        if member.is_dir():
+            continue
+        tops.add(parts[0])
+        name = "/".join(parts[1:])
+        if len(parts) < 2 or name in members:
+            raise UsageError(f"{member.filename} lies beside the bundle's folder, or occurs twice")
+        members[name] = member
+    if len(tops) != 1 or MANIFEST not in members:
+        raise UsageError(f"it is not one folder with a {MANIFEST}; make it with `kits-unet3d export bundle`")
+    return members, tops.pop()
+
+
+def _manifest(packed: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]) -> dict[str, Any]:
+    """The manifest's files, once it names exactly the zip's own."""
+    if members[MANIFEST].file_size > 1 << 20:
+        raise UsageError(f"its {MANIFEST} is too large")
+    try:
+        listed: dict[str, dict[str, Any]] = {
+            str(name): {"bytes": int(entry["bytes"]), "sha256": str(entry["sha256"])}
+            for name, entry in json.loads(packed.read(members[MANIFEST]))["files"].items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"its {MANIFEST} is not usable ({error})") from error
+    different = sorted(set(listed) ^ (set(members) - {MANIFEST}))
+    if different:
+        raise UsageError(f"{different[0]} is in the zip or in its {MANIFEST}, but not in both")
+    if sum(entry["bytes"] for entry in listed.values()) > MOST_BYTES:
+        raise UsageError(f"it holds more than {MOST_BYTES >> 30} GiB")
+    return listed
+
+
+def _extract(packed: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, listed: dict[str, Any] | None) -> None:
+    """One file, no longer than its entry says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    most = member.file_size if listed is None else listed["bytes"]
+    with packed.open(member) as source, open(path, "xb") as target:
+        while block := source.read(min(1 << 20, most - target.tell() + 1)):
+            target.write(block)
+            if target.tell() > most:
+                raise UsageError(f"{member.filename} is longer than its {MANIFEST} says")
+    if listed is not None and (path.stat().st_size, file_hash(path)) != (listed["bytes"], listed["sha256"]):
+        raise UsageError(f"{member.filename} differs from what {MANIFEST} says of it")

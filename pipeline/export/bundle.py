@@ -1,0 +1,73 @@
+"""A checkpoint and the repository's bundle as one zip that any MONAI program can use."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+
+import torch
+
+from ..errors import UsageError
+from ..files import file_hash, write_json
+from .archive import pack
+from .description import Description
+from .onnx import export_onnx
+from .torchscript import export_torchscript
+
+#: The folder in the zip, and the bundle's name for MONAI.
+NAME = "kits_unet3d"
+EXPORTS = {"torchscript": ("model.ts", export_torchscript), "onnx": ("model.onnx", export_onnx)}
+
+
+def export_bundle(described: Description, archive: str | Path, without: Collection[str] = ()) -> Path:
+    """Writes the zip and returns its path: configurations that agree with the checkpoint, weights, TorchScript,
+    ONNX, documents, licence, and a manifest of SHA-256.
+
+    Args:
+        described: the model and the configurations, from :func:`describe`.
+        archive: ``.zip`` to write.
+        without: exports to leave out: ``"torchscript"``, ``"onnx"``.
+
+    Raises:
+        UsageError: if the bundle's folder lacks a document or the packages for ONNX are not installed.
+    """
+    archive = Path(archive)
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=archive.parent, prefix=".part-") as temporary:
+        folder = Path(temporary) / NAME
+        (folder / "models").mkdir(parents=True)
+        _copy_documents(described.folder, folder)
+        torch.save(_content(described), folder / "models" / "model.pt")
+        for kind, (name, export) in EXPORTS.items():
+            if kind not in without:
+                export(described, folder / "models" / name)
+        metadata = described.configs["metadata"]
+        hashes = {f"models/{path.name}": file_hash(path) for path in sorted((folder / "models").iterdir())}
+        configs = {**described.configs, "metadata": {**metadata, "sha256": hashes}}
+        for name, content in configs.items():
+            write_json(folder / "configs" / f"{name}.json", content)
+        return pack(folder, archive)
+
+
+def _copy_documents(source: Path, folder: Path) -> None:
+    for name in ("LICENSE", "docs/README.md", "docs/data_license.txt", "configs/logging.conf"):
+        if not (source / name).is_file():
+            raise UsageError(f"{source / name}: no such file; a bundle is not complete without it")
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, folder / name)
+
+
+def _content(described: Description) -> dict[str, object]:
+    """The weights twice by name (and once in the file): under ``model``, as this project and most readers want
+    them, and at the top, where ``monai.bundle.load`` looks for them and silently loads nothing if there are none.
+    """
+    state = described.model.network.state_dict()
+    return {
+        **state,
+        "model": dict(state),
+        "network": described.network,
+        "recipe": described.model.recipe.as_dict(),
+        "best": described.scores,
+    }

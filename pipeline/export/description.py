@@ -1,0 +1,88 @@
+"""A bundle's configurations, set to what one checkpoint is. They are read as data; nothing in them is run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from kits_unet3d.networks import read_checkpoint
+
+from ..errors import UsageError
+from ..model import Model, build_network, read_model
+
+
+@dataclass(frozen=True)
+class Description:
+    """A model and what is said of it.
+
+    Attributes:
+        model: network and recipe.
+        network: the network's class (``_target_``) and arguments, as plain data.
+        configs: content of the bundle's JSON files by name without ending, agreeing with the model.
+        folder: the bundle that they come from.
+        scores: the best of its training by name, if that was evaluated.
+    """
+
+    model: Model
+    network: dict[str, Any]
+    configs: dict[str, dict[str, Any]]
+    folder: Path
+    scores: dict[str, float]
+
+    @property
+    def window(self) -> tuple[int, ...]:
+        """Shape of the network's input for one window: (1, 1, D, H, W)."""
+        return (1, int(self.network.get("in_channels", 1)), *self.model.recipe.roi_size)
+
+
+def describe(checkpoint: str | Path, bundle: str | Path = "bundle") -> Description:
+    """The model in ``checkpoint``, with the configurations of ``bundle`` set to its network and recipe.
+
+    A checkpoint that does not name its network is taken to be of the one in the bundle's ``inference.json``.
+
+    Raises:
+        UsageError: if ``bundle`` is no bundle.
+        CheckpointError: if the checkpoint cannot be used.
+    """
+    folder = Path(bundle)
+    configs = _read_configs(folder)
+    content = read_checkpoint(checkpoint)
+    named, best = content.get("network"), content.get("best")
+    scores = {str(k): float(v) for k, v in best.items() if v is not None} if isinstance(best, Mapping) else {}
+    network = dict(named if isinstance(named, Mapping) else configs["inference"]["network"])
+    network.pop("_mode_", None)
+    model = read_model(checkpoint, partial(build_network, network, checkpoint))
+    recipe = model.recipe.as_dict()
+
+    configs["inference"]["network"] = {**network, "_mode_": "callable"}
+    known = {**recipe, **network}
+    configs["train"].update({name: known[name] for name in configs["train"].keys() & known.keys() - {"network"}})
+    configs["metadata"]["eval_metrics"] = scores
+    tensors = configs["metadata"]["network_data_format"]
+    image, pred = tensors["inputs"]["image"], tensors["outputs"]["pred"]
+    image["num_channels"] = network.get("in_channels", 1)
+    image["spatial_shape"] = pred["spatial_shape"] = recipe["roi_size"]
+    image["value_range"] = [round((hu - recipe["hu_mean"]) / recipe["hu_std"], 2) for hu in recipe["hu_window"]]
+    pred["num_channels"] = len(recipe["classes"])
+    mask = tensors["post_processed_outputs"]["pred"]
+    mask["value_range"] = [0, len(recipe["classes"]) - 1]
+    pred["channel_def"] = mask["channel_def"] = {str(number): name for number, name in enumerate(recipe["classes"])}
+    return Description(model, network, configs, folder, scores)
+
+
+def _read_configs(folder: Path) -> dict[str, dict[str, Any]]:
+    files = sorted((folder / "configs").glob("*.json"))
+    missing = {"metadata", "train", "inference"} - {path.stem for path in files}
+    if missing:
+        raise UsageError(
+            f"{folder}: is no bundle of this project, since configs/{min(missing)}.json is missing; "
+            "name the one of the repository with --bundle"
+        )
+    try:
+        return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in files}
+    except ValueError as error:
+        raise UsageError(f"{folder / 'configs'}: holds a file that is not JSON ({error})") from error

@@ -1,0 +1,49 @@
+"""The network as ONNX, checked against onnxruntime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ..errors import UsageError
+from ..files import whole_file
+from .agreement import require_agreement
+from .description import Description
+
+
+def export_onnx(described: Description, path: str | Path) -> Path:
+    """Writes ``path`` (``.onnx``) and returns it: input ``image`` (1, 1, D, H, W), one window of the recipe,
+    normalised; output ``pred``, the logits. onnxruntime gives the network's own logits, to 1e-4.
+
+    Raises:
+        UsageError: if the packages for it are not installed.
+    """
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401  torch's exporter needs it, and says so less clearly
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"{error.name} is not installed; `pip install 'kits-unet3d[onnx]'`, or leave ONNX out of a bundle with "
+            "--without onnx"
+        ) from error
+    path = Path(path)
+    network = described.model.network.cpu().eval()
+    with whole_file(path) as temporary:
+        torch.onnx.export(
+            network,
+            (torch.zeros(described.window),),
+            str(temporary),
+            input_names=["image"],
+            output_names=["pred"],
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+        session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
+
+        def run(window: torch.Tensor) -> torch.Tensor:
+            return torch.from_numpy(session.run(["pred"], {"image": window.numpy()})[0])
+
+        require_agreement(network, run, described.window, path)
+    return path

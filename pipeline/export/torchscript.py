@@ -1,0 +1,39 @@
+"""The network as TorchScript, with metadata and configuration inside, as MONAI's own export makes it."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from monai.data.torchscript_utils import save_net_with_metadata
+
+from ..files import whole_file
+from .agreement import require_agreement
+from .description import Description
+
+
+def export_torchscript(described: Description, path: str | Path) -> Path:
+    """Writes ``path`` (``.ts``) and returns it; the file gives the network's own logits, to 1e-4.
+
+    ``monai.bundle.load(…, load_ts_module=True)`` and the Deploy App SDK read the metadata and the
+    ``inference.json`` in it.
+    """
+    path = Path(path)
+    network = described.model.network.cpu().eval()
+    with whole_file(path) as temporary, tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        # The archive inside bears the name it was saved under, and readers look for its content by that name.
+        named = Path(folder) / path.name
+        save_net_with_metadata(
+            torch.jit.script(network),
+            str(named),
+            include_config_vals=False,
+            append_timestamp=False,
+            meta_values=described.configs["metadata"],
+            more_extra_files={"inference.json": json.dumps(described.configs["inference"]).encode()},
+        )
+        require_agreement(network, torch.jit.load(named), described.window, path)
+        os.replace(named, temporary)
+    return path

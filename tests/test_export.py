@@ -1,0 +1,179 @@
+"""A trained network as others take it, and bundles that are not what they say."""
+
+import json
+import shutil
+import stat
+import zipfile
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, TINY
+from monai.bundle import ConfigParser, download, load
+
+from kits_unet3d.networks import UNet3D
+from kits_unet3d.pipeline.cli import main
+from kits_unet3d.pipeline.export import pack, unpack
+from kits_unet3d.pipeline.model import read_model
+
+BUNDLE = str(ROOT / "bundle")
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory, tiny_checkpoint):
+    pytest.importorskip("onnxruntime")
+    path = tmp_path_factory.mktemp("export") / "kits_unet3d_v0.1.0.zip"
+    assert main(["export", "bundle", "--checkpoint", str(tiny_checkpoint), "--out", str(path), "--bundle", BUNDLE]) == 0
+    assert [child.name for child in path.parent.iterdir()] == [path.name]  # nothing unfinished is left
+    return path
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A zip of ours with one small file, to be spoilt."""
+    folder = tmp_path / "small"
+    (folder / "configs").mkdir(parents=True)
+    (folder / "configs" / "a.json").write_text("{}")
+    return pack(folder, tmp_path / "small.zip")
+
+
+def test_monai_downloads_the_bundle_and_loads_it(archive, tmp_path, monkeypatch, tiny_checkpoint):
+    monkeypatch.chdir(tmp_path)
+    download("kits_unet3d", url=archive.as_uri(), bundle_dir=str(tmp_path), progress=False)
+    trained = read_model(tiny_checkpoint).network.eval()
+    loaded = load("kits_unet3d", bundle_dir=str(tmp_path), workflow_type="inference", device="cpu")
+    assert isinstance(loaded, UNet3D) and loaded.channels == (4, 8, 8)
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in trained.state_dict().items())
+    script, metadata, _ = load("kits_unet3d", bundle_dir=str(tmp_path), load_ts_module=True, device="cpu")
+    image = torch.randn(1, 1, *TINY["roi_size"])
+    with torch.no_grad():
+        torch.testing.assert_close(script(image), trained(image), atol=1e-4, rtol=0)
+    assert metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] == TINY["roi_size"]
+
+
+def test_an_unpacked_bundle_predicts_by_itself(archive, tmp_path, raw_phantoms, tiny_checkpoint):
+    assert main(["unpack", str(archive), "--out", str(tmp_path)]) == 0
+    scan = raw_phantoms / "case_00003" / "imaging.nii.gz"
+    for folder, checkpoint in (("a", tmp_path / "kits_unet3d" / "models" / "model.pt"), ("b", tiny_checkpoint)):
+        assert main(["predict", str(scan), "-o", str(tmp_path / folder), "--checkpoint", str(checkpoint)]) == 0
+    masks = [nib.load(tmp_path / folder / "case_00003_seg.nii.gz").get_fdata() for folder in "ab"]
+    assert np.array_equal(*masks)
+
+
+def test_the_configurations_in_the_zip_agree_with_its_checkpoint(archive, tmp_path):
+    folder = unpack(archive, tmp_path)
+    for name in ("train", "inference"):
+        parser = ConfigParser()
+        parser.read_config(folder / "configs" / f"{name}.json")
+        network = parser.get_parsed_content("network")()
+        assert network.channels == (4, 8, 8)
+    train = json.loads((folder / "configs" / "train.json").read_text())
+    assert train["roi_size"] == TINY["roi_size"] and train["spacing_mm"] == TINY["spacing_mm"]
+    metadata = json.loads((folder / "configs" / "metadata.json").read_text())
+    manifest = json.loads((folder / "manifest.json").read_text())["files"]
+    assert metadata["sha256"] == {n: e["sha256"] for n, e in manifest.items() if n.startswith("models/")}
+    assert set(metadata["sha256"]) == {"models/model.pt", "models/model.ts", "models/model.onnx"}
+    assert {"LICENSE", "docs/README.md", "docs/data_license.txt", "configs/logging.conf"} <= set(manifest)
+    assert metadata["eval_metrics"] == {"mean_dice": 0.25}
+    content = torch.load(folder / "models" / "model.pt", weights_only=True)
+    assert content["recipe"]["roi_size"] == TINY["roi_size"] and content["best"] == {"mean_dice": 0.25}
+
+
+def test_a_checkpoint_of_the_reference_is_exported_with_the_bundles_network(tmp_path):
+    bundle = tmp_path / "bundle"
+    shutil.copytree(BUNDLE, bundle)
+    config = bundle / "configs" / "inference.json"
+    content = json.loads(config.read_text())
+    content["network"]["channels"] = [2, 4]
+    config.write_text(json.dumps(content))
+    torch.save({"best_model_state_dict": UNet3D(channels=(2, 4)).state_dict()}, tmp_path / "reference.pt")
+    command = ["export", "bundle", "--checkpoint", str(tmp_path / "reference.pt"), "--bundle", str(bundle)]
+    out = tmp_path / "out" / "b.zip"
+    assert main([*command, "--out", str(out), "--without", "onnx", "torchscript"]) == 0
+    assert read_model(unpack(out, tmp_path) / "models" / "model.pt").network.channels == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["bundle", "--out", "b.tar"], 2, "must end in .zip"),
+        (["onnx", "--out", "b.onnx", "--without", "onnx"], 2, "--without"),
+        (["torchscript", "--out", "m.ts", "--bundle", "nowhere"], 2, "nowhere: is no bundle"),
+        (["torchscript", "--out", "m.ts", "--checkpoint", "none.pt"], 3, "none.pt: no such checkpoint"),
+    ],
+)
+def test_what_cannot_be_exported_is_said(tmp_path, monkeypatch, capsys, tiny_checkpoint, arguments, code, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "--checkpoint", str(tiny_checkpoint), "--bundle", BUNDLE, *arguments]) == code
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_are_no_numbers_are_not_exported(tmp_path, capsys, tiny_checkpoint):
+    content = torch.load(tiny_checkpoint, weights_only=True)
+    content["model"]["output.conv.bias"][0] = float("nan")
+    torch.save(content, tmp_path / "nan.pt")
+    command = ["export", "torchscript", "--checkpoint", str(tmp_path / "nan.pt"), "--bundle", BUNDLE]
+    assert main([*command, "--out", str(tmp_path / "model.ts")]) == 3
+    assert "differ by nan" in capsys.readouterr().err and not (tmp_path / "model.ts").exists()
+
+
+def test_the_same_files_give_the_same_zip(small, tmp_path):
+    first = small.read_bytes()
+    (tmp_path / "small" / "configs" / "a.json").touch()
+    assert pack(tmp_path / "small", small).read_bytes() == first
+
+
+def test_what_is_there_is_not_unpacked_over(small, tmp_path):
+    assert unpack(small, tmp_path / "o") == tmp_path / "o" / "small"
+    with pytest.raises(ValueError, match="is there already"):
+        unpack(small, tmp_path / "o")
+
+
+def rewritten(path, change):
+    """``path`` with its members, by name, as ``change`` leaves them."""
+    with zipfile.ZipFile(path) as packed:
+        members = {entry.filename: packed.read(entry) for entry in packed.infolist()}
+    extra = change(members) or []
+    with zipfile.ZipFile(path, "w") as packed:
+        for name, content in [*members.items(), *extra]:
+            packed.writestr(name, content)
+    return path
+
+
+def link():
+    entry = zipfile.ZipInfo("small/configs/link")
+    entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return entry
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.update({"small/configs/a.json": b"[]"}), "differs from what manifest.json says"),
+        (lambda m: m.update({"small/configs/a.json": b"{" * 99}), "longer than its manifest.json says"),
+        (lambda m: m.update({"small/more.py": b"print()"}), "more.py is in the zip or in its manifest.json"),
+        (lambda m: m.pop("small/configs/a.json") and None, "a.json is in the zip or in its manifest.json"),
+        (lambda m: m.pop("small/manifest.json") and None, "not one folder with a manifest.json"),
+        (lambda m: m.update({"small/manifest.json": b"{}"}), "manifest.json is not usable"),
+        (lambda m: m.update({"../escaped": b""}), "leads elsewhere"),
+        (lambda m: m.update({"/escaped": b""}), "leads elsewhere"),
+        (lambda m: m.update({"small\\..\\..\\escaped": b""}), "leads elsewhere"),
+        (lambda m: m.update({"other/file": b""}), "not one folder"),
+        (lambda m: m.update({"file": b""}), "lies beside the bundle's folder"),
+        (lambda m: [(link(), b"/etc/passwd")], "is a link or a device"),
+        (lambda m: m.update({f"small/{n}": b"" for n in range(300)}), "more than 200 files"),
+    ],
+)
+def test_a_zip_that_is_not_as_its_manifest_says_leaves_nothing(small, tmp_path, change, message):
+    with pytest.raises(ValueError, match="small.zip: not unpacked: .*" + message):
+        unpack(rewritten(small, change), tmp_path / "o")
+    assert not (tmp_path / "o").exists() or not list((tmp_path / "o").iterdir())
+    assert not (tmp_path / "escaped").exists()
+
+
+def test_a_damaged_zip_is_exit_code_2(small, tmp_path, capsys):
+    small.write_bytes(small.read_bytes()[:-30])
+    assert main(["unpack", str(small), "--out", str(tmp_path / "o")]) == 2
+    assert "small.zip: cannot be unpacked" in capsys.readouterr().err
