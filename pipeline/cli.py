@@ -13,7 +13,9 @@ import traceback
 from collections.abc import Sequence
 
 #: Each is a module of ``commands`` with HELP, EXAMPLE, ``add_arguments(parser)`` and ``run(arguments)``.
-COMMANDS = ("phantom", "prepare", "verify", "predict", "evaluate", "picture", "device", "export", "unpack")
+COMMANDS = (
+    "download", "phantom", "prepare", "verify", "predict", "evaluate", "picture", "device", "export", "unpack",
+)  # fmt: skip
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -46,7 +46,7 @@ def find_cases(folder: str | Path) -> tuple[str, list[RawCase]]:
     if not any((path / "imaging.nii.gz").is_file() for path in found.values()):
         raise UsageError(
             f"{folder}: holds no case_XXXXX/imaging.nii.gz with segmentation.nii.gz beside it; "
-            "download KiTS19, or make a data set with `kits-unet3d phantom`"
+            "fetch KiTS19 with `kits-unet3d download`, or make a data set with `kits-unet3d phantom`"
         )
     name, splits = _splits(folder)
     unknown = [case_id for case_id in found if case_id not in splits]

@@ -1,0 +1,42 @@
+"""``kits-unet3d download``"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+HELP = "fetch KiTS19's scans and labels from where its authors publish them"
+EXAMPLE = "kits-unet3d download --out path/to/kits19/data --cases 0-9"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", required=True, help="folder for case_XXXXX/imaging.nii.gz, segmentation.nii.gz")
+    parser.add_argument("--cases", nargs="+", default=(), help="such as 3 or 0-9; all 210 labelled ones, if not given")
+    parser.add_argument("--only", choices=("images", "labels"), default=None, help="one part of each case")
+    parser.add_argument("--parallel", type=int, default=3, help="files at a time")
+    parser.add_argument("--retries", type=int, default=6, help="further tries of a file, with growing waits")
+    parser.add_argument("--timeout", type=float, default=60.0, help="seconds to wait for a server that says nothing")
+    parser.add_argument("--images-url", default=None, help="mirror of the images: folder of case_00000.nii.gz, …")
+    parser.add_argument(
+        "--labels-url", default=None, help="mirror of the labels: folder of case_00000/segmentation.nii.gz, …"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from ..download import Patience, Sources, case_ids, download_dataset, summary
+
+    mirrors = {"images": arguments.images_url, "labels": arguments.labels_url}
+    cases = case_ids(arguments.cases)
+    parts = (arguments.only,) if arguments.only else ("images", "labels")
+    print(summary(arguments.out, cases, parts), flush=True)
+    failed = download_dataset(
+        arguments.out,
+        cases,
+        parts,
+        Sources(**{part: url for part, url in mirrors.items() if url is not None}),
+        Patience(arguments.timeout, arguments.retries),
+        arguments.parallel,
+    )
+    for reason in failed.values():
+        print(f"failed: {reason}", file=sys.stderr)
+    return 1 if failed else 0

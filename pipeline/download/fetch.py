@@ -1,0 +1,176 @@
+"""One gzip file over HTTP: resumed where it broke off, tried again, and kept only if it is whole."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import os
+import re
+import ssl
+import threading
+import urllib.error
+import urllib.request
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import CaseError, UsageError
+
+#: Answers after which the same request may well succeed; every other 4xx is final.
+PASSING = {408, 416, 425, 429}
+#: What beginnings of files tell that are no gzip.
+KNOWN_BEGINNINGS = {b"version https://git-lfs": "a Git LFS pointer", b"<": "an HTML page"}
+LONGEST_WAIT_S = 120.0
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to try.
+
+    Attributes:
+        timeout_s: without a byte from the server, in seconds.
+        retries: further tries after the first.
+        wait_s: before the first of them; doubled before each next one, up to two minutes.
+    """
+
+    timeout_s: float = 60.0
+    retries: int = 6
+    wait_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.timeout_s <= 0 or self.retries < 0 or self.wait_s < 0:
+            raise UsageError(f"timeout must be positive, retries and waits not negative, got {self}")
+
+    def wait(self, attempt: int) -> float:
+        """Seconds to wait after the ``attempt``-th failure, counted from 0."""
+        return min(self.wait_s * 2.0**attempt, LONGEST_WAIT_S)
+
+
+class _TryAgainError(Exception):
+    """This try failed; ``after_s`` is how long the server asks to be left alone."""
+
+    def __init__(self, reason: str, after_s: float = 0.0) -> None:
+        super().__init__(reason)
+        self.after_s = after_s
+
+
+def fetch(url: str, path: Path, patience: Patience, stop: threading.Event) -> None:
+    """Downloads ``url`` to ``path``, which appears only when the whole file is there and its CRC is right.
+
+    What was received before a failure stays beside it as ``.part-<name>`` and is continued by the next try or
+    call, if the server says that the file is still the same one.
+
+    Raises:
+        CaseError: if the server has no such file, no try brought a whole one, or it cannot be written.
+        KeyboardInterrupt: if ``stop`` was set.
+    """
+    if not url.startswith(("https://", "http://")):
+        raise UsageError(f"{url}: is no http(s) address")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".part-{path.name}")
+    reason = ""
+    for attempt in range(patience.retries + 1):
+        try:
+            _receive(url, part, patience.timeout_s, stop)
+            _keep(part, path)
+            return
+        except _TryAgainError as error:
+            reason = str(error)
+            if attempt < patience.retries and stop.wait(max(patience.wait(attempt), error.after_s)):
+                raise KeyboardInterrupt from None
+    raise CaseError(
+        f"{url}: not downloaded in {patience.retries + 1} tries, the last of which: {reason}; "
+        "run the same command again later, or name a mirror"
+    )
+
+
+def _keep(part: Path, path: Path) -> None:
+    try:
+        require_whole_gzip(part)
+    except CaseError as error:  # received as announced, and yet not whole: nothing to go on from
+        part.unlink()
+        raise _TryAgainError(str(error)) from error
+    finally:
+        _validator(part).unlink(missing_ok=True)
+    os.replace(part, path)
+
+
+def require_whole_gzip(path: Path) -> None:
+    """Reads a gzip file to its end.
+
+    Raises:
+        CaseError: if it is none, is cut short or has a wrong CRC.
+    """
+    with open(path, "rb") as stream:
+        head = stream.read(32)
+    if head[:2] != b"\x1f\x8b":
+        what = next((what for start, what in KNOWN_BEGINNINGS.items() if head.lstrip().startswith(start)), "no gzip")
+        raise CaseError(f"{path}: is {what}, not the file that was asked for")
+    try:
+        with gzip.open(path) as content:
+            while content.read(1 << 20):
+                pass
+    except (OSError, EOFError, zlib.error) as error:
+        raise CaseError(f"{path}: is cut short or damaged ({error})") from error
+
+
+def _validator(part: Path) -> Path:
+    """Where it is kept which version of the file ``part`` is a part of."""
+    return part.with_name(f"{part.name}.etag")
+
+
+def _receive(url: str, part: Path, timeout_s: float, stop: threading.Event) -> None:
+    """One request; appends to ``part`` if the server lets it be continued, else starts it anew."""
+    validator = _validator(part)
+    known = validator.read_text(encoding="utf-8") if validator.is_file() and part.is_file() else ""
+    start = part.stat().st_size if known else 0
+    headers = {"User-Agent": "kits-unet3d", "Accept-Encoding": "identity"}
+    if start:
+        headers |= {"Range": f"bytes={start}-", "If-Range": known}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout_s) as response:
+            continued = response.status == 206
+            length = _length(response.headers, start if continued else None)
+            if not continued:
+                start = 0
+                validator.write_text(_version(response.headers), encoding="utf-8")
+            with open(part, "ab" if continued else "wb") as stream:
+                while block := response.read1(1 << 18):  # what has come, not what may yet come
+                    stream.write(block)
+                    if stop.is_set():
+                        raise KeyboardInterrupt
+        received = part.stat().st_size
+        if length is not None and received != length:
+            raise _TryAgainError(f"it broke off after {received} of {length} bytes")
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # nothing beyond what is there, and yet it was not whole
+            part.unlink(missing_ok=True)
+        if 400 <= error.code < 500 and error.code not in PASSING:
+            raise CaseError(f"{url}: HTTP {error.code} {error.reason}; check the address and the case") from error
+        raise _TryAgainError(f"HTTP {error.code} {error.reason}", _asked_wait(error)) from error
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
+        raise _TryAgainError(str(getattr(error, "reason", error)) or type(error).__name__) from error
+    except OSError as error:
+        raise CaseError(f"{part}: cannot be written ({error.strerror}); what is finished is kept") from error
+
+
+def _length(headers: http.client.HTTPMessage, start: int | None) -> int | None:
+    """Size of the whole file as announced, if it is."""
+    if start is None:
+        announced = headers.get("Content-Length", "")
+        return int(announced) if announced.isdigit() else None
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", "").strip())
+    if found is None or int(found.group(1)) != start:
+        raise _TryAgainError("it was continued at another place than asked for")
+    return int(found.group(2)) if found.group(2) != "*" else None
+
+
+def _version(headers: http.client.HTTPMessage) -> str:
+    """What tells this version of the file from another; a weak tag does not."""
+    tag = headers.get("ETag", "")
+    return "" if tag.startswith("W/") else tag or headers.get("Last-Modified", "")
+
+
+def _asked_wait(error: urllib.error.HTTPError) -> float:
+    asked = error.headers.get("Retry-After", "")
+    return min(float(asked), LONGEST_WAIT_S) if asked.isdigit() else 0.0
