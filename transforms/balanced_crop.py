@@ -6,7 +6,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from monai.config import KeysCollection, NdarrayOrTensor
+from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable, RandomizableTransform, Transform
 from monai.utils import TransformBackends, convert_to_numpy, ensure_tuple_rep
 from scipy import ndimage
@@ -98,11 +100,21 @@ class RandBalancedCrop(Randomizable, Transform):
             self.start = tuple(self._below(n - roi) for n, roi in zip(shape, self.roi_size, strict=True))
 
     def crop(self, img: NdarrayOrTensor) -> NdarrayOrTensor:
-        """The patch of ``img`` (C, D, H, W) at ``self.start``; a copy, so that a memory map is not kept open."""
+        """The patch of ``img`` (C, D, H, W) at ``self.start``; a copy, so that a memory map is not kept open.
+
+        A MetaTensor's patch has the affine of where it was taken.
+        """
         inside = [slice(a, a + n) for a, n in zip(self.start, self.roi_size, strict=True)]
         window = (slice(None), *inside)
         patch = img[window]
-        return np.array(patch) if isinstance(patch, np.ndarray) else patch.clone()
+        if isinstance(patch, np.ndarray):
+            return np.array(patch)
+        patch = patch.clone()
+        if isinstance(img, MetaTensor) and isinstance(patch, MetaTensor):
+            moved = img.affine.clone()
+            moved[:3, 3] += img.affine[:3, :3] @ torch.tensor(self.start, dtype=moved.dtype, device=moved.device)
+            patch.affine = moved
+        return patch
 
     def __call__(  # type: ignore[override]
         self,

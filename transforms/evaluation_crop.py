@@ -33,7 +33,7 @@ class CropToStride(Transform):
     def __call__(self, img: NdarrayOrTensor) -> torch.Tensor:
         kept = [crop_to_stride(int(n), s) for n, s in zip(img.shape[1:], self.stride, strict=True)]
         crop = SpatialCrop(roi_start=[a for a, _ in kept], roi_end=[b for _, b in kept])
-        return crop(img)  # type: ignore[arg-type]
+        return crop(img).clone()  # type: ignore[arg-type]  # MONAI gives a view of the input
 
 
 class CropToStrided(MapTransform):

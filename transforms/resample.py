@@ -68,7 +68,8 @@ class ResampleToSpacing(InvertibleTransform, LazyTransform):
             source_mm = affine_to_spacing(img.peek_pending_affine())
         source = spacing_of(source_mm)
         wanted = tuple(shape) if source == self.spacing_mm else resampled_shape(shape, source, self.spacing_mm)
-        return resize(  # type: ignore[no-any-return]
+        lazy = self.lazy if lazy is None else lazy
+        result = resize(
             img,
             tuple(int(n) for n in wanted),
             self.mode,
@@ -77,9 +78,11 @@ class ResampleToSpacing(InvertibleTransform, LazyTransform):
             input_ndim=3,
             anti_aliasing=False,
             anti_aliasing_sigma=None,
-            lazy=self.lazy if lazy is None else lazy,
+            lazy=lazy,
             transform_info=self.get_transform_info(),
         )
+        # Where there is nothing to do, MONAI gives the image itself.
+        return result if lazy or tuple(wanted) != tuple(shape) else result.clone()  # type: ignore[no-any-return]
 
     def inverse(self, data: torch.Tensor) -> torch.Tensor:
         """``data`` (C, d, h, w) on the resampled grid, brought back to the grid before, with its affine."""
