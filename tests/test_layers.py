@@ -91,7 +91,7 @@ def test_every_top_level_key_of_a_configuration_is_read():
         "imports", "bundle_root", "initialize", "run", "training", "inferring", "evaluating", "benchmarking",
         "device", "network_def", "dataset_dir",
     }  # fmt: skip
-    onto_training = ("demo", "multi_device", "adam", "lamb", "benchmark", "evaluate")
+    onto_training = ("demo", "multi_device", "adam", "lamb", "benchmark", "evaluate", "images")
     overlays = {f"{name}.json": "train.json" for name in onto_training}
     for path in sorted(folder.glob("*.json")):
         if path.name == "metadata.json":
