@@ -26,7 +26,8 @@ def client(tmp_path, prepared_phantoms, tiny_config):
         local_epochs=1,
         send_weight_diff=False,
         config_train_filename=configs,
-        train_kwargs=dict(settings),
+        # the server asks for evaluations, so the trainer itself makes none
+        train_kwargs={**settings, "epochs": 1000, "first_evaluation": 1000},
         config_evaluate_filename=configs,
         eval_kwargs=dict(settings),
     )
