@@ -1,5 +1,7 @@
 """Programs that read the bundle, as they really call it: federated learning, experiment logs."""
 
+import copy
+import json
 import shutil
 import sys
 
@@ -7,6 +9,7 @@ import pytest
 import torch
 from conftest import ROOT
 from monai.bundle import run
+from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems, FlStatistics, ModelType
 from monai.fl.utils.exchange_object import ExchangeObject
@@ -60,14 +63,29 @@ def test_a_client_of_a_federation_trains_evaluates_and_exchanges_weights(client,
     assert (tmp_path / "app" / "kits" / "models" / "model_final.pt").is_file()
 
 
-def test_tensorboard_shows_scan_truth_and_prediction(tmp_path, monkeypatch, prepared_phantoms, tiny_config):
+def test_experiment_logs_get_the_loss_and_tensorboard_gets_pictures(
+    tmp_path, monkeypatch, prepared_phantoms, tiny_config
+):
+    """``--tracking mlflow``, with the one change that TensorBoard's handler stands for MLflow's."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "path", list(sys.path))  # run() adds the bundle's folder
+    settings = copy.deepcopy(DEFAULT_MLFLOW_SETTINGS)
+    settings["configs"] = {
+        "trainer": {
+            "_target_": "TensorBoardStatsHandler",
+            "log_dir": "@output_dir",
+            "tag_name": "tracked",
+            "output_transform": settings["configs"]["trainer"]["output_transform"],
+        },
+        "validator": {"_target_": "TensorBoardStatsHandler", "log_dir": "@output_dir", "iteration_log": False},
+    }
+    tracking = tmp_path / "tracking.json"
+    tracking.write_text(json.dumps(settings))
     configs = [str(ROOT / "bundle" / "configs" / "train.json"), str(tiny_config)]
     configs.append(str(ROOT / "bundle" / "configs" / "images.json"))
     run(
         "training", config_file=configs, logging_file=False, dataset_dir=str(prepared_phantoms), device_name="cpu",
-        ckpt_dir=str(tmp_path / "models"), output_dir=str(tmp_path / "curves"), epochs=1,
+        ckpt_dir=str(tmp_path / "models"), output_dir=str(tmp_path / "curves"), epochs=1, tracking=str(tracking),
     )  # fmt: skip
     pictures, scores = {}, set()
     for events in (tmp_path / "curves").glob("events.out.tfevents*"):
@@ -75,4 +93,4 @@ def test_tensorboard_shows_scan_truth_and_prediction(tmp_path, monkeypatch, prep
         pictures |= {tag: len(log.Images(tag)) for tag in log.Tags()["images"]}
         scores |= set(log.Tags()["scalars"])
     assert pictures == {"input_0_HWD/image": 1, "input_1_HWD/image": 1, "output_HWD/image": 1}
-    assert {"train_loss", "mean_dice"} <= scores
+    assert {"train_loss", "tracked", "mean_dice"} <= scores

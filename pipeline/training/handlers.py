@@ -9,6 +9,7 @@ import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
 from monai.engines import Evaluator
+from monai.handlers import from_engine
 
 from .. import distributed
 from .schedule import Schedule
@@ -101,11 +102,12 @@ class Progress(ProgressBar):
 
     def __init__(self, desc: str = "train") -> None:
         super().__init__(persist=True, desc=desc)
+        self._loss = from_engine("loss", first=True)  # of a trainer that decollates, as MONAI's own handlers expect
 
     def attach(self, engine: Engine) -> None:  # type: ignore[override]
         super().attach(
             engine,
-            output_transform=lambda output: {"loss": float(output["loss"])},
+            output_transform=lambda output: {"loss": float(self._loss(output))},
             event_name=Events.EPOCH_COMPLETED,
             closing_event_name=Events.COMPLETED,
         )

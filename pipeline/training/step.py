@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine
-from monai.engines import SupervisedTrainer
+from monai.engines import IterationEvents, SupervisedTrainer
 from monai.utils import CommonKeys
 
 from .. import distributed
@@ -40,8 +40,9 @@ class TrainStep:
         done = engine.state.iteration % (engine.state.epoch_length or 1)
         return done % self.accumulation_steps == 0
 
-    def __call__(self, engine: SupervisedTrainer, batch: dict[str, torch.Tensor]) -> dict[str, Any]:
-        """Returns image, label, pred (logits) and loss (undivided, mean over processes), with the network updated.
+    def __call__(self, engine: SupervisedTrainer, batch: dict[str, torch.Tensor]) -> Any:
+        """Returns image, label, pred (logits) and loss (undivided, mean over processes), with the network updated:
+        a dictionary, or one for each sample if the trainer decollates.
 
         Raises:
             NotFiniteError: if the loss or a gradient is not finite; the weights are left as they were.
@@ -62,12 +63,14 @@ class TrainStep:
             self.scaler.scale(loss / self.accumulation_steps).backward()
         if last:
             self._update(engine)
-        return {
+        engine.state.output = {
             CommonKeys.IMAGE: image,
             CommonKeys.LABEL: label,
             CommonKeys.PRED: logits.detach(),
             CommonKeys.LOSS: distributed.mean(loss.detach()),
         }
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)  # what is configured to follow a step hangs on it
+        return engine.state.output
 
     def _update(self, engine: SupervisedTrainer) -> None:
         if not self.scaler.is_enabled():  # a scaler finds an overflow itself, and leaves that step out
