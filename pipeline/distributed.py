@@ -6,6 +6,7 @@ import atexit
 import os
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 import torch.distributed as dist
 
@@ -18,6 +19,8 @@ def join(accelerator: Accelerator) -> int:
         dist.init_process_group(accelerator.backend)
         # A process that ends with an open group may abort the others' last messages.
         atexit.register(_leave)
+        # ignite's first call asks all processes something, and may else come on the first one alone.
+        idist.sync()
     return rank()
 
 

@@ -3,8 +3,8 @@
 from .checkpoint import Checkpoints, Resume
 from .handlers import Evaluation, LearningRate, Progress, StopAfter, StopAtTarget
 from .interruption import Interruption
-from .run_state import RunState
 from .mlperf_log import MLPerfLog, MLPerfRun
+from .run_state import RunState
 from .schedule import Schedule, epochs_of
 from .start import start
 from .step import NotFiniteError, TrainStep
