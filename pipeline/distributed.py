@@ -9,6 +9,7 @@ from typing import Any
 import ignite.distributed as idist
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from .device import Accelerator
 
@@ -16,7 +17,10 @@ from .device import Accelerator
 def join(accelerator: Accelerator) -> int:
     """Joins the process group that torchrun announces, if there is one; returns this process's rank."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
-        dist.init_process_group(accelerator.backend)
+        store, number, size = next(rendezvous("env://"))
+        # A restarted group meets in the store of the one that died, and must not find its addresses there.
+        store = dist.PrefixStore(f"attempt-{restarts()}", store)
+        dist.init_process_group(accelerator.backend, store=store, rank=number, world_size=size)
         # A process that ends with an open group may abort the others' last messages.
         atexit.register(_leave)
         # ignite's first call asks all processes something, and may else come on the first one alone.
@@ -37,9 +41,9 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def restarted() -> bool:
-    """Whether torchrun has started this process anew after one of its group died."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+def restarts() -> int:
+    """How often torchrun has started this group of processes anew after one of them died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
 def share(items: list[Any]) -> list[Any]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
+from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline.data import prepare_dataset
 from kits_unet3d.pipeline.data.phantoms import write_dataset
 from kits_unet3d.transforms import Recipe
@@ -85,4 +86,16 @@ def tiny_config(tmp_path_factory) -> Path:
         "quality_threshold": 1.1,
     }
     path.write_text(json.dumps(overlay))
+    return path
+
+
+@pytest.fixture(scope="session")
+def model_file(tmp_path_factory) -> Path:
+    """A checkpoint of a network of two levels with fresh weights, which is quick to predict with."""
+    torch.manual_seed(0)
+    content = {"model": UNet3D(channels=(2, 4)).state_dict()}
+    content["network"] = {"_target_": "kits_unet3d.networks.UNet3D", "channels": [2, 4]}
+    content["recipe"] = {"spacing_mm": [16.0, 12.0, 12.0], "roi_size": [16, 16, 16]}
+    path = tmp_path_factory.mktemp("model") / "model.pt"
+    torch.save(content, path)
     return path

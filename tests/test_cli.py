@@ -80,15 +80,6 @@ def test_one_bad_scan_fails_alone(tmp_path, capsys, raw_phantoms, tiny_model):
     assert nib.load(tmp_path / "o" / "thin_seg.nii.gz").shape == (40, 40, 2)
 
 
-def test_scans_of_one_name_are_refused_before_one_mask_replaces_the_other(tmp_path, capsys, raw_phantoms, tiny_model):
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "scan.nii.gz").write_bytes((raw_phantoms / "case_00000" / "imaging.nii.gz").read_bytes())
-    scans = [str(tmp_path / folder / "scan.nii.gz") for folder in ("a", "b")]
-    assert main(["predict", *scans, "-o", str(tmp_path / "o"), "--checkpoint", tiny_model]) == 2
-    assert "several scans are named scan" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("part", "value"),
     [("network", {"_target_": "kits_unet3d.networks.UNet3D", "chanels": [2, 4]}), ("recipe", {"spacing": 3})],

@@ -39,7 +39,7 @@ def launch(tmp_path_factory, tiny_config, tiny_recipe):
     settings = {**json.loads(tiny_config.read_text()), "precision": "fp32", "decay_epochs": []}
     overrides = " ".join(f"--{key} '{json.dumps(value)}'" for key, value in settings.items()).replace('"', "")
 
-    def start(*lines, cards=1, device="cpu", **variables):
+    def start(*lines, cards=1, device="auto", **variables):
         out = tmp_path_factory.mktemp("out")
         with socket.socket() as free:
             free.bind(("localhost", 0))

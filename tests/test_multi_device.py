@@ -92,6 +92,7 @@ def workers_of(launcher):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes by /proc")
 def test_a_dead_worker_stops_the_others_and_a_restart_goes_on(tmp_path, train, pair):
     log = tmp_path / "log"

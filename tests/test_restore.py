@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline.inference import Predictor, labels_on_grid
+from kits_unet3d.pipeline.inference.restore import slabs_on_grid
 from kits_unet3d.pipeline.model import Model
 from kits_unet3d.transforms import Recipe
 
@@ -33,10 +34,20 @@ def test_axes_in_any_order_and_direction(order):
         assert (labels_on_grid(logits, np.eye(4), stored.shape, affine) == stored).all()
 
 
-def test_a_grid_that_is_turned_is_refused():
-    turned = np.array([[0.8, -0.6, 0, 0], [0.6, 0.8, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
-    with pytest.raises(ValueError, match="parallel"):
-        labels_on_grid(torch.zeros(2, 4, 4, 4), np.eye(4), (4, 4, 4), turned)
+def test_on_a_turned_or_sheared_grid_values_are_interpolated_all_at_once():
+    """A linear function is met exactly by linear interpolation, whatever the grid."""
+    d, h, w = np.meshgrid(*map(np.arange, (9, 10, 11)), indexing="ij")
+    values = torch.from_numpy(np.stack([d + 2.0 * h - w, d * 0.0]).astype(np.float32))
+    turned = np.array([[0.8, -0.6, 0, 4.0], [0.6, 0.8, 0.1, 1.0], [0, 0, 1, 2.0], [0, 0, 0, 1.0]])
+    shape = (4, 5, 6)
+    slabs = list(slabs_on_grid(values, np.eye(4), shape, turned, slab=3))
+    assert [start for start, _ in slabs] == [0, 3]
+    result = torch.cat([part for _, part in slabs], dim=1).numpy()
+    places = turned[:3, :3] @ np.indices(shape).reshape(3, -1) + turned[:3, 3:]
+    inside = ((places >= 0) & (places <= np.array([[8], [9], [10]]))).all(axis=0)
+    expected = np.array([1, 2, -1]) @ places
+    assert inside.sum() > 60
+    np.testing.assert_allclose(result[0].ravel()[inside], expected[inside], atol=1e-4)
 
 
 class BrightIsKidney(torch.nn.Module):
@@ -77,3 +88,14 @@ def test_a_real_network_fills_every_voxel_of_an_odd_grid(tmp_path):
     model = Model(UNet3D(channels=(4, 8)), Recipe(spacing_mm=(3, 2, 2), roi_size=(16, 16, 16)))
     prediction = Predictor(model, "cpu").predict(tmp_path / "scan.nii")
     assert prediction.mask.shape == voxels.shape and prediction.mask.max() <= 2
+
+
+def test_probabilities_are_those_the_mask_comes_from(tmp_path):
+    voxels = np.random.default_rng(0).integers(-100, 300, (7, 33, 29)).astype(np.int16)
+    nib.save(nib.Nifti1Image(voxels, np.diag([5.0, 0.9, 0.9, 1])), tmp_path / "scan.nii")
+    predictor = Predictor(Model(BrightIsKidney(), Recipe(spacing_mm=(3, 2, 2), roi_size=(16, 16, 16))), "cpu")
+    mask = predictor.predict(tmp_path / "scan.nii", probabilities=tmp_path / "scan.npy").mask
+    shares = np.load(tmp_path / "scan.npy", mmap_mode="r", allow_pickle=False)
+    assert shares.dtype == np.float16 and shares.shape == (*voxels.shape, 3)
+    np.testing.assert_allclose(shares.astype(np.float32).sum(axis=3), 1, atol=2e-3)
+    assert (shares.argmax(axis=3) != mask).mean() < 1e-3  # ties of float16

@@ -75,6 +75,7 @@ def same(a, b):
     return a == b
 
 
+@pytest.mark.slow
 def test_a_run_killed_five_times_ends_as_one_that_never_was(tmp_path, command, whole):
     log, draw = tmp_path / "log", random.Random(5)
     kills = 0

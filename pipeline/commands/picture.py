@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from ..errors import UsageError
-    from ..inference.picture import picture_of_files
+    from ..inference.results.picture import picture_of_files
 
     try:
         print(picture_of_files(arguments.scan, arguments.mask, arguments.out, arguments.truth))

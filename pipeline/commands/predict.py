@@ -3,47 +3,89 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from collections import Counter
-from pathlib import Path
+from typing import Any
 
 HELP = "segment kidneys and tumours in CT scans"
 EXAMPLE = "kits-unet3d predict path/to/scan.nii.gz -o path/to/masks --checkpoint path/to/model.pt"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("scan", nargs="+", help="NIfTI, NRRD or MetaImage files, a DICOM folder, or a folder of files")
-    parser.add_argument("-o", "--output-dir", required=True, help="folder for the masks")
+    parser.add_argument(
+        "scan",
+        nargs="+",
+        help="NIfTI, NRRD or MetaImage files, DICOM folders, folders of these, globs, .txt or .csv lists",
+    )
+    parser.add_argument("-o", "--output-dir", required=True, help="folder for the masks and the report")
     parser.add_argument("--checkpoint", default="bundle/models/model.pt", help="trained model")
     parser.add_argument("--device", default="auto", help="auto, cpu, or an accelerator's name")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="fp32", help="of the network")
+    parser.add_argument("--output", choices=("mask", "probabilities"), default="mask", help="probabilities: those too")
+    parser.add_argument("--dicom-seg", action="store_true", help="DICOM segmentations of DICOM scans too")
+    parser.add_argument("--page", action="store_true", help="a picture of each scan, and a page of all: report.html")
+    parser.add_argument("--overwrite", action="store_true", help="do again what is finished")
+    parser.add_argument("--keep-names", action="store_true", help="let patients' names appear in names and reports")
+    parser.add_argument("--max-memory", default=None, help="refuse scans that need more, such as 8GB; what is free")
+    reading = parser.add_argument_group("what a file does not say, or says wrongly")
+    reading.add_argument("--series", default=None, help="DICOM series by number, UID or description, or all")
+    reading.add_argument("--allow-gaps", action="store_true", help="fill in missing DICOM slices")
+    reading.add_argument("--volume", type=int, default=None, help="which volume of 4-D files, from 1")
+    reading.add_argument("--hu-offset", type=float, default=0.0, help="added to every voxel")
+    reading.add_argument("--spacing", type=float, nargs=3, default=None, metavar="MM", help="size of a voxel")
+    reading.add_argument("--trust", choices=("sform", "qform"), default=None, help="where the two disagree")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from ..device import resolve
-    from ..errors import UsageError
-    from ..inference import Predictor, find_scans
-    from ..inference.scan import scan_name
+    from ..distributed import join
+    from ..inference import Predictor
+    from ..inference.batch import Batch, require_writable
+    from ..inference.memory import available_bytes, parse_memory
+    from ..inference.reading import ReadOptions, find_scans
+    from ..inference.results.dicom_seg import require_highdicom
+    from ..inference.results.page import require_page
 
-    scans = [scan for given in arguments.scan for scan in find_scans(given)]
-    names = Counter(scan_name(scan) for scan in scans)
-    twice = [name for name, count in names.items() if count > 1]
-    if twice:
-        raise UsageError(
-            f"several scans are named {twice[0]}, and their masks would be too; predict them into two folders"
-        )
-    Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
-    predictor = Predictor(arguments.checkpoint, resolve(arguments.device, arguments.precision), progress=True)
-    failed = 0
-    for number, path in enumerate(scans, start=1):
-        try:
-            prediction = predictor.predict(path)
-            saved = prediction.save(arguments.output_dir)
-        except Exception as error:  # whatever is wrong with one scan, the others are still to be done
-            failed += 1
-            named = str(error) if str(path) in str(error) else f"{path}: {type(error).__name__}: {error}"
-            print(f"failed: {named}", file=sys.stderr)
-            continue
-        volumes = ", ".join(f"{name} {ml:.1f} mL" for name, ml in prediction.volumes_ml.items())
-        print(f"[{number}/{len(scans)}] {saved}: {volumes}")
+    options = ReadOptions(
+        arguments.volume,
+        arguments.hu_offset,
+        None if arguments.spacing is None else tuple(arguments.spacing),
+        arguments.trust,
+        arguments.series,
+        arguments.allow_gaps,
+    )
+    limit = available_bytes() if arguments.max_memory is None else parse_memory(arguments.max_memory)
+    if arguments.dicom_seg:
+        require_highdicom()
+    if arguments.page:
+        require_page()
+    skipped: dict[str, str] = {}
+    scans = find_scans(arguments.scan, options, skipped)
+    require_writable(arguments.output_dir)
+    accelerator = resolve(arguments.device, arguments.precision)
+    join(accelerator)
+    predictor = Predictor(arguments.checkpoint, accelerator, progress=sys.stderr.isatty())
+    batch = Batch(
+        predictor,
+        arguments.output_dir,
+        options,
+        limit,
+        arguments.output == "probabilities",
+        arguments.page,
+        arguments.dicom_seg,
+        arguments.overwrite,
+        arguments.keep_names,
+    )
+    # A batch that is told to end leaves as if interrupted: nothing half-written, exit code 130.
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        failed = batch.run(scans, skipped)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if failed:
+        print(f"{len(failed)} of {len(scans)} scans failed ({', '.join(failed)})", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt

@@ -1,40 +1,65 @@
-"""Scans in and masks out for MONAI's ``LoadImaged`` and ``SaveImaged``."""
+"""Scans in and masks out as MONAI's transforms."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.data import ImageReader, ImageWriter
-from monai.transforms import Compose, LoadImaged, Orientationd, SaveImaged
+from monai.data import ImageWriter, MetaTensor
+from monai.transforms import Compose, MapTransform, SaveImaged
 
 from kits_unet3d.transforms import Recipe, preparation
 
-from .scan import Scan, read_scan, write_mask
+from .reading import Grid, ReadOptions
+from .reading.voxels import AIR
+from .restore import along_the_body
+from .results.mask import write_mask
+from .scan import Scan, read_scan
 
 
-class ScanReader(ImageReader):
-    """Reads what :func:`read_scan` reads, with its checks, into MONAI's ``LoadImage``."""
+class ReadScand(MapTransform):
+    """Replaces scans by float32 MetaTensors (1, D, H, W) in HU whose axes run to inferior, posterior, left.
 
-    def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
-        return True  # read_scan itself says what it does not know, and why
+    A value may be a Scan that is read already, what :func:`find_scans` found, or a path. The meta data hold
+    the scan's grid as text, from which a mask can be written without reading the scan again.
 
-    def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> Scan:
-        return read_scan(data if isinstance(data, str | Path) else data[0])
+    Args:
+        keys: of the scans.
+        options: for reading.
+        allow_missing_keys: pass over keys that the dictionary lacks.
+    """
 
-    def get_data(self, img: Scan) -> tuple[np.ndarray, dict[str, Any]]:
-        meta = {
-            "affine": img.affine,
-            "original_affine": img.affine,
-            "spatial_shape": np.asarray(img.voxels.shape),
-            "original_channel_dim": "no_channel",
-            "filename_or_obj": str(img.path),
-        }
-        return img.voxels, meta
+    def __init__(
+        self, keys: KeysCollection, options: ReadOptions | None = None, allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.options = options
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            scan = d[key] if isinstance(d[key], Scan) else read_scan(d[key], self.options)
+            image, affine = _oriented(scan)
+            meta = {"grid": scan.grid.to_text(), "filename_or_obj": str(scan.path)}
+            d[key] = MetaTensor(image[None], affine=torch.from_numpy(affine), meta=meta)
+        return d
+
+
+def _oriented(scan: Scan) -> tuple[torch.Tensor, np.ndarray]:
+    if scan.grid.oblique:
+        return along_the_body(scan.voxels, scan.grid, AIR)
+    turn = nib.orientations.ornt_transform(
+        nib.orientations.io_orientation(scan.affine), nib.orientations.axcodes2ornt(("I", "P", "L"))
+    )
+    # Turned as a view, so that one copy is made where MONAI's Orientation and LoadImage would make three.
+    turned = nib.orientations.apply_orientation(scan.voxels, turn)
+    affine = scan.affine @ nib.orientations.inv_ornt_aff(turn, scan.voxels.shape)
+    return torch.from_numpy(np.array(turned, dtype=np.float32, order="C")), affine
 
 
 class MaskWriter(ImageWriter):
@@ -45,28 +70,24 @@ class MaskWriter(ImageWriter):
 
     def __init__(self, output_dtype: Any = np.uint8, **kwargs: Any) -> None:
         super().__init__(output_dtype=output_dtype, **kwargs)
-        self.source = ""
+        self.grid: Grid | None = None
 
     def set_data_array(self, data_array: Any, **kwargs: Any) -> None:
         array = data_array.numpy() if isinstance(data_array, torch.Tensor) else np.asarray(data_array)
         self.data_obj = array[0] if array.ndim == 4 else array
 
     def set_metadata(self, meta_dict: Any = None, **kwargs: Any) -> None:
-        self.source = str((meta_dict or {})["filename_or_obj"])
+        self.grid = Grid.from_text((meta_dict or {})["grid"])
 
     def write(self, filename: Any, verbose: bool = True, **kwargs: Any) -> None:
-        write_mask(np.asarray(self.data_obj, dtype=np.uint8), read_scan(self.source), Path(filename).parent)
+        if self.grid is None:
+            raise ValueError("set_metadata must come before write")
+        write_mask(np.asarray(self.data_obj, dtype=np.uint8), self.grid, Path(filename).parent)
 
 
-def scan_preparation(recipe: Recipe, key: str = "image") -> Compose:
-    """From the path of a scan to what the network sees, as a MetaTensor (1, D, H, W) that remembers both grids."""
-    return Compose(
-        [
-            LoadImaged(key, reader=ScanReader, ensure_channel_first=True),
-            Orientationd(key, axcodes="IPL", labels=(("L", "R"), ("P", "A"), ("I", "S"))),
-            preparation(recipe, key),
-        ]
-    )
+def scan_preparation(recipe: Recipe, key: str = "image", options: ReadOptions | None = None) -> Compose:
+    """From a scan to what the network sees, as a MetaTensor (1, D, H, W) that remembers both grids."""
+    return Compose([ReadScand(key, options), preparation(recipe, key)])
 
 
 def mask_saver(output_dir: str, keys: KeysCollection = "pred") -> SaveImaged:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,12 +16,16 @@ from ..device import Accelerator, resolve
 from ..model import Model, read_model
 from .autocast import AutocastInferer
 from .bundle_io import scan_preparation
-from .restore import RestoreToScand
-from .scan import Scan, read_scan, write_mask
+from .reading import Found, ReadOptions
+from .restore import labels_on_grid
+from .results.mask import write_mask
+from .results.measures import measure, volumes_ml
+from .results.probabilities import probabilities_file
+from .scan import Scan, read_scan
 from .windows import ReferenceWindows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """Result for one scan; ``mask`` is uint8 (X, Y, Z) on the scan's own grid."""
 
@@ -34,13 +40,16 @@ class Prediction:
     @cached_property
     def volumes_ml(self) -> dict[str, float]:
         """Volume of each class above the background, in mL."""
-        voxel_ml = abs(float(np.linalg.det(self.affine[:3, :3]))) / 1000
-        counts = np.bincount(self.mask.ravel(), minlength=len(self.classes))
-        return {name: float(counts[i]) * voxel_ml for i, name in enumerate(self.classes) if i > 0}
+        return volumes_ml(self.mask, self.scan.grid.voxel_ml, self.classes)
+
+    @cached_property
+    def measures(self) -> dict[str, Any]:
+        """Volumes, single structures and flags; see :func:`results.measures.measure`."""
+        return measure(self.scan, self.mask, self.classes)
 
     def save(self, folder: str | Path) -> Path:
         """Writes the mask as ``<name>_seg`` into ``folder``, in the scan's own format; returns its path."""
-        return write_mask(self.mask, self.scan, folder)
+        return write_mask(self.mask, self.scan.grid, folder)
 
 
 class Predictor:
@@ -72,17 +81,34 @@ class Predictor:
         )
         self.inferer = AutocastInferer(windows, self.accelerator)
         self.preparation = scan_preparation(recipe)
-        self.restore = RestoreToScand("pred")
 
     @torch.inference_mode()
-    def predict(self, path: str | Path) -> Prediction:
+    def predict(
+        self,
+        source: str | Path | Found | Scan,
+        options: ReadOptions | None = None,
+        probabilities: str | Path | None = None,
+    ) -> Prediction:
         """The mask of one scan.
+
+        Args:
+            source: a scan that is read already, or where it is.
+            options: for reading it.
+            probabilities: file for the class probabilities, float16 (X, Y, Z, classes).
 
         Raises:
             CaseError: if the scan cannot be read or is no CT.
         """
-        scan = read_scan(path)
-        image = self.preparation({"image": str(path)})["image"][None].to(self.accelerator.device)
-        logits = self.inferer(image, self.network)
-        mask = self.restore({"pred": logits[0]})["pred"]
-        return Prediction(scan, np.asarray(mask[0], dtype=np.uint8), self.model.recipe.classes)
+        scan = source if isinstance(source, Scan) else read_scan(source, options)
+        classes = self.model.recipe.classes
+        image = self.preparation({"image": scan})["image"][None].to(self.accelerator.device)
+        logits = self.inferer(image, self.network)[0]
+        del image
+        affine = logits.affine.cpu().numpy()
+        values = logits.as_tensor().cpu()
+        del logits
+        with (
+            nullcontext() if probabilities is None else probabilities_file(Path(probabilities), scan.grid, len(classes))
+        ) as also:
+            mask = labels_on_grid(values, affine, scan.grid.shape, scan.affine, also=also)
+        return Prediction(scan, mask, classes)

@@ -1,15 +1,23 @@
-"""Logits on the network's grid to labels on the scan's own grid, slab by slab."""
+"""Values on one grid brought to another, slab by slab: scans to the body's axes, logits to the scan's own grid."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import nibabel as nib
 import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
+from torch.nn import functional
+
+from .reading import Grid
+
+#: Voxels of the wanted grid that are held as values of all channels at a time.
+SLAB_VOXELS = 1 << 21
 
 
 class _Line(NamedTuple):
@@ -40,51 +48,125 @@ class _Line(NamedTuple):
         return torch.lerp(a, b, self.share.view(shape))
 
 
-def labels_on_grid(
-    logits: torch.Tensor, affine: np.ndarray, shape: Sequence[int], target: np.ndarray, slab: int = 8
-) -> np.ndarray:
-    """Class of the largest logit at each voxel of another grid; linear between logits, edge values beyond.
+def slabs_on_grid(
+    values: torch.Tensor, affine: np.ndarray, shape: Sequence[int], target: np.ndarray, slab: int | None = None
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Values on another grid, a few slices along its first axis at a time; linear between, edge values beyond.
 
     Args:
-        logits: (C, d, h, w) on the CPU.
+        values: float (C, d, h, w) on the CPU.
         affine: 4×4 of their grid.
-        shape: of the wanted grid, three axes.
-        target: 4×4 of the wanted grid. Its axes run along those of the first grid, in any order and
-            direction.
-        slab: slices of the wanted grid that are held as logits at a time.
+        shape: (X, Y, Z) of the wanted grid.
+        target: 4×4 of the wanted grid. Where its axes run along those of the first grid, in any order and
+            direction, the axes are interpolated one by one, otherwise all at once.
+        slab: slices at a time; as many as make up a few million voxels if not given.
+
+    Yields:
+        The number of the first slice, and (C, n, Y, Z).
+    """
+    slab = slab or max(1, SLAB_VOXELS // int(np.prod(shape[1:])))
+    matrix = np.linalg.inv(np.asarray(affine, dtype=np.float64)) @ np.asarray(target, dtype=np.float64)
+    turn = matrix[:3, :3]
+    axes = np.argmax(np.abs(turn), axis=1)  # the wanted grid's axis for each axis of the values
+    off_axis = turn.copy()
+    off_axis[range(3), axes] = 0
+    parallel = sorted(axes) == [0, 1, 2] and (np.abs(off_axis) @ np.asarray(shape)).max() <= 0.5
+    if not parallel:
+        for start in range(0, shape[0], slab):
+            yield start, _sampled(values, matrix, (start, min(start + slab, shape[0])), shape)
+        return
+    lines = [
+        _Line.make(int(shape[axes[i]]), float(turn[i, axes[i]]), float(matrix[i, 3]), int(values.shape[i + 1]))
+        for i in range(3)
+    ]
+    order = [int(axis) for axis in np.argsort(axes)]  # the values' axis for each axis of the wanted grid
+    for start in range(0, shape[0], slab):
+        part = lines[order[0]].part(start, start + slab).along(values, order[0] + 1)
+        for axis in order[1:]:
+            part = lines[axis].along(part, axis + 1)
+        yield start, part.permute(0, *(axis + 1 for axis in order))
+
+
+def _sampled(
+    values: torch.Tensor, matrix: np.ndarray, part: tuple[int, int], shape: Sequence[int], outside: str = "border"
+) -> torch.Tensor:
+    """``values`` at slices ``part`` of a grid of ``shape``, ``matrix`` taking its indices to those of ``values``."""
+    sizes = np.maximum(np.array(values.shape[1:]) - 1, 1)
+    scaled = torch.from_numpy((matrix[:3] * (2 / sizes)[:, None]).astype(np.float32))  # to -1 … 1, as sampling wants
+    i, j, k = (torch.arange(*r, dtype=torch.float32) for r in (part, (0, shape[1]), (0, shape[2])))
+    places = torch.stack(
+        [
+            (i * row[0])[:, None, None] + (j * row[1])[:, None] + (k * row[2] + row[3] - 1)
+            for row in scaled.flip(0)  # last axis first
+        ],
+        dim=-1,
+    )
+    return functional.grid_sample(values[None], places[None], padding_mode=outside, align_corners=True)[0]
+
+
+def labels_on_grid(
+    logits: torch.Tensor,
+    affine: np.ndarray,
+    shape: Sequence[int],
+    target: np.ndarray,
+    slab: int | None = None,
+    also: Callable[[torch.Tensor], None] | None = None,
+) -> np.ndarray:
+    """Class of the largest logit at each voxel of another grid.
+
+    Args:
+        logits, affine, shape, target, slab: see :func:`slabs_on_grid`.
+        also: is given each slab of logits (C, n, Y, Z), in order.
 
     Returns:
         uint8 array of ``shape``.
-
-    Raises:
-        ValueError: if the axes of the two grids are not parallel.
     """
-    matrix = np.linalg.inv(np.asarray(affine, dtype=np.float64)) @ np.asarray(target, dtype=np.float64)
-    turn = matrix[:3, :3]
-    axes = np.argmax(np.abs(turn), axis=1)  # the wanted grid's axis for each axis of the logits
-    off_axis = turn.copy()
-    off_axis[range(3), axes] = 0
-    extent = np.abs(off_axis) @ np.asarray(shape)
-    if sorted(axes) != [0, 1, 2] or extent.max() > 0.5:
-        raise ValueError("the axes of the two grids must be parallel")
-    lines = [
-        _Line.make(int(shape[axes[i]]), float(turn[i, axes[i]]), float(matrix[i, 3]), int(logits.shape[i + 1]))
-        for i in range(3)
-    ]
-    sizes = [int(shape[axis]) for axis in axes]
-    labels = np.empty(sizes, dtype=np.uint8)
-    for start in range(0, sizes[0], slab):
-        values = lines[0].part(start, start + slab).along(logits, 1)
-        values = lines[2].along(lines[1].along(values, 2), 3)
-        labels[start : start + slab] = values.argmax(dim=0).to(torch.uint8).numpy()
-    return np.ascontiguousarray(labels.transpose(np.argsort(axes)))
+    labels = np.empty(tuple(shape), dtype=np.uint8)
+    for start, values in slabs_on_grid(logits, affine, shape, target, slab):
+        labels[start : start + values.shape[1]] = values.argmax(dim=0).to(torch.uint8).numpy()
+        if also is not None:
+            also(values)
+    return labels
+
+
+def along_the_body(voxels: np.ndarray, grid: Grid, outside: float) -> tuple[torch.Tensor, np.ndarray]:
+    """An oblique or sheared scan on a grid whose axes run to inferior, posterior, left.
+
+    Args:
+        voxels: (X, Y, Z).
+        grid: of the scan.
+        outside: value where the scan has none.
+
+    Returns:
+        float32 (D, H, W) with the scan's voxel size, over all of the scan, and its affine.
+    """
+    ornt = nib.orientations.io_orientation(grid.affine)
+    spacing = np.empty(3)
+    spacing[ornt[:, 0].astype(int)] = grid.spacing_mm
+    ends = np.array(list(itertools.product(*((0, n - 1) for n in grid.shape))))
+    corners = ends @ grid.affine[:3, :3].T + grid.affine[:3, 3]
+    affine = np.zeros((4, 4))
+    for axis, world in enumerate((2, 1, 0)):
+        affine[world, axis] = -spacing[world]
+    affine[:3, 3], affine[3, 3] = corners.max(axis=0), 1
+    x, y, z = np.ceil(np.ptp(corners, axis=0) / spacing - 1e-3).astype(int) + 1
+    shape = (int(z), int(y), int(x))
+    # Zero is what the sampling gives outside.
+    source = torch.from_numpy(np.ascontiguousarray(voxels, dtype=np.float32))[None].sub_(outside)
+    matrix = np.linalg.inv(grid.affine) @ affine
+    result = torch.empty(shape)
+    slab = max(1, SLAB_VOXELS // (shape[1] * shape[2]))
+    for start in range(0, shape[0], slab):
+        part = (start, min(start + slab, shape[0]))
+        result[part[0] : part[1]] = _sampled(source, matrix, part, shape, "zeros")[0].add_(outside)
+    return result, affine
 
 
 class RestoreToScand(MapTransform):
     """Replaces logits on the network's grid by labels (1, X, Y, Z) on the grid the scan was stored on.
 
-    Needs MetaTensors whose meta holds ``original_affine`` and ``spatial_shape``, as MONAI's readers
-    leave them. The memory needed beyond logits and labels is that of a few slices.
+    Needs MetaTensors whose meta holds ``grid``, as :class:`ReadScand` leaves it. The memory needed beyond
+    logits and labels is that of a few slices.
     """
 
     def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
@@ -94,12 +176,13 @@ class RestoreToScand(MapTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             logits = d[key]
-            if not isinstance(logits, MetaTensor) or "original_affine" not in logits.meta:
-                raise ValueError(f"{key} must be a MetaTensor that remembers the affine it was read with")
-            target = np.asarray(logits.meta["original_affine"], dtype=np.float64)
-            shape = [int(n) for n in np.asarray(logits.meta["spatial_shape"]).ravel()[:3]]
-            labels = labels_on_grid(logits.as_tensor().float().cpu(), logits.affine.cpu().numpy(), shape, target)
-            restored = MetaTensor(torch.from_numpy(labels)[None], affine=torch.from_numpy(target))
+            if not isinstance(logits, MetaTensor) or "grid" not in logits.meta:
+                raise ValueError(f"{key} must be a MetaTensor that remembers the grid it was read with")
+            grid = Grid.from_text(logits.meta["grid"])
+            labels = labels_on_grid(
+                logits.as_tensor().float().cpu(), logits.affine.cpu().numpy(), grid.shape, grid.affine
+            )
+            restored = MetaTensor(torch.from_numpy(labels)[None], affine=torch.from_numpy(grid.affine))
             restored.meta.update({k: v for k, v in logits.meta.items() if k != "affine"})
             d[key] = restored
         return d

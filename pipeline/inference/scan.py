@@ -1,207 +1,121 @@
-"""A CT scan from a file or a DICOM folder, checked, in its own geometry; and a mask back into that geometry."""
+"""A CT scan from a file or a DICOM folder, read once, checked, in its own geometry."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import nibabel as nib
 import numpy as np
-import SimpleITK as sitk
 
-from ..errors import CaseError, UsageError
-from ..files import whole_file
+from ..errors import CaseError
+from .reading import Admission, Found, Grid, ReadOptions, Stored, find_scans
+from .reading.dicom import read_dicom
+from .reading.find import ITK, NIFTI, ending_of, scan_name
+from .reading.itk import read_itk
+from .reading.nifti import read_nifti
+from .reading.signature import first_bytes
 
-NIFTI = (".nii", ".nii.gz")
-ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
 #: Bounds of a believable voxel size in mm.
 SMALLEST_MM, LARGEST_MM = 0.05, 20.0
-#: World axes of ITK (left, posterior, superior) against those of NIfTI (right, anterior, superior).
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-class ItkGeometry(NamedTuple):
-    """Geometry as ITK keeps it, so that a mask gets the very numbers back."""
-
-    spacing: tuple[float, ...]
-    origin: tuple[float, ...]
-    direction: tuple[float, ...]
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scan:
-    """A 3-D CT as it was stored.
+    """A 3-D CT.
 
     Attributes:
-        path: file or folder it came from.
-        voxels: (X, Y, Z) in HU, as stored.
-        affine: 4×4, voxel indices to RAS millimetres.
-        header: what the format needs to write a mask on the same grid (a NIfTI header or an ItkGeometry).
+        grid: where its voxels lie.
+        voxels: (X, Y, Z) in HU, int16 where the file holds whole numbers and float32 otherwise, no further
+            out than a scanner's 12 bits: padding counts as air.
         warnings: what a user should know about it.
     """
 
-    path: Path
+    grid: Grid
     voxels: np.ndarray
-    affine: np.ndarray
-    header: Any
     warnings: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        return self.grid.path
+
+    @property
+    def name(self) -> str:
+        return self.grid.name
+
+    @property
+    def affine(self) -> np.ndarray:
+        """4×4, voxel indices to RAS millimetres."""
+        return self.grid.affine
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Size of a voxel along its three axes."""
-        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return float(x), float(y), float(z)
-
-    @property
-    def name(self) -> str:
-        """File name without the endings of images."""
-        return scan_name(self.path)
+        return self.grid.spacing_mm
 
 
-def _ending(path: Path) -> str:
-    lower = path.name.lower()
-    return next((e for e in (".nii.gz", *NIFTI, *ITK) if lower.endswith(e)), "")
-
-
-def scan_name(path: Path) -> str:
-    """File name without the endings of images; the folder's for KiTS19's ``case_00000/imaging.nii.gz``."""
-    path = path.resolve() if path.name in ("", "..") else path
-    ending = _ending(path)
-    name = path.name[: len(path.name) - len(ending)] if ending else path.name
-    return path.absolute().parent.name if name == "imaging" else name
-
-
-def _is_scan(path: Path) -> bool:
-    """Neither hidden, as unfinished files are, nor a mask of ours."""
-    return path.is_file() and bool(_ending(path)) and path.name[0] != "." and not scan_name(path).endswith("_seg")
-
-
-def find_scans(given: str | Path) -> list[Path]:
-    """The scans that ``given`` names: one file, a DICOM folder, or a folder of scans (without masks ``*_seg``).
-
-    Raises:
-        UsageError: if there is none.
-    """
-    path = Path(given)
-    if not path.exists():
-        raise UsageError(f"{path}: no such file or folder")
-    if path.is_file():
-        return [path]
-    scans = sorted(child for child in path.iterdir() if _is_scan(child))
-    if scans:
-        return scans
-    if sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(path)):
-        return [path]
-    raise UsageError(f"{path}: holds neither {', '.join((*NIFTI, *ITK))} files nor a DICOM series")
-
-
-def read_scan(path: str | Path) -> Scan:
+def read_scan(source: str | Path | Found, options: ReadOptions | None = None, admit: Admission | None = None) -> Scan:
     """Reads and checks a scan: NIfTI, NRRD, MetaImage, or a folder with one DICOM series.
+
+    Args:
+        source: what :func:`find_scans` found, or a path.
+        options: ways out of what would otherwise be refused.
+        admit: is told shape and affine before the voxels are read, and may raise.
 
     Raises:
         CaseError: naming the file and the reason, if it cannot be read or is no 3-D CT.
     """
-    path = Path(path)
-    if path.is_dir():
-        scan = _read_dicom(path)
-    elif _ending(path) in NIFTI:
-        scan = _read_nifti(path)
-    elif _ending(path) in ITK:
-        scan = _read_itk(path, lambda: sitk.ReadImage(str(path)))
-    else:
-        raise CaseError(f"{path}: unknown kind of file; known are {', '.join((*NIFTI, *ITK))} and DICOM folders")
-    _check(scan)
-    return scan
+    options = options or ReadOptions()
+    found = source if isinstance(source, Found) else _found(Path(source), options)
+    path = found.path
+
+    def admitted(shape: tuple[int, int, int], affine: np.ndarray) -> None:
+        check_geometry(path, shape, affine)
+        if admit is not None:
+            admit(shape, affine)
+
+    stored = _read(found, options, admitted)
+    x, y, z = stored.voxels.shape
+    grid = Grid(path, found.name, (x, y, z), stored.affine, stored.header)
+    oblique = ("its axes are oblique to the body's; it is resampled through its whole affine",) if grid.oblique else ()
+    return Scan(grid, stored.voxels, (*stored.warnings, *oblique))
 
 
-def _read_nifti(path: Path) -> Scan:
-    try:
-        image = nib.load(path)
-        voxels = np.asanyarray(image.dataobj)  # type: ignore[attr-defined]
-    except Exception as error:  # nibabel, gzip and zlib raise many types for a damaged file
-        raise CaseError(f"{path}: cannot be read ({error}); copy or export it again") from error
-    if voxels.ndim == 4 and voxels.shape[3] == 1:
-        voxels = voxels[..., 0]
-    return Scan(path, voxels, np.asarray(image.affine, dtype=np.float64), image.header.copy())  # type: ignore[attr-defined]
+def _found(path: Path, options: ReadOptions) -> Found:
+    if path.is_dir() and not ending_of(path):
+        scans = find_scans(path, options)
+        if len(scans) > 1:
+            raise CaseError(f"{path}: holds {len(scans)} scans; name one of them")
+        return scans[0]
+    return Found(path, scan_name(path))
 
 
-def _read_itk(path: Path, read: Callable[[], sitk.Image]) -> Scan:
-    try:
-        image = read()
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise CaseError(f"{path}: cannot be read ({reason}); copy or export it again") from error
-    voxels, affine, geometry = sitk.GetArrayFromImage(image), np.eye(4), None
-    if image.GetDimension() == 3:
-        geometry = ItkGeometry(image.GetSpacing(), image.GetOrigin(), image.GetDirection())
-        affine[:3, :3] = np.reshape(geometry.direction, (3, 3)) * np.array(geometry.spacing)
-        affine[:3, 3] = geometry.origin
-        voxels = voxels.transpose(2, 1, 0) if voxels.ndim == 3 else voxels
-    return Scan(path, voxels, LPS_TO_RAS @ affine, geometry)
+def _read(found: Found, options: ReadOptions, admit: Admission) -> Stored:
+    path = found.path
+    if found.dicom is not None:
+        chosen = ReadOptions(**{**vars(options), "series": found.series or options.series})
+        return read_dicom(found.dicom, chosen, admit)
+    if ending_of(path) in NIFTI:
+        return read_nifti(path, options, admit)
+    if ending_of(path) in ITK:
+        return read_itk(path, options, admit)
+    first_bytes(path)
+    raise CaseError(f"{path}: unknown kind of file; known are {', '.join((*NIFTI, *ITK))} and DICOM folders")
 
 
-def _read_dicom(folder: Path) -> Scan:
-    reader = sitk.ImageSeriesReader()
-    series = reader.GetGDCMSeriesIDs(str(folder))
-    if len(series) != 1:
-        raise CaseError(f"{folder}: holds {len(series)} DICOM series; keep one series a folder")
-    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder), series[0]))
-    return _read_itk(folder, reader.Execute)
-
-
-def _check(scan: Scan) -> None:
-    voxels = scan.voxels
-    if voxels.ndim != 3 or min(voxels.shape) < 2:
-        raise CaseError(f"{scan.path}: has shape {voxels.shape}; a scan has three axes of several voxels each")
-    if voxels.dtype.kind not in "iuf":
-        raise CaseError(f"{scan.path}: its voxels are {voxels.dtype}, not numbers in HU; it is no CT")
-    if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
-        raise CaseError(f"{scan.path}: holds voxels that are not finite numbers; export it again")
-    if not np.isfinite(scan.affine).all() or abs(np.linalg.det(scan.affine[:3, :3])) < 1e-9:
-        raise CaseError(f"{scan.path}: its affine is singular, so nothing says where a voxel lies; export it again")
-    if not all(SMALLEST_MM <= s <= LARGEST_MM for s in scan.spacing_mm):
+def check_geometry(path: Path, shape: tuple[int, int, int], affine: np.ndarray) -> None:
+    """Raises a CaseError if the voxels of a scan lie where none can."""
+    if min(shape) < 2:
+        raise CaseError(f"{path}: has shape {shape}; a scan has three axes of several voxels each")
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= 1e-3 * np.prod(spacing):
+        raise CaseError(f"{path}: its affine is singular, so nothing says where a voxel lies; export it again")
+    if not all(SMALLEST_MM <= s <= LARGEST_MM for s in spacing):
         raise CaseError(
-            f"{scan.path}: a voxel of {scan.spacing_mm} mm is not believable "
-            f"({SMALLEST_MM} to {LARGEST_MM} mm); correct the header"
+            f"{path}: a voxel of {' x '.join(f'{s:g}' for s in spacing)} mm is not believable "
+            f"({SMALLEST_MM} to {LARGEST_MM} mm); correct the header, or give it with --spacing"
         )
 
 
 def same_grid(a: Scan, b: Scan) -> bool:
     """Whether voxel for voxel the two lie at the same place (to a micrometre)."""
-    return a.voxels.shape == b.voxels.shape and bool(np.allclose(a.affine, b.affine, atol=1e-3))
-
-
-def write_mask(mask: np.ndarray, like: Scan, folder: str | Path) -> Path:
-    """Writes ``mask`` (X, Y, Z, uint8) on exactly the grid of ``like`` as ``<name>_seg`` in the scan's own format.
-
-    A DICOM folder's mask becomes ``.nii.gz``; a header with its data in a second file (``.mhd``, ``.nhdr``)
-    becomes the one-file form of its format. Returns the file's path.
-    """
-    if mask.shape != like.voxels.shape:
-        raise ValueError(f"mask must have the scan's shape {like.voxels.shape}, got {mask.shape}")
-    ending = _ending(like.path) or ".nii.gz"
-    ending = {".mhd": ".mha", ".nhdr": ".nrrd"}.get(ending, ending)
-    path = Path(folder) / f"{like.name}_seg{ending}"
-    if ending in ITK:
-        image = sitk.GetImageFromArray(np.ascontiguousarray(mask.transpose(2, 1, 0)))
-        image.SetSpacing(like.header.spacing)
-        image.SetOrigin(like.header.origin)
-        image.SetDirection(like.header.direction)
-        with whole_file(path) as temporary:
-            sitk.WriteImage(image, str(temporary), useCompression=True)
-        return path
-    if isinstance(like.header, nib.Nifti1Header):
-        header = like.header.copy()
-        header.set_data_dtype(np.uint8)
-        header.set_slope_inter(1, 0)
-        header["cal_min"], header["cal_max"] = 0, 0
-        # The affine goes in as None, so that nibabel leaves the header's own sform and qform alone.
-        kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-        result = kind(mask, None, header)
-    else:
-        result = nib.Nifti1Image(mask, like.affine)
-    with whole_file(path) as temporary:
-        nib.save(result, temporary)
-    return path
+    return a.grid.same_as(b.grid)

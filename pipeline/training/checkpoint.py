@@ -132,7 +132,7 @@ class Resume:
         if isinstance(self.wanted, str | Path):
             return Path(self.wanted)
         there = last_checkpoints(self.folder)
-        if there and not (self.wanted or distributed.restarted()):
+        if there and not (self.wanted or distributed.restarts()):
             raise CheckpointError(
                 f"{self.folder}: holds checkpoints of an earlier run; go on with `--resume True`, "
                 "or start anew in another folder with `--ckpt_dir`"

@@ -7,9 +7,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from ..errors import CaseError
-from ..files import whole_file
-from .scan import Scan, read_scan, same_grid
+from ...errors import CaseError
+from ...files import whole_file
+from ..scan import Scan, read_scan, same_grid
 
 #: HU shown from black to white: abdominal soft tissue.
 WINDOW = (-160, 240)

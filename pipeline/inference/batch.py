@@ -1,0 +1,179 @@
+"""Many scans, one after the other; what goes wrong with one stays with it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from ..distributed import gather_by_case, rank, share, world_size
+from ..errors import CaseError, UsageError
+from ..files import file_hash
+from .ahead import ScansAhead
+from .predictor import Predictor
+from .reading import Found, ReadOptions
+from .reading.privacy import anonymous, without_names
+from .results.dicom_seg import write_segmentation
+from .results.page import write_page
+from .results.picture import save_picture
+from .results.probabilities import probabilities_path
+from .results.report import DONE, FAILED, Report
+from .scan import Scan
+
+
+def require_writable(folder: str | Path) -> Path:
+    """Makes the folder if need be, and tries it, so that nobody waits for results that cannot be kept.
+
+    Raises:
+        UsageError: if nothing can be written there.
+    """
+    folder = Path(folder)
+    trial = folder / f".part-trial-{rank()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        trial.write_bytes(b"trial")
+        trial.unlink()
+    except OSError as error:
+        trial.unlink(missing_ok=True) if folder.is_dir() else None
+        raise UsageError(
+            f"{folder}: nothing can be written there ({error.strerror}); choose another folder, or free it"
+        ) from error
+    return folder
+
+
+class Batch:
+    """Predicts scans into a folder, and keeps account of them in its report.
+
+    Args:
+        predictor: with the model, loaded once.
+        folder: for masks and report; what an earlier run finished from the same scans, model and options
+            is verified and left alone.
+        options: for reading.
+        limit: bytes of memory a scan may need.
+        probabilities: write them too.
+        dicom_seg: write DICOM segmentations of DICOM scans too.
+        page: draw a picture of each scan, and make a page of the report.
+        overwrite: do everything again.
+        keep_names: let patients' names appear.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        folder: str | Path,
+        options: ReadOptions | None = None,
+        limit: float = float("inf"),
+        probabilities: bool = False,
+        page: bool = False,
+        dicom_seg: bool = False,
+        overwrite: bool = False,
+        keep_names: bool = False,
+    ) -> None:
+        self.predictor, self.folder, self.options = predictor, Path(folder), options or ReadOptions()
+        self.limit, self.probabilities, self.page, self.dicom_seg = limit, probabilities, page, dicom_seg
+        self.overwrite, self.keep_names = overwrite, keep_names
+        self.report = Report(folder, rank() if world_size() > 1 else None)
+        source = predictor.model.source
+        self._model = file_hash(source) if source is not None else ""
+        self._identity: frozenset[str] = frozenset()
+
+    def run(self, scans: Sequence[Found], skipped: dict[str, str] | None = None) -> list[str]:
+        """Does all of them; returns the names of those that failed.
+
+        Under torchrun each process takes its share, and every one returns all the failed.
+
+        Args:
+            scans: from :func:`find_scans`.
+            skipped: what was left out when they were looked for, for the report.
+        """
+        self._identity = frozenset() if self.keep_names else frozenset().union(*(s.identity for s in scans))
+        named = [found if self.keep_names else anonymous(found, self._identity) for found in scans]
+        self.report.skipped = {self._clean(path): self._clean(reason) for path, reason in (skipped or {}).items()}
+        mine = share(named)
+        pending = [found for found in mine if not self._is_finished(found)]
+        if len(pending) < len(mine):
+            print(f"{len(mine) - len(pending)} of {len(mine)} are finished already; --overwrite does them again")
+        began = time.monotonic()
+        with closing(ScansAhead(pending, self.options, self.predictor.model.recipe, self.limit).__iter__()) as ahead:
+            for number, (found, scan) in enumerate(ahead, start=1):
+                case = self._case(found, scan)
+                self.report.add(found.name, case)
+                left = (time.monotonic() - began) / number * (len(pending) - number)
+                self._tell(
+                    found, case, f"[{number}/{len(pending)}]", f"; {left / 60:.0f} min left" if left > 60 else ""
+                )
+                del scan
+        self.report.cases |= gather_by_case({found.name: self.report.cases[found.name] for found in mine})
+        if rank() == 0:
+            self.report.write()
+            if self.page:
+                write_page(self.report)
+        return [found.name for found in named if self.report.cases[found.name]["outcome"] == FAILED]
+
+    def _clean(self, text: str) -> str:
+        return text if self.keep_names else without_names(text, self._identity)
+
+    def _made_from(self, found: Found) -> str:
+        """Digest of all that a result depends on; files by size and time, since reading them all takes long."""
+        paths = [found.path]
+        if found.dicom is not None:
+            paths = sorted(one.path for series in found.dicom.series for one in series.slices)
+        states = [(str(p), s.st_size, s.st_mtime_ns) for p in paths if p.exists() for s in (p.stat(),)]
+        content = [states, found.series, self._model, vars(self.options), self.probabilities, self.page, self.dicom_seg]
+        return hashlib.sha256(json.dumps(content).encode("utf-8", "surrogateescape")).hexdigest()
+
+    def _is_finished(self, found: Found) -> bool:
+        return not self.overwrite and self.report.is_finished(found.name, self._made_from(found))
+
+    def _case(self, found: Found, scan: Scan | Exception) -> dict[str, Any]:
+        began, made_from = time.monotonic(), self._made_from(found)
+        case: dict[str, Any] = {"scan": self._clean(str(found.path)), "outcome": FAILED, "files": {}}
+        case["source"] = hashlib.sha256(
+            f"{found.path.absolute()}\n{found.series}".encode("utf-8", "surrogateescape")
+        ).hexdigest()
+        try:
+            if isinstance(scan, Exception):
+                raise scan
+            self._keep_anothers(found, case["source"])
+            done = self._predict(scan)
+            case |= {"outcome": DONE, "made_from": made_from, "seconds": round(time.monotonic() - began, 1), **done}
+        except Exception as error:  # whatever is wrong with one scan, the others are still to be done
+            text = str(error) if isinstance(error, CaseError) else f"{type(error).__name__}: {error}"
+            case["error"] = self._clean(text if str(found.path) in text else f"{found.path}: {text}")
+        return case
+
+    def _keep_anothers(self, found: Found, source: str) -> None:
+        earlier = self.report.cases.get(found.name, {})
+        if earlier.get("outcome") == DONE and earlier.get("source") != source and not self.overwrite:
+            raise CaseError(
+                f"{found.path}: {', '.join(earlier['files'])} in {self.folder} is another scan's result; "
+                "use another folder, or --overwrite"
+            )
+
+    def _predict(self, scan: Scan) -> dict[str, Any]:
+        file = probabilities_path(scan.grid, self.folder) if self.probabilities else None
+        prediction = self.predictor.predict(scan, probabilities=file)
+        files = [prediction.save(self.folder), *([file] if file else [])]
+        if self.dicom_seg:
+            segmentation = write_segmentation(prediction.mask, scan.grid, self.folder, prediction.classes)
+            files += [segmentation] if segmentation else []
+        if self.page:
+            files.append(save_picture(scan, prediction.mask, self.folder / f"{scan.name}_seg.png"))
+        return {
+            "files": {path.relative_to(self.folder).as_posix(): file_hash(path) for path in files},
+            **prediction.measures,
+            "warnings": [self._clean(warning) for warning in scan.warnings],
+        }
+
+    def _tell(self, found: Found, case: dict[str, Any], count: str, left: str) -> None:
+        if case["outcome"] == FAILED:
+            print(f"failed: {case['error']}", file=sys.stderr)
+            return
+        volumes = ", ".join(f"{name} {ml:.1f} mL" for name, ml in case["volumes_ml"].items())
+        notes = "".join(f" ({note})" for note in (*case["flags"], *case["warnings"]))
+        print(f"{count} {self.folder / next(iter(case['files']))}: {volumes}{notes}{left}")

@@ -1,0 +1,82 @@
+"""How much memory a scan will need, asked before it is read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kits_unet3d.transforms import Recipe
+from kits_unet3d.transforms.geometry import resampled_shape
+
+from ..errors import CaseError, UsageError
+
+GB = 1e9
+#: Of Python with torch, MONAI and a small network, before any scan.
+LIBRARIES = 0.7 * GB
+UNITS = {"": GB, "g": GB, "gb": GB, "m": 1e6, "mb": 1e6, "t": 1e12, "tb": 1e12}
+
+
+def parse_memory(text: str) -> float:
+    """Bytes from ``4``, ``4GB`` or ``500MB``; a number alone is in GB.
+
+    Raises:
+        UsageError: if it is neither.
+    """
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([a-z]*)", text.strip().lower())
+    if not match or match.group(2) not in UNITS or float(match.group(1)) == 0:
+        raise UsageError(f"max-memory must be a size such as 4GB or 500MB, got {text!r}")
+    return float(match.group(1)) * UNITS[match.group(2)]
+
+
+def stored_bytes(shape: Sequence[int]) -> float:
+    """Of a scan's voxels at most: those of whole HU take half of it."""
+    return float(np.prod(shape, dtype=np.float64)) * 4
+
+
+def needed_bytes(shape: Sequence[int], affine: np.ndarray, recipe: Recipe) -> float:
+    """Resident memory of predicting one scan, in bytes, without the network's own for its windows.
+
+    Args:
+        shape: (X, Y, Z) of the scan.
+        affine: 4×4 to RAS millimetres.
+        recipe: of the model, whose voxel size decides how large the network's volume is.
+    """
+    voxels = float(np.prod(shape, dtype=np.float64))
+    world = np.abs(np.asarray(affine)[:3, :3])
+    extent = world @ np.asarray(shape, dtype=np.float64)  # of the box around it, along the world's axes
+    spacing = world.max(axis=1)
+    boxed = np.ceil(extent / spacing)
+    seen = resampled_shape([int(n) for n in boxed[::-1]], [float(s) for s in spacing[::-1]], recipe.spacing_mm)
+    # With the windows' padding: to the window at least, else by up to a stride.
+    network = float(np.prod([max(n + s, r) for n, s, r in zip(seen, recipe.stride, recipe.roi_size, strict=True)]))
+    stored = stored_bytes(shape)
+    resampling = stored + 4 * float(np.prod(boxed)) + 4 * network
+    windows = stored + 4 * network * (len(recipe.classes) + 4)
+    restoring = stored + 4 * network * len(recipe.classes) + 2 * voxels
+    return LIBRARIES + max(resampling, windows, restoring)
+
+
+def require_memory(need: float, limit: float, path: str | Path) -> None:
+    """Raises a CaseError with the numbers if ``need`` is above ``limit``, both in bytes."""
+    if need > limit:
+        raise CaseError(
+            f"{path}: needs about {need / GB:.1f} GB of memory, more than the {limit / GB:.1f} GB allowed; "
+            "allow more with --max-memory, or crop the scan"
+        )
+
+
+def available_bytes() -> float:
+    """What this machine, or the container it runs in, has free; infinite where that cannot be told."""
+    free = [float("inf")]
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free += [float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+        used = Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii")
+        free += [float(limit) - float(used)] if limit.isdigit() else []
+    except (OSError, ValueError, IndexError):
+        pass  # another system, or no container
+    return min(free)

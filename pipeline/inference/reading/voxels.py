@@ -1,0 +1,123 @@
+"""Voxels on their way from a file into HU, a few slices at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import CaseError
+
+#: HU of air, which everything below counts as; and the largest HU of a 12-bit scanner.
+AIR, DENSEST = -1024, 3071
+#: Below this a voxel is padding that a scanner or a program put around the picture.
+PADDING = -1500
+#: Beyond this a number is no HU at all, not even wrapped or padding.
+ABSURD = 1e5
+#: Share of voxels that may be no finite numbers.
+FEW = 0.01
+#: Unsigned 16-bit values above this are negative ones that were wrapped.
+WRAPPED = 60000
+
+
+class Hounsfield:
+    """Collects a volume, checks it as CT, and keeps it small: int16 where the file holds whole HU, else float32.
+
+    Args:
+        path: for messages.
+        shape: (X, Y, Z).
+        stored: type of the values in the file.
+        slope, intercept, offset: HU = stored · slope + intercept + offset.
+
+    Raises:
+        CaseError: if values of that type can be no CT, or the volume has no room in memory.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        shape: Sequence[int],
+        stored: np.dtype,
+        slope: float = 1.0,
+        intercept: float = 0.0,
+        offset: float = 0.0,
+    ) -> None:
+        require_numbers(path, stored)
+        self.path, self.slope, self.shift = path, slope, intercept + offset
+        whole = stored.kind in "iu" and slope == 1 and float(self.shift).is_integer()
+        try:
+            self.voxels = np.empty(tuple(shape), np.int16 if whole else np.float32, order="F")
+        except (MemoryError, ValueError) as error:
+            raise CaseError(f"{path}: {tuple(shape)} voxels have no room in memory; correct the header") from error
+        self.lowest, self.highest = np.inf, -np.inf
+        self.strange = self.padding = self.wrapped = 0
+
+    def put(self, first: int, slices: np.ndarray) -> None:
+        """Takes slices (X, Y, n) as stored, the first being number ``first`` along Z."""
+        if slices.dtype.kind == "f":
+            values = self._finite(slices.astype(np.float64))
+        else:
+            values = slices.astype(np.int64 if slices.dtype.itemsize > 2 else np.int32)
+            if slices.dtype.kind == "u" and slices.dtype.itemsize == 2:
+                wrapped = values > WRAPPED
+                self.wrapped += int(wrapped.sum())
+                values -= wrapped * 65536
+        if self.slope != 1:
+            values = values * self.slope
+        if self.shift:
+            values = values + (int(self.shift) if values.dtype.kind == "i" and not self.shift % 1 else self.shift)
+        self.lowest, self.highest = min(self.lowest, float(values.min())), max(self.highest, float(values.max()))
+        self.padding += int((values < PADDING).sum())
+        # Here, before any resampling, which would smear padding of -3024 into the body.
+        np.clip(values, AIR, DENSEST, out=values)
+        if values.dtype.kind == "f" and self.voxels.dtype.kind == "i":
+            values = np.rint(values)
+        self.voxels[:, :, first : first + slices.shape[2]] = values
+
+    def _finite(self, values: np.ndarray) -> np.ndarray:
+        strange = ~np.isfinite(values)
+        count = int(strange.sum())
+        if count:
+            self.strange += count
+            values[strange] = (AIR - self.shift) / self.slope
+        return values
+
+    def finished(self) -> tuple[np.ndarray, list[str]]:
+        """The volume in HU, within [AIR, DENSEST], and what a user should know.
+
+        Raises:
+            CaseError: if it can be no CT in HU.
+        """
+        warnings = []
+        if self.strange >= FEW * self.voxels.size:
+            raise CaseError(
+                f"{self.path}: {self.strange} of {self.voxels.size} voxels are not finite numbers; export it again"
+            )
+        if max(-self.lowest, self.highest) > ABSURD:
+            raise CaseError(f"{self.path}: values from {self.lowest:g} to {self.highest:g} are no HU; export it again")
+        if self.lowest >= 0 and self.highest > 100:
+            raise CaseError(
+                f"{self.path}: values from {self.lowest:g} to {self.highest:g} without any air near -1000 are not HU; "
+                "if they are HU plus a constant, give it back with --hu-offset (often --hu-offset=-1024)"
+            )
+        if self.strange:
+            warnings.append(f"{self.strange} voxels were not finite numbers and count as air")
+        if self.wrapped:
+            warnings.append(f"{self.wrapped} unsigned voxels above {WRAPPED} were taken as wrapped negative ones")
+        if self.padding:
+            warnings.append(f"{self.padding} voxels below {PADDING} HU are padding and count as air")
+        return self.voxels, warnings
+
+
+def require_numbers(path: Path, stored: np.dtype) -> None:
+    """Raises a CaseError if values of that type can be no CT."""
+    if stored.kind not in "iuf":
+        kind = {"c": "complex", "V": "colour"}.get(stored.kind, "unknown")
+        raise CaseError(f"{path}: its voxels are {kind} ({stored}), not numbers in HU; it is no CT")
+
+
+def steps(shape: Sequence[int], itemsize: int, budget: int = 1 << 24) -> list[tuple[int, int]]:
+    """Ranges of slices along Z that hold about ``budget`` bytes each."""
+    count = max(1, budget // max(1, shape[0] * shape[1] * itemsize))
+    return [(start, min(start + count, shape[2])) for start in range(0, shape[2], count)]

@@ -1,0 +1,1 @@
+"""What comes of a scan: masks, probabilities, measures, pictures."""

@@ -1,0 +1,83 @@
+"""What became of every scan of a batch, as JSON and as a table."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from ...files import file_hash, whole_file, write_json
+
+REPORT, TABLE = "report.json", "report.csv"
+DONE, FAILED = "done", "failed"
+
+
+class Report:
+    """The report in an output folder, which later runs continue; written whole after every case.
+
+    Args:
+        folder: with the results; an earlier report in it is taken over.
+        part: number of this process where several share the work; each then keeps a part of its own,
+            and :meth:`write` by the first makes the whole of them.
+    """
+
+    def __init__(self, folder: str | Path, part: int | None = None) -> None:
+        self.folder = Path(folder)
+        self.part = None if part is None else self.folder / f".report-{part}.json"
+        self.cases: dict[str, dict[str, Any]] = {}
+        self.skipped: dict[str, str] = {}
+        for earlier in (self.folder / REPORT, *sorted(self.folder.glob(".report-*.json"))):
+            self.cases |= _cases(earlier)
+
+    def is_finished(self, name: str, made_from: str) -> bool:
+        """Whether the case was done from exactly this, and its mask is as it was written."""
+        case = self.cases.get(name, {})
+        if case.get("outcome") != DONE or case.get("made_from") != made_from:
+            return False
+        return all(
+            (self.folder / file).is_file() and file_hash(self.folder / file) == digest
+            for file, digest in case["files"].items()
+        )
+
+    def add(self, name: str, case: dict[str, Any]) -> None:
+        """Notes a case and saves; in this process's part, where there are several."""
+        self.cases[name] = case
+        if self.part is None:
+            self.write()
+        else:
+            write_json(self.part, {"cases": self.cases})
+
+    @property
+    def summary(self) -> dict[str, int]:
+        """How many cases had which outcome."""
+        counts = Counter(case["outcome"] for case in self.cases.values())
+        return {outcome: counts[outcome] for outcome in (DONE, FAILED)}
+
+    def write(self) -> None:
+        """Writes ``report.json`` and ``report.csv``, and drops the parts they were made of."""
+        cases = dict(sorted(self.cases.items()))
+        write_json(self.folder / REPORT, {"summary": self.summary, "cases": cases, "left_out": self.skipped})
+        classes = dict.fromkeys(name for case in cases.values() for name in case.get("volumes_ml", {}))
+        with whole_file(self.folder / TABLE) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
+            table = csv.writer(stream)
+            sizes = [column for name in classes for column in (f"{name}_ml", f"{name}_parts")]
+            table.writerow(["case", "outcome", *sizes, "flags", "warnings", "error", "seconds", "scan"])
+            for name, case in cases.items():
+                values = [(case.get("volumes_ml", {}).get(c, ""), case.get("counts", {}).get(c, "")) for c in classes]
+                texts = ["; ".join(case.get(key, [])) for key in ("flags", "warnings")]
+                rounded = [round(v, 3) if isinstance(v, float) else v for pair in values for v in pair]
+                seconds, error = case.get("seconds", ""), case.get("error", "")
+                table.writerow([name, case["outcome"], *rounded, *texts, error, seconds, case["scan"]])
+        for part in self.folder.glob(".report-*.json"):
+            part.unlink()
+
+
+def _cases(path: Path) -> dict[str, dict[str, Any]]:
+    """Of an earlier report; one that is damaged only means that its cases are done again."""
+    try:
+        cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
+        return {name: case for name, case in cases.items() if {"outcome", "scan", "files"} <= case.keys()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
