@@ -6,6 +6,7 @@ import atexit
 import os
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
@@ -18,10 +19,12 @@ def join(accelerator: Accelerator) -> int:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
         store, number, size = next(rendezvous("env://"))
         # A restarted group meets in the store of the one that died, and must not find its addresses there.
-        store = dist.PrefixStore(f"attempt-{restarts()}", store)
+        store = dist.PrefixStore(f"attempt-{restarts()}", store)  # type: ignore[attr-defined]
         dist.init_process_group(accelerator.backend, store=store, rank=number, world_size=size)
         # A process that ends with an open group may abort the others' last messages.
         atexit.register(_leave)
+        # ignite's first call asks all processes something, and may else come on the first one alone.
+        idist.sync()
     return rank()
 
 

@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 from conftest import ROOT
+from test_simulated_mlu import counted, simulated, why_not
 
 from kits_unet3d.pipeline.data import prepare_dataset
 from kits_unet3d.pipeline.data.phantoms import write_dataset
@@ -38,7 +39,7 @@ def launch(tmp_path_factory, tiny_config, tiny_recipe):
     settings = {**json.loads(tiny_config.read_text()), "precision": "fp32", "decay_epochs": []}
     overrides = " ".join(f"--{key} '{json.dumps(value)}'" for key, value in settings.items()).replace('"', "")
 
-    def start(*lines, cards=1, device="cpu", **variables):
+    def start(*lines, cards=1, device="auto", **variables):
         out = tmp_path_factory.mktemp("out")
         with socket.socket() as free:
             free.bind(("localhost", 0))
@@ -67,16 +68,31 @@ def test_the_document_has_a_command_for_each_way_to_launch():
     assert "CARDS" not in COMMANDS[0] and "NODE_RANK=1" in COMMANDS[3] and "srun" in COMMANDS[4]
 
 
-launched = pytest.mark.skipif(not (ROOT / "scripts" / "env.sh").exists(), reason="scripts/env.sh is not there yet")
-
-
-@launched
 def test_one_card_trains(launch):
     assert launch(COMMANDS[0])["epoch"] == 2
 
 
-@launched
-def test_many_cards_many_hosts_and_slurm_train_the_same_network(launch):
-    weights = [launch(COMMANDS[1], cards=2), launch(*COMMANDS[2:4]), launch(COMMANDS[4])]
-    for other in weights[1:]:
-        assert all(torch.equal(value, other["model"][name]) for name, value in weights[0]["model"].items())
+@pytest.fixture(scope="module")
+def two_cards(launch):
+    return launch(COMMANDS[1], cards=2)["model"]
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_two_hosts_train_what_two_cards_do(launch, two_cards):
+    assert equal(launch(*COMMANDS[2:4])["model"], two_cards)
+
+
+def test_slurm_trains_what_two_cards_do(launch, two_cards):
+    assert equal(launch(COMMANDS[4])["model"], two_cards)
+
+
+@pytest.mark.skipif(bool(why_not()), reason=f"no simulated mlu: {why_not()}")
+def test_two_simulated_cards_train_what_two_cpus_do(launch, two_cards, tmp_path):
+    content = launch(COMMANDS[1], cards=2, **simulated(tmp_path), device="mlu", MLU_VISIBLE_DEVICES="0,1")
+    assert content["device"]["device"] == "mlu:0" and content["device"]["collectives"] == "cpu:gloo,mlu:cncl"
+    assert equal(content["model"], two_cards)
+    assert counted(tmp_path, "collectives")["allreduce"] >= 8
+    assert counted(tmp_path, "calls")["set_device"] == 2 and counted(tmp_path, "float64") == {}

@@ -4,9 +4,12 @@ import importlib.util
 import json
 import os
 import pkgutil
+import shutil
 import subprocess
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -43,13 +46,15 @@ def why_not() -> str:
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=f"no simulated mlu: {why_not()}")
 
 
-def run(*command, reports=None, **variables):
-    """A Python command in which the simulated package can be imported."""
+def simulated(reports=None):
+    """Environment in which the simulated package can be imported; ``reports`` is a folder for what runs on it."""
     path = os.pathsep.join([str(SIMULATION), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "PYTHONPATH": path, **variables}
-    if reports is not None:
-        environment["SIMULATED_MLU_REPORT"] = str(reports)
+    return {"PYTHONPATH": path, **({} if reports is None else {"SIMULATED_MLU_REPORT": str(reports)})}
+
+
+def run(*command, reports=None, **variables):
     command = [sys.executable, *map(str, command)]
+    environment = {**os.environ, **simulated(reports), **variables}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
 
 
@@ -72,32 +77,75 @@ def reports(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("reports")
 
 
+def together(jobs):
+    """The results of functions by their keys, two at a time, since each waits for a process of its own."""
+    with ThreadPoolExecutor(2) as pool:
+        running = {key: pool.submit(job) for key, job in jobs.items()}
+        return {key: job.result() for key, job in running.items()}
+
+
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, prepared_phantoms, tiny_config, reports):
-    """Folders of two trainings with an evaluation after each epoch, by device."""
-    folders = {}
-    for device in ("cpu", "mlu"):
-        folder = folders[device] = tmp_path_factory.mktemp(device)
+def train(tmp_path_factory, prepared_phantoms, tiny_config, reports):
+    """Trains on a device, perhaps going on from a copy of another run's folder; gives the new folder."""
+
+    def start(device, source=None, **overrides):
+        folder = tmp_path_factory.mktemp(device)
+        if source is not None:
+            shutil.copytree(source, folder, dirs_exist_ok=True)
         bundle(
             "training", f"['bundle/configs/train.json','{tiny_config}']", reports if device == "mlu" else None,
             dataset_dir=prepared_phantoms, ckpt_dir=folder, output_dir=folder / "curves", device_name=device,
+            resume=source is not None, **overrides,
         )  # fmt: skip
-    return folders
+        return folder
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def trained(train):
+    """Folders of two trainings with an evaluation after each epoch, by device."""
+    return together({device: partial(train, device) for device in ("cpu", "mlu")})
+
+
+@pytest.fixture(scope="module")
+def continued(train):
+    """Folders of trainings whose first epoch ran on the simulated device, by the device that the second ran on."""
+    first = train("mlu", epochs=1)
+    return together({device: partial(train, device, first) for device in ("cpu", "mlu")})
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained, tmp_path_factory, prepared_phantoms, reports):
+    """What the bundle's evaluating writes of one checkpoint, file by file, by device."""
+
+    def evaluate(device):
+        folder = tmp_path_factory.mktemp("scores")
+        bundle(
+            "evaluating", "['bundle/configs/train.json','bundle/configs/evaluate.json']",
+            reports if device == "mlu" else None, dataset_dir=prepared_phantoms, output_dir=folder,
+            ckpt_path=trained["mlu"] / "model.pt", device_name=device,
+        )  # fmt: skip
+        return {path.name: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+    return together({device: partial(evaluate, device) for device in ("cpu", "mlu")})
 
 
 @pytest.fixture(scope="module")
 def inferred(trained, raw_phantoms, tmp_path_factory, reports):
     """Masks of one scan, by the device that trained and the device that inferred."""
-    masks = {}
-    for source, target in (("cpu", "cpu"), ("mlu", "mlu"), ("mlu", "cpu"), ("cpu", "mlu")):
+
+    def infer(source, target):
         folder = tmp_path_factory.mktemp("masks")
         bundle(
             "inferring", "bundle/configs/inference.json", reports if target == "mlu" else None,
             input=raw_phantoms / "case_00003" / "imaging.nii.gz", output_dir=folder,
             ckpt_path=trained[source] / "model.pt", device_name=target,
         )  # fmt: skip
-        masks[source, target] = (folder / "case_00003_seg.nii.gz").read_bytes()
-    return masks
+        return (folder / "case_00003_seg.nii.gz").read_bytes()
+
+    pairs = [("cpu", "cpu"), ("mlu", "mlu"), ("mlu", "cpu"), ("cpu", "mlu")]
+    return together({pair: partial(infer, *pair) for pair in pairs})
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +184,7 @@ def test_the_adapter_works_on_the_device():
 
 
 def test_training_is_the_cpus_bit_for_bit(trained):
-    content = {device: torch.load(folder / "model_final.pt", map_location="cpu", weights_only=True)
-               for device, folder in trained.items()}  # fmt: skip
+    content = {name: torch.load(folder / "model_final.pt", weights_only=True) for name, folder in trained.items()}
     assert content["mlu"]["device"]["device"] == "mlu:0" and content["cpu"]["device"]["device"] == "cpu"
     assert same(content["cpu"]["model"], content["mlu"]["model"])
     assert same(content["cpu"]["optimizer"], content["mlu"]["optimizer"])
@@ -145,9 +192,21 @@ def test_training_is_the_cpus_bit_for_bit(trained):
     assert losses["cpu"] == losses["mlu"] and len(losses["mlu"]) == 4
 
 
+def test_a_run_goes_on_on_either_device_as_if_never_stopped(trained, continued):
+    expected = torch.load(trained["cpu"] / "model_final.pt", weights_only=True)
+    for device, folder in continued.items():
+        content = torch.load(folder / "model_final.pt", weights_only=True)
+        assert content["epoch"] == 2 and content["device"]["device"].startswith(device)
+        assert same(content["model"], expected["model"]) and same(content["optimizer"], expected["optimizer"])
+
+
 def test_evaluation_is_the_cpus_bit_for_bit(trained):
     scores = {device: curve(folder, "mean_dice") for device, folder in trained.items()}
     assert scores["cpu"] == scores["mlu"] and len(scores["mlu"]) == 2
+
+
+def test_the_score_of_a_checkpoint_is_the_same_on_either_device(evaluated):
+    assert evaluated["cpu"] and evaluated["cpu"] == evaluated["mlu"]
 
 
 def test_a_checkpoint_of_one_device_serves_the_other_and_all_masks_are_the_same(inferred):
@@ -162,11 +221,11 @@ def test_an_exported_model_serves_on_the_cpu(trained, exported):
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_no_float64_reaches_the_device(trained, inferred, exported, reports):
+def test_no_float64_reaches_the_device(trained, continued, evaluated, inferred, exported, reports):
     assert counted(reports, "float64") == {}
 
 
-def test_each_operation_on_the_device_is_a_known_one(trained, inferred, exported, reports):
+def test_each_operation_on_the_device_is_a_known_one(trained, continued, evaluated, inferred, exported, reports):
     """A new one may fall back to the CPU on the hardware: tests/simulated_mlu/README.md says what to do."""
     header, *known = (SIMULATION / "operations.txt").read_text().split("\n")[:-1]
     version = ".".join(torch.__version__.split(".")[:2])
@@ -174,20 +233,6 @@ def test_each_operation_on_the_device_is_a_known_one(trained, inferred, exported
         pytest.skip(f"the list is of {header[2:]}, this is torch {version}, which may take operations apart otherwise")
     assert sorted(set(counted(reports, "operations")) - set(known)) == []
     assert known == sorted(known)
-
-
-def test_two_processes_train_as_two_on_the_cpu_do(tmp_path):
-    results = {}
-    for device in ("cpu", "mlu"):
-        done = run(
-            "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", SIMULATION / "two_ranks.py",
-            device, tmp_path / f"{device}.pt", reports=tmp_path / device, MLU_VISIBLE_DEVICES="0,1",
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
-        results[device] = torch.load(tmp_path / f"{device}.pt", weights_only=True)
-    assert same(results["cpu"], results["mlu"])
-    assert counted(tmp_path / "mlu", "collectives")["allreduce"] >= 4
-    assert counted(tmp_path / "mlu", "calls")["set_device"] >= 2
 
 
 def device_check(tiny_config, *options, **variables):

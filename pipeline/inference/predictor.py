@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
 from monai.inferers import Inferer
 
 from ..device import Accelerator, resolve
@@ -102,10 +103,10 @@ class Predictor:
         scan = source if isinstance(source, Scan) else read_scan(source, options)
         classes = self.model.recipe.classes
         image = self.preparation({"image": scan})["image"][None].to(self.accelerator.device)
-        logits = self.inferer(image, self.network)[0]  # type: ignore[index]
+        logits: MetaTensor = self.inferer(image, self.network)[0]  # type: ignore[assignment]
         del image
         affine = logits.affine.cpu().numpy()
-        values = logits.as_tensor().float().cpu()
+        values = logits.as_tensor().cpu()
         del logits
         with (
             nullcontext() if probabilities is None else probabilities_file(Path(probabilities), scan.grid, len(classes))

@@ -86,8 +86,8 @@ class RunState:
     def capture(self, engine: Engine) -> dict[str, Any]:
         """Tensors and plain data only, so that ``weights_only=True`` can read it. All processes must call it."""
         return {
-            "model": bare(self.network).state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "model": _on_cpu(bare(self.network).state_dict()),
+            "optimizer": _on_cpu(self.optimizer.state_dict()),
             "scaler": self.step.scaler.state_dict(),
             "network": describe_network(self.factory),
             "recipe": self.recipe.as_dict(),
@@ -115,11 +115,13 @@ class RunState:
         self._set_random_states(content["random"][distributed.rank()])
 
     def _random_states(self) -> dict[str, Any]:
-        _, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
+        state: Any = np.random.get_state(legacy=True)  # noqa: NPY002
+        _, keys, position, has_gauss, gauss = state
         return {
             "python": random.getstate(),
             "numpy": [torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(gauss)],
             "torch": torch.get_rng_state(),
+            "device": self.accelerator.rng_state(),
         }
 
     def _set_random_states(self, states: Mapping[str, Any]) -> None:
@@ -128,6 +130,16 @@ class RunState:
         keys, position, has_gauss, gauss = states["numpy"]
         np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, gauss))  # noqa: NPY002
         torch.set_rng_state(states["torch"])
+        self.accelerator.set_rng_state(states["device"])  # leaves it as it is if the run goes on elsewhere
+
+
+def _on_cpu(value: Any) -> Any:
+    """A tree with its tensors on the CPU: a file that names a device cannot be read where there is none."""
+    if isinstance(value, torch.Tensor):
+        return value.cpu()
+    if isinstance(value, Mapping):
+        return {key: _on_cpu(item) for key, item in value.items()}
+    return [_on_cpu(item) for item in value] if isinstance(value, list) else value
 
 
 def _plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine
-from monai.engines import IterationEvents, SupervisedTrainer
+from monai.engines import IterationEvents
 from monai.utils import CommonKeys
 
 from .. import distributed
@@ -40,7 +40,7 @@ class TrainStep:
         done = engine.state.iteration % (engine.state.epoch_length or 1)
         return done % self.accumulation_steps == 0
 
-    def __call__(self, engine: SupervisedTrainer, batch: dict[str, torch.Tensor]) -> Any:
+    def __call__(self, engine: Any, batch: dict[str, torch.Tensor]) -> Any:
         """Returns image, label, pred (logits) and loss (undivided, mean over processes), with the network updated:
         a dictionary, or one for each sample if the trainer decollates.
 
@@ -54,7 +54,7 @@ class TrainStep:
         if position % self.accumulation_steps == 0:
             engine.optimizer.zero_grad(set_to_none=True)
         # Only the last backward needs to be shared between processes.
-        alone = nullcontext() if last or not hasattr(engine.network, "no_sync") else engine.network.no_sync()
+        alone = nullcontext() if last else getattr(engine.network, "no_sync", nullcontext)()
         with alone:
             with self.accelerator.autocast():
                 logits = engine.inferer(image, engine.network)
@@ -72,7 +72,7 @@ class TrainStep:
         engine.fire_event(IterationEvents.MODEL_COMPLETED)  # what is configured to follow a step hangs on it
         return engine.state.output
 
-    def _update(self, engine: SupervisedTrainer) -> None:
+    def _update(self, engine: Any) -> None:
         if not self.scaler.is_enabled():  # a scaler finds an overflow itself, and leaves that step out
             gradients = [p.grad for p in engine.network.parameters() if p.grad is not None]
             self._require_finite(engine, "norm of the gradient", torch.nn.utils.get_total_norm(gradients))
@@ -80,7 +80,7 @@ class TrainStep:
         self.scaler.update()
 
     @staticmethod
-    def _require_finite(engine: SupervisedTrainer, name: str, value: torch.Tensor) -> None:
+    def _require_finite(engine: Any, name: str, value: torch.Tensor) -> None:
         if not torch.isfinite(value):
             raise NotFiniteError(
                 f"{name} is {value.item()} in epoch {engine.state.epoch}, iteration {engine.state.iteration}: "
