@@ -24,11 +24,11 @@ else
     echo "== 3/5 training: $OUT/models/model.pt is there already"
 fi
 echo "== 4/5 prediction of scans that training never saw"
-rm -rf "$OUT/scans" "$OUT/masks" && mkdir -p "$OUT/scans"
+mkdir -p "$OUT/scans"
 for case in "$OUT"/raw/case_*; do
     number=$((10#${case##*_}))
     # one case in five is for evaluation
-    [ $((number % 5)) -ne 0 ] || ln -s "$(cd "$case" && pwd)/imaging.nii.gz" "$OUT/scans/${case##*/}.nii.gz"
+    [ $((number % 5)) -ne 0 ] || ln -sfn "$(cd "$case" && pwd)/imaging.nii.gz" "$OUT/scans/${case##*/}.nii.gz"
 done
 kits predict "$OUT/scans" -o "$OUT/masks" --checkpoint "$OUT/models/model.pt" --precision auto
 echo "== 5/5 scores and picture"
