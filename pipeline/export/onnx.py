@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
@@ -28,6 +29,8 @@ def export_onnx(described: Description, path: str | Path) -> Path:
             "--without onnx"
         ) from error
     path = Path(path)
+    for name in ("onnx_ir", "onnxscript"):  # a line for every tensor they simplify
+        logging.getLogger(name).setLevel(logging.WARNING)
     network = described.model.network.cpu().eval()
     with whole_file(path) as temporary:
         torch.onnx.export(
