@@ -92,7 +92,7 @@ class Throughput:
             **summarise(seconds, self.samples_per_step),
             "warmup_steps": self.warmup_steps,
             "processes": distributed.world_size(),
-            "peak_memory_bytes": self.accelerator.peak_memory(),
+            "peak_memory_bytes": self.accelerator.memory().get("peak", 0),
             "device": self.accelerator.describe(),
         }
 
