@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs this project into the Python that is there, such as that of a vendor's image, with the tested versions; a
-# torch that is there already is never replaced: `bash scripts/install.sh [EXTRAS]`. Settings: PYTHON (default python).
+# Installs this project into the Python that is there, such as a vendor's image has, with the tested versions; a torch
+# that is there already is never replaced: `bash scripts/install.sh [EXTRAS [OPTIONS OF PIP]]`.
+# Settings: PYTHON (default python).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}
@@ -19,7 +20,7 @@ if [ -n "$before" ]; then
     echo "$before" >>"$pins"
     echo "kept as they are:" $before
 fi
-"$PYTHON" -m pip install --no-cache-dir --disable-pip-version-check -c "$pins" ".${1:+[$1]}"
+"$PYTHON" -m pip install --no-cache-dir --disable-pip-version-check -c "$pins" ".${1:+[$1]}" "${@:2}"
 while read -r kept; do
     [ -z "$kept" ] || brought | grep -qxF "$kept" || { echo "error: the installation has replaced $kept" >&2; exit 1; }
 done <<<"$before"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from kits_unet3d.pipeline.data.phantoms import write_dataset
 from kits_unet3d.pipeline.model import describe_network
 from kits_unet3d.transforms import Recipe
 
+#: Processes that a test starts get one thread each: several on few cores wait for each other many times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 #: Numbers of a recipe small enough for a test: 32³ patches of coarse voxels.

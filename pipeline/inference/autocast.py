@@ -27,9 +27,7 @@ class AutocastInferer(Inferer):
         super().__init__()
         self.inferer, self.accelerator = inferer, accelerator
 
-    def __call__(
-        self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
-    ) -> torch.Tensor:
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> Any:
         def forward(*arguments: Any, **named: Any) -> torch.Tensor:
             with self.accelerator.autocast():
                 return network(*arguments, **named).float()

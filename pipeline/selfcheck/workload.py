@@ -61,7 +61,7 @@ class Workload:
             optimizer=torch.optim.SGD(network.parameters(), self.rate, momentum=0.9, nesterov=True),
             loss_function=self._loss(),
             inferer=SimpleInferer(),
-            iteration_update=TrainStep(accelerator),
+            iteration_update=TrainStep(accelerator),  # type: ignore[arg-type]
             decollate=False,
         )
         trainer.logger.disabled = True
