@@ -18,8 +18,10 @@ def join(accelerator: Accelerator) -> int:
     """Joins the process group that torchrun announces, if there is one; returns this process's rank."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
         store, number, size = next(rendezvous("env://"))
-        # A restarted group meets in the store of the one that died, and must not find its addresses there.
-        store = dist.PrefixStore(f"attempt-{restarts()}", store)  # type: ignore[attr-defined]
+        if int(os.environ.get("GROUP_WORLD_SIZE", 1)) == 1:
+            # On one host a restarted group meets in the store of the one that died, and must not find its
+            # addresses there. Several hosts meet anew, and may have counted differently.
+            store = dist.PrefixStore(f"attempt-{restarts()}", store)  # type: ignore[attr-defined]
         dist.init_process_group(accelerator.backend, store=store, rank=number, world_size=size)
         # A process that ends with an open group may abort the others' last messages.
         atexit.register(_leave)
@@ -42,7 +44,7 @@ def world_size() -> int:
 
 
 def restarts() -> int:
-    """How often torchrun has started this group of processes anew after one of them died."""
+    """How often torchrun has started the processes of this host anew after one of them died."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
@@ -75,6 +77,14 @@ def gather(value: Any) -> list[Any]:
     if world_size() > 1:
         dist.all_gather_object(values, value)
     return values
+
+
+def from_first(value: Any) -> Any:
+    """The first process's value, on every process."""
+    values = [value]
+    if world_size() > 1:
+        dist.broadcast_object_list(values, 0)
+    return values[0]
 
 
 def gather_by_case(results: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ fp32-mlu | fp32-cuda | fp32-cpu | amp-mlu | amp-cuda | amp-cpu | fp32-mlu-ddp | 
 esac
 IFS=- read -r precision DEVICE ddp <<<"$1"
 shift
-PYTORCH_TRAIN_DATASET=${PYTORCH_TRAIN_DATASET:-data}
+PHANTOMS=
 . "$(dirname "$0")/env.sh"
 cards=1
 [ -z "$ddp" ] || cards=${CARDS:-$([ "$DEVICE" = cpu ] && echo 2 || echo 4)}

@@ -1,5 +1,6 @@
 # Sourced by the launch scripts. Settings, all with defaults:
-#   DEVICE                    mlu (default), cuda, cpu or auto; with cpu the demo's network trains on phantoms made here
+#   DEVICE                    mlu (default), cuda, cpu or auto; with cpu, if there are no data, the demo's network trains
+#                             on phantoms made here
 #   CARDS                     processes on this host
 #   PYTORCH_TRAIN_DATASET     prepared KiTS19 under KiTS19/pre_data_dir
 #   PYTORCH_TRAIN_CHECKPOINT  where checkpoints go (default models)
@@ -15,12 +16,13 @@ if [ -z "${PYTHON:-}" ]; then
 fi
 OVERLAYS=() DATASET=()
 
-# On a CPU: phantoms instead of KiTS19 unless there are data, and a network that a CPU can train.
-if [ "$DEVICE" = cpu ]; then
+# On a CPU without data: a network that a CPU can train, and phantoms for it (none if PHANTOMS is set to nothing), one
+# in five for evaluation, two of those for each process.
+if [ "$DEVICE" = cpu ] && [ -z "${PYTORCH_TRAIN_DATASET:-}" ]; then
     OVERLAYS=(bundle/configs/demo.json)
-    if [ -z "${PYTORCH_TRAIN_DATASET:-}" ]; then
-        PHANTOMS=${PHANTOMS:-phantoms}
-        "$PYTHON" -m kits_unet3d.pipeline.cli phantom --cases 20 --out "$PHANTOMS/raw" \
+    PHANTOMS=${PHANTOMS-phantoms}
+    if [ -n "$PHANTOMS" ]; then
+        "$PYTHON" -m kits_unet3d.pipeline.cli phantom --cases $((10 * ${CARDS:-2})) --out "$PHANTOMS/raw" \
             --shape 48 80 80 --spacing-mm 6.7 4.8 4.8 --workers 2
         "$PYTHON" -m kits_unet3d.pipeline.cli prepare --data-dir "$PHANTOMS/raw" --out "$PHANTOMS/prepared" \
             --config bundle/configs/demo.json --workers 2

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # A few minutes' check before a long run: two training steps and two evaluation cases on each of four cards.
 set -euo pipefail
-. "$(dirname "$0")/env.sh"
 CARDS=${CARDS:-4}
+. "$(dirname "$0")/env.sh"
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 timed run_bundle "$CARDS" training -- --ckpt_dir "$folder" --output_dir "$folder/eval" --seed "$SEED" --batch_size 2 \

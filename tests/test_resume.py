@@ -144,7 +144,11 @@ def test_checkpoints_are_never_mixed(tmp_path, command, prepared_phantoms):
     assert again.returncode == 3 and "holds checkpoints of an earlier run" in again.stderr
     other = run(command(tmp_path, "--resume", "True", "--seed", "2", "--learning_rate", "0.04"))
     assert other.returncode == 3 and "differs in learning_rate, seed;" in other.stderr, other.stderr[-2000:]
+    (tmp_path / "last_00000001.pt").write_bytes(last.read_bytes())
+    older = run(command(tmp_path, "--resume", os.fspath(tmp_path / "last_00000001.pt")))
+    assert older.returncode == 3 and "go on from the newest" in older.stderr
+    elsewhere = tmp_path / "elsewhere"
     weights = torch.load(last, weights_only=True)["model"]
     torch.save({"model": weights}, tmp_path / "weights.pt")
-    without = run(command(tmp_path, "--resume", os.fspath(tmp_path / "weights.pt")))
+    without = run(command(elsewhere, "--resume", os.fspath(tmp_path / "weights.pt")))
     assert without.returncode == 3 and "not the state of a run" in without.stderr

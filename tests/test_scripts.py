@@ -1,5 +1,6 @@
 """The launch scripts, run on the CPU as they would be on cards."""
 
+import json
 import os
 import re
 import subprocess
@@ -33,11 +34,14 @@ def script(phantoms, tmp_path_factory):
 RESULT = re.compile(r"^RESULT,image_segmentation,1,\d+,[^,]*,\d{4}-\d\d-\d\d .+$", re.MULTILINE)
 
 
-def test_precheckin_takes_two_steps_and_scores_two_cases_on_each_of_two_processes(script):
-    done = script("precheckin", CARDS="2")
+def test_precheckin_takes_two_steps_and_scores_two_cases_on_each_of_two_processes(script, tmp_path):
+    done = script("precheckin", "--output_dir", str(tmp_path), CARDS="2")
     assert done.returncode == 0, done.stderr[-3000:]
     assert RESULT.search(done.stdout)
-    assert "mean_dice" in done.stdout
+    lines = (tmp_path / "mlperf.log").read_text().splitlines()
+    events = [json.loads(line.split(":::MLLOG ", 1)[1]) for line in lines]
+    values = {event["key"]: event["value"] for event in events}
+    assert (values["train_samples"], values["eval_samples"], values["samples_per_epoch"]) == (8, 4, 8)
 
 
 def test_the_four_card_settings_train_and_the_checkpoint_is_scored(script, tmp_path):
@@ -66,4 +70,4 @@ def test_the_benchmark_prints_throughput_and_percentiles(script, tmp_path):
 def test_a_missing_device_is_an_error_and_the_result_line_still_comes(script, name, phantoms):
     done = script(name, DEVICE="xpu:7", CARDS="1")
     assert done.returncode != 0
-    assert "is not there" in done.stderr
+    assert "is not there" in done.stderr and RESULT.search(done.stdout)

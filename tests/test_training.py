@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 from conftest import ROOT
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 from monai.engines import SupervisedTrainer
 from monai.inferers import SimpleInferer
@@ -16,6 +16,7 @@ from kits_unet3d.pipeline.training import (
     NotFiniteError,
     Schedule,
     StopAfter,
+    StopAtTarget,
     TrainStep,
     epochs_of,
 )
@@ -140,6 +141,17 @@ def test_a_gradient_that_is_no_number_stops_the_run_and_leaves_the_weights():
     with pytest.raises(NotFiniteError, match="gradient is nan in epoch 1"):
         run.run()
     assert all(torch.equal(a, b) for a, b in zip(before, run.network.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("score", "ends"), [(0.0, True), (9e-7, True), (1e-5, False), (0.89, False), (0.9, True)])
+def test_a_score_at_the_target_or_below_1e_6_ends_the_run(score, ends):
+    evaluator = Engine(lambda engine, batch: None)
+    evaluator.add_event_handler(Events.EPOCH_COMPLETED, lambda e: e.state.metrics.update(mean_dice=score))
+    run = trainer(epochs=3)
+    run.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run([0], max_epochs=1))
+    StopAtTarget(evaluator, "mean_dice", 0.9).attach(run)
+    run.run()
+    assert run.state.epoch == (1 if ends else 3)
 
 
 def test_time_that_is_up_ends_the_run_after_its_epoch():

@@ -16,7 +16,9 @@ from ..errors import UsageError
 logger = logging.getLogger("kits_unet3d.evaluation")
 
 
-def start(dataset_dir: str | Path, recipe: Recipe, accelerator: Accelerator) -> None:
+def start(
+    dataset_dir: str | Path, recipe: Recipe, accelerator: Accelerator, evaluation_cases: int | None = None
+) -> None:
     """Checks that there are evaluation cases prepared as the model wants them, enough for all processes; logs
     the device.
 
@@ -26,7 +28,7 @@ def start(dataset_dir: str | Path, recipe: Recipe, accelerator: Accelerator) -> 
     try:
         index = Index.read(dataset_dir)
         index.require(recipe)
-        cases, processes = len(index.data_list("evaluation")), distributed.world_size()
+        cases, processes = len(index.data_list("evaluation")[:evaluation_cases]), distributed.world_size()
         if cases < processes:
             raise UsageError(
                 f"{dataset_dir}: {cases} evaluation case(s) for {processes} process(es), each of which needs one; "

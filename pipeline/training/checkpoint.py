@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
@@ -98,7 +99,7 @@ class Checkpoints:
 
     def _finished(self, engine: Engine) -> None:
         self._write(engine, FINAL)
-        if self.run.best is None:
+        if not distributed.from_first((self.folder / BEST).exists()):
             self._write(engine, BEST)
 
     def _write(self, engine: Engine, name: str) -> None:
@@ -111,9 +112,11 @@ class Checkpoints:
 class Resume:
     """Goes on from a checkpoint when the trainer starts; attach it after what evaluates.
 
+    The first process chooses and reads it for all, so that hosts need not share a folder.
+
     Args:
-        wanted: True for the newest in ``folder`` if there is one, a file for that one, False for a new run. A
-            process that torchrun has restarted goes on in any case.
+        wanted: True for the newest in ``folder`` if there is one, a file for that one, False for a new run. What
+            torchrun has restarted goes on from the newest in any case.
         folder: where the run's checkpoints are.
         run: to be put where the checkpoint was.
         evaluator, schedule: for an evaluation that was due after the checkpoint's epoch and not finished.
@@ -128,35 +131,48 @@ class Resume:
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self)
 
-    def _file(self) -> Path | None:
-        if isinstance(self.wanted, str | Path):
-            return Path(self.wanted)
+    def _file(self, restarted: bool) -> Path | None:
         there = last_checkpoints(self.folder)
-        if there and not (self.wanted or distributed.restarts()):
+        if restarted and there:
+            return there[-1]
+        named = Path(self.wanted) if isinstance(self.wanted, str | Path) else None
+        if there and (not self.wanted or (named is not None and named.resolve() != there[-1].resolve())):
             raise CheckpointError(
-                f"{self.folder}: holds checkpoints of an earlier run; go on with `--resume True`, "
-                "or start anew in another folder with `--ckpt_dir`"
+                f"{self.folder}: holds checkpoints of an earlier run; go on from the newest with `--resume True`, "
+                "or start in another folder with `--ckpt_dir`"
             )
-        return there[-1] if there else None
+        return named or (there[-1] if there else None)
+
+    def _read(self, restarted: bool) -> tuple[Path | None, dict[str, Any]]:
+        path = self._file(restarted)
+        if path is None:
+            return None, {}
+        content = read_checkpoint(path)
+        if "random" not in content:
+            raise CheckpointError(f"{path}: holds weights but not the state of a run; name one of last_*.pt")
+        if different := self.run.differences(content):
+            raise CheckpointError(
+                f"{path}: is of another configuration, which differs in {', '.join(different)}; "
+                "set these as they were, or start anew with another --ckpt_dir"
+            )
+        return path, content
 
     def __call__(self, engine: Engine) -> None:
         """Ends the program with one sentence and exit code 3 if the checkpoint does not serve."""
-        try:
-            path = self._file()
-            if path is None:
-                return
-            content = read_checkpoint(path)
-            if "random" not in content:
-                raise CheckpointError(f"{path}: holds weights but not the state of a run; name one of last_*.pt")
-            if different := self.run.differences(content):
-                raise CheckpointError(
-                    f"{path}: is of another configuration, which differs in {', '.join(different)}; "
-                    "set these as they were, or start anew with another --ckpt_dir"
-                )
-            self.run.restore(content, engine)
-        except CheckpointError as error:
-            print(f"error: {error}", file=sys.stderr)
-            raise SystemExit(3) from None
+        restarted = any(distributed.gather(distributed.restarts()))
+        refusal, path, content = "", None, {}
+        if distributed.rank() == 0:
+            try:
+                path, content = self._read(restarted)
+            except CheckpointError as error:
+                refusal = str(error)
+        refusal, path, content = distributed.from_first((refusal, path, content))
+        if refusal:
+            print(f"error: {refusal}", file=sys.stderr)
+            raise SystemExit(3)
+        if path is None:
+            return
+        self.run.restore(content, engine)
         logger.info("going on from %s: epoch %d, iteration %d", path, content["epoch"], content["iteration"])
         epoch, inside = divmod(engine.state.iteration, engine.state.epoch_length or 1)
         if inside == 0 and self.run.evaluated < epoch and self.schedule.evaluates(epoch):
