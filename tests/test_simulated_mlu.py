@@ -132,20 +132,26 @@ def evaluated(trained, tmp_path_factory, prepared_phantoms, reports):
 
 
 @pytest.fixture(scope="module")
-def inferred(trained, raw_phantoms, tmp_path_factory, reports):
-    """Masks of one scan, by the device that trained and the device that inferred."""
+def infer(tmp_path_factory, raw_phantoms):
+    """The bytes of the mask of one scan that the bundle's inferring writes."""
 
-    def infer(source, target):
+    def start(model, device, reports=None, precision="fp32"):
         folder = tmp_path_factory.mktemp("masks")
         bundle(
-            "inferring", "bundle/configs/inference.json", reports if target == "mlu" else None,
-            input=raw_phantoms / "case_00003" / "imaging.nii.gz", output_dir=folder,
-            ckpt_path=trained[source] / "model.pt", device_name=target,
+            "inferring", "bundle/configs/inference.json", reports, output_dir=folder, ckpt_path=model / "model.pt",
+            input=raw_phantoms / "case_00003" / "imaging.nii.gz", device_name=device, precision=precision,
         )  # fmt: skip
         return (folder / "case_00003_seg.nii.gz").read_bytes()
 
+    return start
+
+
+@pytest.fixture(scope="module")
+def inferred(trained, infer, reports):
+    """Masks of one scan, by the device that trained and the device that inferred."""
+
     pairs = [("cpu", "cpu"), ("mlu", "mlu"), ("mlu", "cpu"), ("cpu", "mlu")]
-    return together({pair: partial(infer, *pair) for pair in pairs})
+    return together({(a, b): partial(infer, trained[a], b, reports if b == "mlu" else None) for a, b in pairs})
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +231,13 @@ def test_no_float64_reaches_the_device(trained, continued, evaluated, inferred, 
     assert counted(reports, "float64") == {}
 
 
+def test_fp32_casts_nothing_and_bf16_casts_every_convolution_of_inference(trained, inferred, infer, reports, tmp_path):
+    assert counted(reports, "casts") == {}
+    infer(trained["mlu"], "mlu", tmp_path, "bf16")
+    casts, ran = counted(tmp_path, "casts"), counted(tmp_path, "operations")
+    assert sum(count for name, count in casts.items() if "conv" in name) == ran["aten::convolution"] > 0
+
+
 def test_each_operation_on_the_device_is_a_known_one(trained, continued, evaluated, inferred, exported, reports):
     """A new one may fall back to the CPU on the hardware: tests/simulated_mlu/README.md says what to do."""
     header, *known = (SIMULATION / "operations.txt").read_text().split("\n")[:-1]
@@ -248,21 +261,12 @@ def test_the_self_check_finds_two_sound_cards(tiny_config):
         assert done.stdout.count(line) == 1, line
 
 
-def test_the_self_check_lists_all_operations_that_would_run_on_the_cpu(tiny_config):
-    done = device_check(tiny_config, SIMULATED_MLU_MISSING="aten::cat.out,aten::native_batch_norm,aten::relu_")
+def test_the_self_check_lists_what_would_run_on_the_cpu_and_finds_what_is_computed_wrongly(tiny_config):
+    missing = {"SIMULATED_MLU_MISSING": "aten::cat.out,aten::native_batch_norm,aten::relu_"}
+    done = device_check(tiny_config, **missing, SIMULATED_MLU_WRONG="aten::convolution")
     assert done.returncode == 1
     lacking = ("aten.cat.default", "aten.native_batch_norm.default", "aten.relu_.default", "aten.stack.default")
     assert f"would run on the CPU: {', '.join(lacking)}\n" in done.stdout
-    assert "ok     training step" in done.stdout and "FAILED step time" in done.stdout
-
-
-def test_the_self_check_finds_a_card_that_computes_wrongly(tiny_config):
-    done = device_check(tiny_config, SIMULATED_MLU_WRONG="aten::convolution")
-    assert done.returncode == 1
-    assert "FAILED training step" in done.stdout and "FAILED window" in done.stdout
-
-
-def test_the_self_check_of_a_card_too_many_is_an_error(tiny_config):
-    done = device_check(tiny_config, "--cards", 2)
-    assert done.returncode != 0 and "mlu:1 is not there: 1 card(s) are visible" in done.stderr
-    assert "all is well" not in done.stdout
+    for check in ("native operations", "training step", "window", "bf16", "step time"):
+        assert f"FAILED {check}" in done.stdout
+    assert "5 of 5 checks failed" in done.stdout
