@@ -15,6 +15,9 @@ from test_simulated_mlu import counted, simulated, why_not
 from kits_unet3d.pipeline.data import prepare_dataset
 from kits_unet3d.pipeline.data.phantoms import write_dataset
 
+#: Many processes, each of which takes seconds to start.
+pytestmark = pytest.mark.slow
+
 COMMANDS = re.findall(r"^[A-Z].*bash scripts/train\.sh.*$", (ROOT / "docs" / "devices.md").read_text(), re.MULTILINE)
 #: What `srun` does as far as a script can see: every host runs the command, knowing its number and all names.
 SRUN = """#!/usr/bin/env bash

@@ -18,6 +18,9 @@ from kits_unet3d.pipeline.data.phantoms import write_dataset
 from kits_unet3d.pipeline.training.checkpoint import last_checkpoints
 from kits_unet3d.transforms import Recipe
 
+#: Many processes, each of which takes seconds to start.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
@@ -92,7 +95,6 @@ def workers_of(launcher):
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes by /proc")
 def test_a_dead_worker_stops_the_others_and_a_restart_goes_on(tmp_path, train, pair):
     log = tmp_path / "log"

@@ -14,6 +14,9 @@ from conftest import ROOT
 
 from kits_unet3d.pipeline.training.checkpoint import last_checkpoints
 
+#: Many processes, each of which takes seconds to start.
+pytestmark = pytest.mark.slow
+
 CONFIGS = ["bundle/configs/train.json"]
 
 
@@ -75,7 +78,6 @@ def same(a, b):
     return a == b
 
 
-@pytest.mark.slow
 def test_a_run_killed_five_times_ends_as_one_that_never_was(tmp_path, command, whole):
     log, draw = tmp_path / "log", random.Random(5)
     kills = 0

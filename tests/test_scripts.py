@@ -9,6 +9,9 @@ import sys
 import pytest
 from conftest import ROOT
 
+#: Many processes, each of which takes seconds to start.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory):

@@ -43,7 +43,10 @@ def why_not() -> str:
     return ""
 
 
-pytestmark = pytest.mark.skipif(bool(why_not()), reason=f"no simulated mlu: {why_not()}")
+pytestmark = [
+    pytest.mark.slow,  # each journey is a process or two of its own
+    pytest.mark.skipif(bool(why_not()), reason=f"no simulated mlu: {why_not()}"),
+]
 
 
 def simulated(reports=None):
