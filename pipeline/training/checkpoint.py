@@ -160,7 +160,9 @@ class Resume:
     def __call__(self, engine: Engine) -> None:
         """Ends the program with one sentence and exit code 3 if the checkpoint does not serve."""
         restarted = any(distributed.gather(distributed.restarts()))
-        refusal, path, content = "", None, {}
+        refusal = ""
+        path: Path | None = None
+        content: dict[str, Any] = {}
         if distributed.rank() == 0:
             try:
                 path, content = self._read(restarted)
