@@ -1,5 +1,6 @@
 import json
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -14,12 +15,14 @@ from kits_unet3d.pipeline.device import resolve
 from kits_unet3d.pipeline.training import (
     LearningRate,
     NotFiniteError,
+    RunState,
     Schedule,
     StopAfter,
     StopAtTarget,
     TrainStep,
     epochs_of,
 )
+from kits_unet3d.transforms import Recipe
 
 
 @pytest.mark.parametrize(
@@ -109,11 +112,16 @@ def test_lamb_and_adam_overlays_train():
         parser = ConfigParser(json.loads((ROOT / "bundle" / "configs" / f"{name}.json").read_text()))
         parser["wrapped"], parser["learning_rate"] = network, 0.01
         optimizer = parser.get_parsed_content("optimizer")
-        before = [p.clone() for p in network.parameters()]
+        cpu = resolve("cpu")
+        factory = partial(UNet3D, channels=(2, 4))
+        state = RunState(network, optimizer, TrainStep(cpu), None, factory, Recipe(), cpu, {})
+        content = {"configuration": state.configuration()}
+        before = [p.detach().clone() for p in network.parameters()]
         network(torch.rand(1, 1, 8, 8, 8)).square().mean().backward()
         optimizer.step()
-        moved = [float((p - q).abs().max()) for p, q in zip(before, network.parameters(), strict=True)]
+        moved = [float((p - q.detach()).abs().max()) for p, q in zip(before, network.parameters(), strict=True)]
         assert max(moved) > 0 and all(math.isfinite(m) for m in moved), name
+        assert state.differences(content) == [], f"a run with {name} could not be continued"
 
 
 def test_the_rate_of_each_epoch_reaches_the_optimiser():

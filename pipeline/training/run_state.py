@@ -21,8 +21,8 @@ from ..device import Accelerator
 from ..model import describe_network
 from .step import TrainStep
 
-#: Differ from run to run without changing what is learnt.
-FREE = ("lr", "initial_lr", "params")
+#: Of an optimiser's group: what changes while it works, and is no setting.
+FREE = ("lr", "initial_lr", "params", "step")
 
 
 def bare(network: nn.Module) -> nn.Module:
