@@ -4,6 +4,8 @@
 set -euo pipefail
 [ -n "${SLURM_STEP_NODELIST:-}" ] || { echo "error: this is to be started by srun, one task a host" >&2; exit 2; }
 NNODES=$SLURM_STEP_NUM_NODES NODE_RANK=$SLURM_NODEID
-MASTER_ADDR=$(scontrol show hostnames "$SLURM_STEP_NODELIST" | head -n 1)
+# The whole list is read: `| head -n 1` may close the pipe while scontrol still writes, which then fails, and with it this.
+hosts=$(scontrol show hostnames "$SLURM_STEP_NODELIST")
+MASTER_ADDR=${hosts%%$'\n'*}
 export NNODES NODE_RANK MASTER_ADDR
 exec "$@"
