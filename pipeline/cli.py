@@ -1,20 +1,28 @@
 """The command ``kits-unet3d``: one subcommand a file in ``commands``.
 
 Exit codes: 0 all well, 1 some cases failed, 2 usage or configuration, 3 model, 130 interrupted.
+With ``--json`` a command prints one JSON document, its results or ``{"error": …, "exit_code": …}``, and nothing else
+to the standard output; what it prints otherwise goes to the standard error.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
+
+from .commands import Outcome
 
 #: Each is a module of ``commands`` with HELP, EXAMPLE, ``add_arguments(parser)`` and ``run(arguments)``.
 COMMANDS = (
-    "download", "phantom", "prepare", "verify", "predict", "evaluate", "picture", "device", "export", "unpack",
+    "download", "phantom", "prepare", "verify", "predict", "evaluate", "picture", "device", "benchmark", "export",
+    "unpack",
 )  # fmt: skip
 
 
@@ -33,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         )
         module.add_arguments(subparser)
+        subparser.add_argument("--json", action="store_true", help="print the results as one JSON document")
         subparser.add_argument("--debug", action="store_true", help="show where an error came from")
         subparser.set_defaults(run=module.run)
     return parser
@@ -40,18 +49,33 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
-    arguments = build_parser().parse_args(argv)
+    parser = build_parser()
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks, as `register-python-argcomplete kits-unet3d` has told it to
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    with redirect_stdout(sys.stderr) if arguments.json else nullcontext():
+        outcome = _outcome(arguments)
+    if arguments.json and outcome.results is not None:
+        print(json.dumps(outcome.results, indent=1))
+    return outcome.exit_code
+
+
+def _outcome(arguments: argparse.Namespace) -> Outcome:
     try:
-        return int(arguments.run(arguments) or 0)
+        outcome: Outcome = arguments.run(arguments)
+        return outcome
     except KeyboardInterrupt:
-        print("interrupted; what is finished is kept", file=sys.stderr)
-        return 130
+        text, code = "interrupted; what is finished is kept", 130
+        print(text, file=sys.stderr)
     except Exception as error:  # the last place that can turn an error into a sentence and an exit code
         if arguments.debug:
             traceback.print_exc()
-        print(f"error: {error or type(error).__name__}", file=sys.stderr)
-        return _exit_code(error)
+        text, code = str(error) or type(error).__name__, _exit_code(error)
+        print(f"error: {text}", file=sys.stderr)
+    return Outcome({"error": text, "exit_code": code}, code)
 
 
 def _exit_code(error: Exception) -> int:

@@ -1,9 +1,15 @@
-"""What the command line takes from a bundle's configuration."""
+"""What the command line takes from a bundle's configuration, and which of its keys are known."""
 
 from __future__ import annotations
 
+import ast
 import json
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
+from difflib import get_close_matches
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +24,17 @@ def recipe_of(config: str | Path | None) -> Recipe:
     Only plain values are taken; nothing in the file is run.
 
     Raises:
-        UsageError: if the file cannot be used.
+        UsageError: if the file cannot be used, or has an entry that is almost one of the recipe's.
     """
     if config is None:
         return Recipe()
+    names = {field.name for field in fields(Recipe)}
     try:
         content = json.loads(Path(config).read_text(encoding="utf-8"))
-        names = {field.name for field in fields(Recipe)}
+        # A whole train.json has many other keys, so only what looks like a slip of the pen is refused.
+        for key in content.keys() - names:
+            if meant := get_close_matches(key, names, n=1, cutoff=0.8):
+                raise UsageError(f"unknown key {key}; the nearest known one is {meant[0]}")
         return Recipe.from_dict({name: value for name, value in content.items() if name in names})
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UsageError(f"{config}: no usable configuration ({error})") from error
@@ -53,3 +63,86 @@ def section(name: str, *configs: str | Path) -> dict[str, Any]:
         if key == "_target_" or not key.startswith("_")
     }
     return {key: value for key, value in followed.items() if not str(value).startswith(("$", "@"))}
+
+
+def unread_key(configs: Sequence[Mapping[str, Any]], overrides: Iterable[str] = ()) -> tuple[str, str | None] | None:
+    """The first key of ``overrides`` or of the overlays that nothing reads, and the nearest known one if any is near.
+
+    Args:
+        configs: contents of the configuration files; the first is whole, the others lie upon it. Of theirs, what
+            the first has or any of them refers to (``@key``, ``%key``) is read.
+        overrides: keys, such as ``epochs`` or ``train::trainer::max_epochs``.
+    """
+    base = configs[0]
+    referred = set(re.findall(r"[@%](\w+)", json.dumps(configs)))
+    for key in [*overrides, *(key for overlay in configs[1:] for key in overlay)]:
+        path = re.split(r"#|::", key.lstrip("+"))
+        if path[0] not in base:
+            if path[0] in referred:
+                continue
+            return key, _nearest(path[0], base.keys() | referred)
+        content: Any = base
+        for depth, name in enumerate(path):
+            # An entry may be added to a component, whose class knows its own arguments, and to nothing else.
+            if not isinstance(content, Mapping) or (name not in content and "_target_" in content):
+                break
+            if name not in content:
+                near = _nearest(name, content)
+                return key, near and "::".join([*path[:depth], near])
+            content = content[name]
+    return None
+
+
+def _nearest(key: str, known: Iterable[str]) -> str | None:
+    return next(iter(get_close_matches(key, sorted(known), n=1)), None)
+
+
+def require_known_keys(argv: Sequence[str] | None = None) -> None:
+    """Ends ``python -m monai.bundle run …`` with one sentence and exit code 2 if its command line, or an overlay on it,
+    has a key that nothing reads; MONAI would take it without a word. Does nothing in any other program.
+
+    Args:
+        argv: of the process, if not given.
+    """
+    argv = sys.argv if argv is None else argv
+    program = Path(argv[0]).parts[-3:] if argv else ()
+    if program != ("monai", "bundle", "__main__.py") or argv[1:2] not in (["run"], ["run_workflow"]):
+        return
+    from monai.bundle import ConfigParser, ConfigWorkflow, run, run_workflow
+    from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
+
+    given = _flags(argv[2:])
+    if "args_file" in given:
+        given = {**ConfigParser.load_config_file(given["args_file"]), **given}
+    files = given.get("config_file", [])
+    configs = [ConfigParser.load_config_file(file) for file in ([files] if isinstance(files, str) else files)]
+    if not configs:
+        return
+    monais = (run, run_workflow, ConfigWorkflow)
+    own = {name for function in monais for name in signature(function).parameters} | {"_meta_"}
+    settings: Any = DEFAULT_MLFLOW_SETTINGS
+    own |= set(settings["configs"]) if "tracking" in given else set()
+    found = unread_key(configs, [key for key in given if re.split("#|::", key)[0] not in own])
+    if found is not None:
+        key, near = found
+        print(
+            f"error: unknown key {key}, which nothing reads"
+            + (f"; the nearest known one is {near}" if near else "; see the first configuration"),
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
+
+
+def _flags(arguments: Sequence[str]) -> dict[str, Any]:
+    """``--key value`` and ``--key=value`` as Fire reads them."""
+    flags: dict[str, Any] = {}
+    for position, argument in enumerate(arguments):
+        if re.match(r"--?[A-Za-z_]", argument):
+            key, equals, value = argument.lstrip("-").partition("=")
+            text = value if equals else next(iter(arguments[position + 1 : position + 2]), "True")
+            try:
+                parsed = ast.literal_eval(text)
+            except (ValueError, SyntaxError):
+                parsed = text
+            flags[key.replace("-", "_")] = parsed
+    return flags

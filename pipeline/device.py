@@ -23,6 +23,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from .scaler import LossScaler
+
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 OLDEST_TORCH = (2, 8)  # that MONAI 1.6 supports
 
@@ -167,9 +169,9 @@ class Accelerator:
             return nullcontext()
         return torch.autocast(self.kind, dtype=torch.bfloat16 if self.precision == "bf16" else torch.float16)
 
-    def scaler(self) -> torch.amp.GradScaler:
+    def scaler(self) -> LossScaler:
         """Loss scaler: at work for fp16, a pass-through otherwise."""
-        return torch.amp.GradScaler(self.kind, enabled=self.precision == "fp16")
+        return LossScaler(self.kind, enabled=self.precision == "fp16")
 
     def wrap(self, network: nn.Module, channels_last: bool = False) -> nn.Module:
         """``network`` on the device, and in DistributedDataParallel when there are several processes.
@@ -187,8 +189,7 @@ class Accelerator:
 
     def synchronize(self) -> None:
         """Waits until the device has done all it was given."""
-        module = _module(self.kind)
-        if module is not None:
+        if (module := _module(self.kind)) is not None:
             module.synchronize()
 
     def memory(self) -> dict[str, int]:
@@ -214,8 +215,7 @@ class Accelerator:
         """
         if state["kind"] != self.kind:
             return False
-        module = _module(self.kind)
-        if module is None:
+        if (module := _module(self.kind)) is None:
             torch.set_rng_state(state["state"])
         else:
             module.set_rng_state(state["state"], self.device)

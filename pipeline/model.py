@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from kits_unet3d.networks import CheckpointError, load_weights, network_state, read_checkpoint
+from kits_unet3d.networks import CheckpointError, Ensemble, Mirrored, load_weights, network_state, read_checkpoint
 from kits_unet3d.transforms import Recipe
 
 #: A checkpoint may name only networks from here; nothing else is imported on a file's word.
@@ -21,11 +21,16 @@ TRUSTED = ("kits_unet3d.networks.", "monai.networks.nets.")
 
 @dataclass(frozen=True)
 class Model:
-    """A network and the recipe its images are made by; ``source`` is the checkpoint it came from, if any."""
+    """A network and the recipe its images are made by.
+
+    ``sources`` are the checkpoints it came from, more than one for an ensemble; ``mirror`` says whether it averages
+    over mirror images.
+    """
 
     network: nn.Module
     recipe: Recipe
-    source: Path | None = None
+    sources: tuple[Path, ...] = ()
+    mirror: bool = False
 
 
 def describe_network(factory: partial[nn.Module]) -> dict[str, Any]:
@@ -62,26 +67,42 @@ def build_network(description: Mapping[str, Any], source: str | Path = "checkpoi
         raise CheckpointError(f"{source}: its network cannot be made ({error})") from error
 
 
-def require_trained(model: Model, path: str | Path) -> None:
+def require_trained(model: Model, path: str | Path | Sequence[str | Path]) -> None:
     """Ends a bundle's run with one sentence and exit code 3 if ``model`` has only fresh weights."""
-    if model.source is None:
+    if not model.sources:
         print(f"error: {path}: no such checkpoint; train one, or name another with --ckpt_path", file=sys.stderr)
         raise SystemExit(3)
 
 
-def read_model(path: str | Path, factory: partial[nn.Module] | None = None, missing_ok: bool = False) -> Model:
-    """The model in a checkpoint file.
+def read_model(
+    path: str | Path | Sequence[str | Path],
+    factory: partial[nn.Module] | None = None,
+    missing_ok: bool = False,
+    mirror: bool = False,
+) -> Model:
+    """The model in a checkpoint file, or the mean of those in several.
 
     Args:
-        path: checkpoint. One of ours names its network and recipe; for one from elsewhere the network is
-            ``factory``'s and the recipe the reference's.
+        path: checkpoint, or several, such as those of a cross-validation. One of ours names its network and
+            recipe; for one from elsewhere the network is ``factory``'s and the recipe the reference's.
         factory: makes the network of a checkpoint that does not name it.
         missing_ok: give ``factory``'s network with fresh weights where there is no file.
+        mirror: average over the mirror images along all axes too, which takes eight times as long.
 
     Raises:
-        CheckpointError: if the file cannot be used.
+        CheckpointError: if a file cannot be used, or several want their images prepared differently.
     """
-    path = Path(path)
+    paths = [path] if isinstance(path, str | Path) else list(path)
+    first, *others = (_read_one(Path(one), factory, missing_ok) for one in paths)
+    for one, other in zip(paths[1:], others, strict=True):
+        if other.recipe != first.recipe:
+            raise CheckpointError(f"{one}: prepares its images in another way than {paths[0]}; predict one by one")
+    network = Ensemble([first.network, *(other.network for other in others)]) if others else first.network
+    sources = tuple(source for model in (first, *others) for source in model.sources)
+    return Model(Mirrored(network) if mirror else network, first.recipe, sources, mirror)
+
+
+def _read_one(path: Path, factory: partial[nn.Module] | None, missing_ok: bool) -> Model:
     if missing_ok and factory is not None and not path.is_file():
         return Model(factory(), Recipe())
     content = read_checkpoint(path)
@@ -98,7 +119,7 @@ def read_model(path: str | Path, factory: partial[nn.Module] | None = None, miss
         recipe = Recipe.from_dict(content.get("recipe", {}))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its recipe is not usable ({error})") from error
-    return Model(network, recipe, path)
+    return Model(network, recipe, (path,))
 
 
 def trained_model(path: str | Path, factory: partial[nn.Module]) -> Model:

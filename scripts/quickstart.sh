@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/environment.sh
-OUT=${OUT:-quickstart} CASES=${CASES:-28} MINUTES=${MINUTES:-5}
+OUT=${OUT:-quickstart} CASES=${CASES:-28} MINUTES=${MINUTES:-6}
 started=$SECONDS
 
 make_environment figures

@@ -7,12 +7,15 @@ import os
 from functools import partial
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from niftis import ct, nifti
 
 from kits_unet3d.networks import UNet3D
+from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.data import prepare_dataset
 from kits_unet3d.pipeline.data.phantoms import write_dataset
 from kits_unet3d.pipeline.model import describe_network
@@ -115,3 +118,22 @@ def tiny_checkpoint(tmp_path_factory) -> Path:
     content = {"model": factory().state_dict(), "network": describe_network(factory), "recipe": TINY}
     torch.save({**content, "best": {"mean_dice": 0.25}}, path)
     return path
+
+
+@pytest.fixture
+def predict(tmp_path, model_file, capsys):
+    """Runs the command on what is given and a good scan: the exit code, what is said, the report's cases."""
+
+    def run(*given, good=True):
+        scans = [str(given[0]), *([str(nifti(tmp_path / "good.nii.gz"))] if good else [])]
+        out = tmp_path / "out"
+        code = main(["predict", "-o", str(out), "--checkpoint", str(model_file), *map(str, given[1:]), "--", *scans])
+        cases = json.loads((out / "summary.json").read_text())["cases"]
+        if good:
+            mask = nib.load(out / "good_seg.nii.gz")
+            assert mask.shape == ct().shape and cases["good"]["outcome"] == "done"
+        assert not [path for path in out.rglob(".*")], "something half-written is left"
+        printed = capsys.readouterr()
+        return code, printed.err, cases
+
+    return run

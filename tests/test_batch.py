@@ -15,8 +15,8 @@ import pytest
 from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.errors import CaseError, UsageError
 from kits_unet3d.pipeline.inference import Grid, Scan
+from kits_unet3d.pipeline.inference.masks.measures import longest_axial_mm, measure
 from kits_unet3d.pipeline.inference.memory import needed_bytes, parse_memory, require_memory
-from kits_unet3d.pipeline.inference.results.measures import longest_axial_mm, measure
 from kits_unet3d.transforms import Recipe
 
 
@@ -44,7 +44,7 @@ def run(scans, out, model, *more):
 
 
 def cases(out):
-    return json.loads((out / "report.json").read_text())["cases"]
+    return json.loads((out / "summary.json").read_text())["cases"]
 
 
 def test_a_rerun_does_only_what_is_missing_changed_or_damaged(tmp_path, scans, model, capsys):
@@ -65,6 +65,18 @@ def test_a_rerun_does_only_what_is_missing_changed_or_damaged(tmp_path, scans, m
     assert run(scans, out, model, "--overwrite") == 0 and "[4/4]" in capsys.readouterr().out
 
 
+def test_other_postprocessing_does_everything_again(tmp_path, scans, model, capsys):
+    out = tmp_path / "out"
+    assert run(scans, out, model) == 0
+    before = cases(out)
+    for options in (["--keep-kidneys"], ["--tumour-touches-kidney"], ["--min-tumour-mm3", "1000000"]):
+        capsys.readouterr()
+        assert run(scans, out, model, *options) == 0 and "[4/4]" in capsys.readouterr().out
+    assert before["scan0"]["volumes_ml"]["tumour"] > 0
+    assert cases(out)["scan0"]["volumes_ml"]["tumour"] == 0
+    assert run(scans, out, model, "--min-tumour-mm3=-1") == 2
+
+
 def test_another_scans_result_of_the_same_name_is_kept(tmp_path, scans, model, capsys):
     out = tmp_path / "out"
     assert run(scans / "scan0.nii.gz", out, model) == 0
@@ -78,7 +90,7 @@ def test_another_scans_result_of_the_same_name_is_kept(tmp_path, scans, model, c
 def test_the_report_and_the_table_tell_of_every_case(tmp_path, scans, model):
     (scans / "bad.nii.gz").write_bytes(b"no image")
     assert run(scans, tmp_path / "out", model) == 1
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    report = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert report["summary"] == {"done": 4, "failed": 1}
     assert "bad.nii.gz" in report["cases"]["bad"]["error"]
     done = report["cases"]["scan0"]
@@ -87,7 +99,7 @@ def test_the_report_and_the_table_tell_of_every_case(tmp_path, scans, model):
     assert done["volumes_ml"] == pytest.approx(
         {"kidney": (mask == 1).sum() * voxel_ml, "tumour": (mask == 2).sum() * voxel_ml}
     )
-    with open(tmp_path / "out" / "report.csv", newline="") as stream:
+    with open(tmp_path / "out" / "summary.csv", newline="") as stream:
         rows = {row["case"]: row for row in csv.DictReader(stream)}
     assert rows["bad"]["outcome"] == "failed" and float(rows["scan0"]["kidney_ml"]) == pytest.approx(
         done["volumes_ml"]["kidney"], abs=1e-3
@@ -98,7 +110,7 @@ def test_the_page_is_one_file_with_every_case_and_escapes_what_it_is_told(tmp_pa
     (scans / "bad<script>.nii.gz").write_bytes(b"no image")
     assert run(scans, tmp_path / "out", model, "--page") == 1
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "4 scans done, 1 failed" in page and page.count("data:image/png;base64,") == 4
+    assert "4 scans done, 1 failed" in page and page.count('src="data:image/jpeg;base64,') == 4
     assert "bad&lt;script&gt;" in page and "bad<script>" not in page
     assert "http" not in page and 'src="data' in page
     volume = cases(tmp_path / "out")["scan2"]["volumes_ml"]["tumour"]
@@ -178,6 +190,9 @@ def test_structures_are_measured_on_each_side():
         scan_voxels, scan_mask = (a.transpose(order)[flips] for a in (voxels, mask))
         found = measure(Scan(grid(scan_mask.shape, stored), scan_voxels), scan_mask, ("background", "kidney", "tumour"))
         assert found["volumes_ml"] == pytest.approx({"kidney": (480 + 776) * 0.016, "tumour": 24 * 0.016})
+        assert found["sides_ml"]["kidney"] == pytest.approx({"right": 7.68, "left": 776 * 0.016})
+        assert found["sides_ml"]["tumour"] == pytest.approx({"right": 0, "left": 24 * 0.016})
+        assert found["mean_hu"] == {"kidney": 150, "tumour": 90}
         assert found["counts"] == {"kidney": 2, "tumour": 1}
         left, right, tumour = found["structures"]
         assert (left["side"], right["side"], tumour["side"]) == ("left", "right", "left")
@@ -194,6 +209,19 @@ def test_flags_tell_what_to_look_at_twice():
     voxels[mask == 1] = 30
     found = measure(Scan(grid(mask.shape, np.diag([2.0, 2, 4, 1])), voxels), mask, ("background", "kidney", "tumour"))
     assert found["flags"] == ["cut by the field of view", "one kidney", "likely no contrast", "unusual HU"]
+
+
+@pytest.mark.parametrize(("right", "flags"), [(slice(22, 30), []), (slice(20, 21), ["one kidney"])])
+def test_two_kidneys_that_are_one_part_are_two(right, flags):
+    """The middle plane lies between voxels 19 and 20; 10 x 10 voxels of 32 mm³ in each of the slices along X."""
+    voxels = np.full((40, 40, 20), 100, np.int16)
+    voxels[0, 0, 0] = -1000
+    mask = np.zeros(voxels.shape, np.uint8)
+    mask[8:20, 10:20, 5:15] = 1
+    mask[20:22, 14:16, 9:11] = 1
+    mask[right, 10:20, 5:15] = 1
+    found = measure(Scan(grid(mask.shape, np.diag([2.0, 4, 4, 1])), voxels), mask, ("background", "kidney", "tumour"))
+    assert found["flags"] == flags and found["counts"]["kidney"] == 1
 
 
 def test_the_longest_axial_diameter_is_of_one_slice():

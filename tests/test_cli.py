@@ -1,3 +1,5 @@
+import json
+import os
 import subprocess
 import sys
 
@@ -90,3 +92,64 @@ def test_a_checkpoint_with_unusable_metadata_is_exit_code_3(tmp_path, capsys, ra
     scan = str(raw_phantoms / "case_00000" / "imaging.nii.gz")
     assert main(["predict", scan, "-o", str(tmp_path / "o"), "--checkpoint", tiny_model]) == 3
     assert "model.pt: its" in capsys.readouterr().err
+
+
+def printed_json(capsys, *arguments):
+    code = main([*map(str, arguments), "--json"])
+    printed = capsys.readouterr()
+    return code, json.loads(printed.out), printed.err
+
+
+def test_for_machines_a_command_prints_one_json_document_and_nothing_else(tmp_path, capsys, raw_phantoms, tiny_model):
+    code, results, _ = printed_json(
+        capsys, "phantom", "--cases", "1", "--out", tmp_path / "raw", "--shape", "24", "40", "40", "--spacing-mm", "12",
+        "9", "9",
+    )  # fmt: skip
+    assert (code, results["cases"]) == (0, ["case_00000"])
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"spacing_mm": [16.0, 12.0, 12.0], "roi_size": [16, 16, 16]}))
+    code, results, _ = printed_json(
+        capsys, "prepare", "--data-dir", raw_phantoms, "--out", tmp_path / "prepared", "--config", config
+    )
+    assert code == 0 and len(results["cases"]) == 5 and results["failed"] == {}
+    code, results, _ = printed_json(capsys, "verify", "--out", tmp_path / "prepared")
+    assert (code, results["counts"]) == (0, {"right": 10}) and results["files"]["case_00000_x.npy"] == "right"
+    scan = raw_phantoms / "case_00000" / "imaging.nii.gz"
+    bad = tmp_path / "bad.nii.gz"
+    bad.write_bytes(b"not an image")
+    masks = tmp_path / "masks"
+    code, results, told = printed_json(capsys, "predict", scan, bad, "-o", masks, "--checkpoint", tiny_model)
+    assert (code, results["failed"], results["summary"]) == (1, ["bad"], {"done": 1, "failed": 1})
+    assert set(results["cases"]["case_00000"]["volumes_ml"]) == {"kidney", "tumour"} and "case_00000_seg" in told
+    code, results, _ = printed_json(capsys, "evaluate", "--predictions", masks, "--labels", raw_phantoms)
+    assert code == 0 and results["cases"]["case_00000"]["kidney_dice"] == results["mean"]["kidney_dice"]
+
+
+def test_for_machines_an_error_is_a_document_too(tmp_path, capsys):
+    code, results, told = printed_json(capsys, "verify", "--out", tmp_path)
+    assert code == 2 and results == {"error": f"{tmp_path}: holds no prepared file", "exit_code": 2}
+    assert told.endswith(f"error: {tmp_path}: holds no prepared file\n")
+
+
+def test_where_an_error_came_from_is_shown_on_demand(tmp_path, capsys):
+    for debug, shown in (([], False), (["--debug"], True)):
+        assert main(["verify", "--out", str(tmp_path), *debug]) == 2
+        assert ("Traceback" in capsys.readouterr().err) == shown
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("kits-unet3d exp", ["export"]),
+        ("kits-unet3d predict scan.nii.gz --prec", ["--precision"]),
+        ("kits-unet3d predict scan.nii.gz --output m", ["mask"]),
+    ],
+)
+def test_a_shell_completes_commands_options_and_values(tmp_path, line, expected):
+    pytest.importorskip("argcomplete")
+    answer = tmp_path / "answer"
+    asked = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_STDOUT_FILENAME": str(answer), "COMP_LINE": line}
+    asked |= {"COMP_POINT": str(len(line)), "_ARGCOMPLETE_IFS": "\n", "_ARGCOMPLETE_SUPPRESS_SPACE": "1"}
+    command = [sys.executable, "-m", "kits_unet3d.pipeline.cli"]
+    subprocess.run(command, env={**os.environ, **asked}, check=True)
+    assert answer.read_text().split("\n") == expected

@@ -33,6 +33,7 @@ OVERLAYS = sorted(p.stem for p in CONFIGS.glob("*.json") if p.stem not in ("meta
 #: What train.json and inference.json may each say in their own way, and why.
 OWN_WAY = {
     "imports": "each imports what it uses",
+    "initialize": "seeds are drawn for training only",
     "run": "each runs its own workflow",
     "dataset_dir": "prepared cases here, scans there",
     "network": "the same arguments, spelt out where they can be changed",
@@ -155,6 +156,7 @@ def test_the_handlers_are_plain_components_for_programs_that_edit_them():
         assert handlers and all(isinstance(handler, dict) and "_target_" in handler for handler in handlers)
 
 
+@pytest.mark.slow
 def test_a_scan_is_segmented_from_any_folder(copied_bundle, monkeypatch, tmp_path, raw_phantoms):
     scan = raw_phantoms / "case_00003" / "imaging.nii.gz"
     root = {"bundle_root": str(copied_bundle)}
@@ -173,6 +175,27 @@ def test_a_scan_is_segmented_from_any_folder(copied_bundle, monkeypatch, tmp_pat
     masks = [(tmp_path / f / "case_00003_seg.nii.gz").read_bytes() for f in ("in", "out", "flow")]
     assert masks[0] == masks[1] == masks[2]
     assert nib.load(tmp_path / "in" / "case_00003_seg.nii.gz").shape == nib.load(scan).shape
+
+
+@pytest.mark.slow
+def test_a_bad_scan_stops_no_other_and_the_bundle_ends_with_exit_code_1(copied_bundle, tmp_path, raw_phantoms):
+    scans = tmp_path / "in"
+    scans.mkdir()
+    (scans / "a.nii.gz").write_bytes(b"nothing")
+    for number in (1, 3):
+        (scans / f"case_{number}.nii.gz").symlink_to(raw_phantoms / f"case_0000{number}" / "imaging.nii.gz")
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.json"]
+    options = {"input": scans, "output_dir": tmp_path / "out", "device_name": "cpu", "min_tumour_mm3": 1e9}
+    command += [part for key, value in options.items() for part in (f"--{key}", str(value))]
+    done = subprocess.run(command, cwd=copied_bundle, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and "1 of 3 scans failed (a)" in done.stderr, done.stderr[-3000:]
+    cases = json.loads((tmp_path / "out" / "summary.json").read_text())["cases"]
+    assert [case["outcome"] for case in cases.values()] == ["failed", "done", "done"]
+    assert cases["case_1"]["volumes_ml"]["tumour"] == 0
+    options["input"] = tmp_path / "nowhere"
+    command[-8:] = [part for key, value in options.items() for part in (f"--{key}", str(value))]
+    done = subprocess.run(command, cwd=copied_bundle, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and done.stderr.rstrip().splitlines()[-1].startswith("error: ")
 
 
 @pytest.mark.parametrize("kind", ["train", "inference"])

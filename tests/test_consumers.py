@@ -1,21 +1,28 @@
-"""Programs that read the bundle, as they really call it: federated learning, experiment logs."""
+"""Programs that read the bundle, as they really call it. The heavy ones run whole in scripts/check_consumers.sh."""
 
 import copy
 import json
 import shutil
 import sys
+import zipfile
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from monai.bundle import run
+from monai.bundle import ConfigParser, run
 from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
+from monai.data import MetaTensor
 from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems, FlStatistics, ModelType
 from monai.fl.utils.exchange_object import ExchangeObject
+from monai.transforms import Compose, LoadImaged, MapTransform, SaveImaged
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kits_unet3d.networks import UNet3D
+from kits_unet3d.pipeline import Predictor
+from kits_unet3d.pipeline.cli import main
 
 
 @pytest.fixture
@@ -39,6 +46,7 @@ def client(tmp_path, prepared_phantoms, tiny_config):
     algorithm.finalize()
 
 
+@pytest.mark.slow
 def test_a_client_of_a_federation_trains_evaluates_and_exchanges_weights(client, tmp_path):
     torch.manual_seed(0)
     sent = UNet3D(channels=(4, 8, 8)).state_dict()
@@ -94,3 +102,77 @@ def test_experiment_logs_get_the_loss_and_tensorboard_gets_pictures(
         scores |= set(log.Tags()["scalars"])
     assert pictures == {"input_0_HWD/image": 1, "input_1_HWD/image": 1, "output_HWD/image": 1}
     assert {"train_loss", "tracked", "mean_dice"} <= scores
+
+
+def parsed_inference(bundle_folder, **overrides):
+    """``inference.json`` as the programs below read it: without a working folder, bundle_root set by hand."""
+    parser = ConfigParser()
+    parser.read_config(bundle_folder / "configs" / "inference.json")
+    parser.config.update({"bundle_root": str(bundle_folder), **overrides})
+    return parser
+
+
+@pytest.fixture
+def trained_bundle(tmp_path, tiny_checkpoint):
+    folder = tmp_path / "kits_unet3d"
+    shutil.copytree(ROOT / "bundle", folder, ignore=shutil.ignore_patterns("*.pt", "eval"))
+    shutil.copy(tiny_checkpoint, folder / "models" / "model.pt")
+    return folder
+
+
+def test_monai_label_gets_a_mask_on_the_scans_grid(trained_bundle, raw_phantoms, tiny_checkpoint):
+    """What MONAI Label 0.8.5 does in BundleInferTask: edits the lists, runs each transform alone, restores the size."""
+    scan = raw_phantoms / "case_00003" / "imaging.nii.gz"
+    parser = parsed_inference(trained_bundle, device=torch.device("cpu"))
+    before = list(parser.get_parsed_content("preprocessing").transforms)
+    assert isinstance(before[0], LoadImaged)  # which it wraps, so that arrays can come in too
+    before[0]._loader.image_only = False
+    data = {"image": str(scan), "image_path": str(scan), "device": "cpu"}
+    for transform in before:
+        data = transform(data)
+    network = parser.get_parsed_content("network_def").eval()
+    with torch.no_grad():
+        data["pred"] = parser.get_parsed_content("inferer")(data["image"][None], network)[0]
+    after = [t for t in parser.get_parsed_content("postprocessing").transforms if not isinstance(t, SaveImaged)]
+    for transform in after:
+        data = transform(data)
+    # It resizes what is not of the scan's size, and writes with the scan's affine: both from the image's meta data.
+    stored = nib.load(scan)
+    assert data["pred"].shape[1:] == tuple(data["image"].meta["spatial_shape"]) == stored.shape
+    assert np.array_equal(data["image"].meta["original_affine"], stored.affine)
+    expected = Predictor(tiny_checkpoint, "cpu").predict(scan).mask
+    assert np.array_equal(np.asarray(data["pred"][0]), expected)
+
+
+@pytest.mark.parametrize("space", ["RAS", "LPS"])
+def test_a_deployed_application_brings_its_own_image(tmp_path, raw_phantoms, tiny_checkpoint, space):
+    """What the Deploy App SDK 4.0 does in MonaiBundleInferenceOperator with the TorchScript file alone."""
+    assert main(["export", "torchscript", "--checkpoint", str(tiny_checkpoint), "--out", str(tmp_path / "model.ts"),
+                 "--bundle", str(ROOT / "bundle")]) == 0  # fmt: skip
+    with zipfile.ZipFile(tmp_path / "model.ts") as archive:
+        (tmp_path / "inference.json").write_bytes(archive.read("model/extra/inference.json"))
+        metadata = json.loads(archive.read("model/extra/metadata.json"))
+    parser = ConfigParser()
+    parser.read_config(tmp_path / "inference.json")
+    parser.parse()
+    composed = []
+    for name in ("preprocessing", "postprocessing"):
+        transforms = parser.get_parsed_content(name).transforms
+        kept = [t for t in transforms if not any(word in type(t).__name__ for word in ("LoadImage", "SaveImage"))]
+        assert isinstance(kept[0], MapTransform)
+        composed.append(Compose(kept))
+    path = raw_phantoms / "case_00003" / "imaging.nii.gz"
+    stored = nib.load(path)
+    affine = np.diag([-1.0, -1, 1, 1]) @ stored.affine if space == "LPS" else stored.affine
+    meta = {"affine": affine, "original_affine": affine, "space": space, "original_channel_dim": "no_channel"}
+    voxels = torch.from_numpy(np.asarray(stored.dataobj, dtype=np.float32))
+    image = composed[0]({"image": MetaTensor.ensure_torch_and_prune_meta(voxels, meta)})["image"]
+    network = torch.jit.load(tmp_path / "model.ts", map_location="cpu").eval()
+    with torch.no_grad():
+        logits = parser.get_parsed_content("inferer")(inputs=image[None], network=network)
+    mask = composed[1]({"pred": logits[0], "image": image})["pred"]
+    assert mask.shape == (
+        metadata["network_data_format"]["post_processed_outputs"]["pred"]["num_channels"],
+        *voxels.shape,
+    )
+    assert np.array_equal(np.asarray(mask[0]), Predictor(tiny_checkpoint, "cpu").predict(path).mask)

@@ -1,3 +1,5 @@
+import json
+
 import highdicom
 import numpy as np
 import pydicom
@@ -58,4 +60,13 @@ def test_the_command_writes_one_beside_the_mask(tmp_path, model_file):
     write_series(tmp_path / "ct", voxels(), StudyID="7")
     command = ["predict", str(tmp_path / "ct"), "-o", str(tmp_path / "out"), "--checkpoint", str(model_file)]
     assert main([*command, "--dicom-seg"]) == 0
-    assert {path.name for path in (tmp_path / "out").glob("ct_*")} == {"ct_seg.nii.gz", "ct_seg.dcm"}
+    assert {path.name for path in (tmp_path / "out").glob("ct_*")} == {"ct_seg.nii.gz", "ct_seg.dcm", "ct_report.json"}
+
+
+def test_a_series_that_no_segmentation_can_refer_to_keeps_its_mask_with_a_warning(tmp_path, model_file):
+    write_series(tmp_path / "ct", voxels(), SeriesInstanceUID="")
+    command = ["predict", str(tmp_path / "ct"), "-o", str(tmp_path / "out"), "--checkpoint", str(model_file)]
+    assert main([*command, "--dicom-seg"]) == 0
+    case = json.loads((tmp_path / "out" / "summary.json").read_text())["cases"]["ct"]
+    assert case["outcome"] == "done" and "no DICOM segmentation" in " ".join(case["warnings"])
+    assert (tmp_path / "out" / "ct_seg.nii.gz").is_file() and not list((tmp_path / "out").glob("*.dcm"))

@@ -195,6 +195,7 @@ def evaluate(processes, **options):
         return "".join(process.result(timeout=300) for process in running)
 
 
+@pytest.mark.slow
 def test_the_bundles_evaluation_gives_one_number_for_one_two_and_five_processes(checkpoint, seven_cases, tmp_path):
     # What each case scores, without evaluator and configuration.
     recipe, network = Index.read(seven_cases).recipe, UNet3D(channels=(2, 4)).eval()

@@ -3,6 +3,7 @@
 import json
 import shutil
 import stat
+import sys
 import zipfile
 
 import nibabel as nib
@@ -50,6 +51,26 @@ def test_monai_downloads_the_bundle_and_loads_it(archive, tmp_path, monkeypatch,
     with torch.no_grad():
         torch.testing.assert_close(script(image), trained(image), atol=1e-4, rtol=0)
     assert metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] == TINY["roi_size"]
+
+
+def test_openvino_reads_what_is_exported_for_it(tmp_path, tiny_checkpoint):
+    openvino = pytest.importorskip("openvino")
+    out = tmp_path / "model.xml"
+    command = ["export", "openvino", "--checkpoint", str(tiny_checkpoint), "--bundle", BUNDLE, "--out", str(out)]
+    assert main(command) == 0
+    assert sorted(child.name for child in tmp_path.iterdir()) == ["model.bin", "model.xml"]
+    compiled = openvino.Core().compile_model(out, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    image = torch.randn(1, 1, *TINY["roi_size"])
+    with torch.no_grad():
+        expected = read_model(tiny_checkpoint).network.eval()(image).numpy()
+    np.testing.assert_allclose(compiled({"image": image.numpy()})["pred"], expected, atol=1e-4, rtol=0)
+
+
+def test_without_openvino_the_way_to_get_it_is_said(tmp_path, capsys, monkeypatch, tiny_checkpoint):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    command = ["export", "openvino", "--checkpoint", str(tiny_checkpoint), "--bundle", BUNDLE]
+    assert main([*command, "--out", str(tmp_path / "model.xml")]) == 2
+    assert "kits-unet3d[openvino]" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_an_unpacked_bundle_predicts_by_itself(archive, tmp_path, raw_phantoms, tiny_checkpoint):

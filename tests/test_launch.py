@@ -24,31 +24,35 @@ SRUN = """#!/usr/bin/env bash
 while [ "${1#-}" != "$1" ]; do shift 2; done
 export SLURM_STEP_NUM_NODES=2 SLURM_STEP_NODELIST=node[1-2]
 SLURM_NODEID=1 "$@" & second=$!
-SLURM_NODEID=0 "$@"
+SLURM_NODEID=0 "$@" || { kill "$second"; exit 1; }
 wait "$second"
 """
 SCONTROL = "#!/usr/bin/env bash\n[ \"$*\" = 'show hostnames node[1-2]' ] && printf 'localhost\\nelsewhere\\n'\n"
 
 
+def free_port():
+    """Below those that the system gives to whoever asks for any, one of which may be gone before it is used."""
+    for port in range(20000 + os.getpid() % 5000, 32000):
+        with socket.socket() as trial:
+            if trial.connect_ex(("localhost", port)) != 0:
+                return port
+    raise AssertionError("no free port")
+
+
 @pytest.fixture(scope="module")
 def launch(tmp_path_factory, tiny_config, tiny_recipe):
     """Starts lines of the document together, as they are but for device, cards and folder; gives what they leave."""
-    raw, prepared, tools = (tmp_path_factory.mktemp(name) for name in ("raw", "prepared", "tools"))
+    raw, prepared = (tmp_path_factory.mktemp(name) for name in ("raw", "prepared"))
     write_dataset(raw, 10, seed=7, shape=(40, 72, 72), spacing_mm=(8.0, 6.0, 6.0))
     assert prepare_dataset(raw, prepared, tiny_recipe) == {}
-    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
-        (tools / name).write_text(text)
-        (tools / name).chmod(0o755)
     settings = {**json.loads(tiny_config.read_text()), "precision": "fp32", "decay_epochs": []}
     overrides = " ".join(f"--{key} '{json.dumps(value)}'" for key, value in settings.items()).replace('"', "")
 
     def start(*lines, cards=1, device="auto", **variables):
         out = tmp_path_factory.mktemp("out")
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         environment = {
-            **os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "PYTHON": sys.executable,
+            **os.environ, "PYTHON": sys.executable,
             "MASTER_PORT": str(port), "PYTORCH_TRAIN_CHECKPOINT": str(out), "PYTORCH_TRAIN_DATASET": "unused",
             **variables,
         }  # fmt: skip
@@ -88,8 +92,20 @@ def test_two_hosts_train_what_two_cards_do(launch, two_cards):
     assert equal(launch(*COMMANDS[2:4])["model"], two_cards)
 
 
-def test_slurm_trains_what_two_cards_do(launch, two_cards):
-    assert equal(launch(COMMANDS[4])["model"], two_cards)
+def test_slurm_tells_each_host_what_the_lines_for_two_hosts_say(tmp_path):
+    """Those train what two cards do, above."""
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    line, script = COMMANDS[4].split(" bash scripts/train")[0], "echo $NNODES $NODE_RANK $MASTER_ADDR $CARDS"
+    assert line.endswith("bash scripts/slurm.sh")
+    command = ["bash", "-c", f"{line} bash -c '{script}'"]
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    said = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=60
+    )
+    cards = re.search(r"CARDS=(\S+)", COMMANDS[4])[1]
+    assert sorted(said.stdout.splitlines()) == [f"2 {host} localhost {cards}" for host in (0, 1)], said.stderr
 
 
 @pytest.mark.skipif(bool(why_not()), reason=f"no simulated mlu: {why_not()}")

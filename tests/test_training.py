@@ -1,3 +1,4 @@
+import copy
 import json
 import math
 from functools import partial
@@ -20,7 +21,9 @@ from kits_unet3d.pipeline.training import (
     StopAfter,
     StopAtTarget,
     TrainStep,
+    WeightAverage,
     epochs_of,
+    recomputed,
 )
 from kits_unet3d.transforms import Recipe
 
@@ -106,6 +109,37 @@ def test_accumulated_batches_make_one_step_and_the_rest_of_an_epoch_is_dropped()
         torch.testing.assert_close(p, q, msg=name, atol=1e-6, rtol=1e-5)
 
 
+def test_weights_are_averaged_from_the_first_step_on_and_go_on_from_where_they_were_kept():
+    network = torch.nn.Linear(1, 1, bias=False)
+    average, resumed = WeightAverage(network, 0.9), WeightAverage(torch.nn.Linear(1, 1, bias=False), 0.9)
+
+    def step(weight):
+        with torch.no_grad():
+            network.weight.fill_(weight)
+        average.update()
+
+    for weight in (1.0, 2.0):
+        step(weight)
+    assert average.network.weight.item() == pytest.approx(0.9 * 1 + 0.1 * 2)
+    resumed.restore(average.capture())
+    assert resumed.trained.weight.item() == 2
+    step(4.0)
+    with torch.no_grad():
+        resumed.trained.weight.fill_(4.0)
+    resumed.update()
+    assert torch.equal(resumed.network.weight, average.network.weight)
+    assert average.network.weight.item() == pytest.approx(0.9 * 1.1 + 0.1 * 4)
+
+
+def test_without_an_average_the_trained_network_itself_is_used():
+    network = torch.nn.Linear(1, 1)
+    average = WeightAverage(network)
+    average.update()
+    assert average.network is network and set(average.capture()) == {"model"}
+    with pytest.raises(ValueError, match="average_decay"):
+        WeightAverage(network, 1.0)
+
+
 def test_lamb_and_adam_overlays_train():
     for name in ("adam", "lamb"):
         network = UNet3D(channels=(2, 4))
@@ -114,7 +148,7 @@ def test_lamb_and_adam_overlays_train():
         optimizer = parser.get_parsed_content("optimizer")
         cpu = resolve("cpu")
         factory = partial(UNet3D, channels=(2, 4))
-        state = RunState(network, optimizer, TrainStep(cpu), None, factory, Recipe(), cpu, {})
+        state = RunState(WeightAverage(network), optimizer, TrainStep(cpu), None, factory, Recipe(), cpu, {})
         content = {"configuration": state.configuration()}
         before = [p.detach().clone() for p in network.parameters()]
         network(torch.rand(1, 1, 8, 8, 8)).square().mean().backward()
@@ -169,3 +203,19 @@ def test_time_that_is_up_ends_the_run_after_its_epoch():
     forever = trainer(epochs=3, handlers=[StopAfter(None)])
     forever.run()
     assert forever.state.epoch == 3
+
+
+def test_activations_computed_again_give_the_same_gradients_and_names():
+    torch.manual_seed(0)
+    plain = UNet3D(channels=(2, 4))
+    again = recomputed(copy.deepcopy(plain))
+    image, kept = torch.rand(1, 1, 8, 8, 8), []
+    for network in (plain, again):
+        held = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, held=held: held.append(t.numel()) or t, lambda t: t):
+            loss = network(image).square().sum()
+        loss.backward()
+        kept.append(sum(held))
+    assert list(again.state_dict()) == list(plain.state_dict()) and kept[1] < kept[0] / 2
+    for a, b in zip(plain.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad)

@@ -42,7 +42,7 @@ def test_the_wheel_holds_all_code_and_its_command_runs(tmp_path):
     subprocess.run([*pip, "wheel", "--no-deps", "-w", tmp_path, source], check=True, timeout=500)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {name for name in names if ".dist-info/" not in name} == inside(".py", ".json", ".html", "py.typed")
+    assert {name for name in names if ".dist-info/" not in name} == inside(".py", ".json", ".html", ".js", "py.typed")
 
     installed = tmp_path / "installed"
     subprocess.run([*pip, "install", "--no-deps", "--target", installed, wheel], check=True, timeout=300)

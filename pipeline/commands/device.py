@@ -6,7 +6,10 @@ import argparse
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from typing import Any
+
+from . import Outcome
 
 HELP = "check that a device computes what a CPU does, on one card or many"
 EXAMPLE = "kits-unet3d device --device auto --cards 4"
@@ -24,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> Outcome:
     from ..device import strict_environment
     from ..errors import UsageError
 
@@ -39,10 +42,12 @@ def run(arguments: argparse.Namespace) -> int:
     command += ["--cards", str(arguments.cards), "--patch", str(arguments.patch), "--config", *arguments.config]
     if not launched:
         command[1:1] = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={arguments.cards}"]
-    return subprocess.run(command, env={**os.environ, **strict}).returncode
+    command += ["--json"] if arguments.json else []
+    done = subprocess.run(command, env={**os.environ, **strict})
+    return Outcome(None, done.returncode)  # its first process has told the results
 
 
-def _check(arguments: argparse.Namespace) -> int:
+def _check(arguments: argparse.Namespace) -> Outcome:
     from .. import distributed
     from ..configuration import section
     from ..device import resolve
@@ -58,7 +63,8 @@ def _check(arguments: argparse.Namespace) -> int:
     if first:
         _table((f"{'ok' if check.ok else 'FAILED':<7}{check.name}", check.detail) for check in checks)
         print(f"{failed} of {len(checks)} checks failed" if failed else "all is well")
-    return 1 if failed else 0
+    results = {"device": accelerator.describe(), "checks": [asdict(check) for check in checks], "failed": failed}
+    return Outcome(results if first else None, 1 if failed else 0)
 
 
 def _table(rows: Any) -> None:

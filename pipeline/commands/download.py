@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from . import Outcome
+
 HELP = "fetch KiTS19's scans and labels from where its authors publish them"
 EXAMPLE = "kits-unet3d download --out path/to/kits19/data --cases 0-9"
 
@@ -22,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> Outcome:
     from ..download import Patience, Sources, case_ids, download_dataset, summary
 
     mirrors = {"images": arguments.images_url, "labels": arguments.labels_url}
@@ -39,4 +41,4 @@ def run(arguments: argparse.Namespace) -> int:
     )
     for reason in failed.values():
         print(f"failed: {reason}", file=sys.stderr)
-    return 1 if failed else 0
+    return Outcome({"out": arguments.out, "cases": cases, "failed": failed}, 1 if failed else 0)

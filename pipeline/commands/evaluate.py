@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+
+from . import Outcome
 
 HELP = "score masks against truth on each scan's own grid: KiTS19's Dice, and how far the surfaces are apart"
 EXAMPLE = "kits-unet3d evaluate --predictions path/to/masks --labels path/to/kits19/data --out scores.json"
@@ -13,12 +16,18 @@ EXAMPLE = "kits-unet3d evaluate --predictions path/to/masks --labels path/to/kit
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--predictions", required=True, help="folder of masks <case>_seg.nii.gz or <case>.nii.gz")
-    parser.add_argument("--labels", required=True, help="folder of case_XXXXX/segmentation.nii.gz")
+    parser.add_argument("--labels", required=True, help="folder of case_XXXXX/segmentation.nii.gz or <case>.nii.gz")
+    parser.add_argument(
+        "--structures",
+        nargs="+",
+        default=["kidney=1,2", "tumour=2"],
+        help="what to score, each as name=classes; for other data sets than KiTS19",
+    )
     parser.add_argument("--out", default=None, help="JSON file for the scores by case and their means")
     parser.add_argument("--csv", default=None, help="CSV file for the same; beside --out if not given")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> Outcome:
     from ..errors import UsageError
     from ..evaluation.folders import score_folders
 
@@ -26,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     csv = Path(arguments.csv) if arguments.csv else beside
     if csv is not None and arguments.out and csv == Path(arguments.out):
         raise UsageError(f"{csv}: cannot be both JSON and CSV; give --out a name that ends in .json")
-    scores, failed = score_folders(arguments.predictions, arguments.labels)
+    scores, failed = score_folders(arguments.predictions, arguments.labels, parse_structures(arguments.structures))
     for case_id, values in scores.by_case.items():
         for line in table_rows(case_id, values):
             print(line)
@@ -39,7 +48,20 @@ def run(arguments: argparse.Namespace) -> int:
     for reason in failed.values():
         print(f"failed: {reason}", file=sys.stderr)
     scores.write(arguments.out, csv, failed=failed)
-    return 1 if failed else 0
+    return Outcome({**scores.as_dict(), "failed": failed}, 1 if failed else 0)
+
+
+def parse_structures(given: Iterable[str]) -> dict[str, list[int]]:
+    """``["kidney=1,2", …]`` as classes by structure."""
+    from ..errors import UsageError
+
+    structures = {}
+    for text in given:
+        found = re.fullmatch(r"([^\W_][^=_]*)=([1-9]\d*(?:,[1-9]\d*)*)", text)
+        if found is None:
+            raise UsageError(f"--structures {text!r}: must be a name without _ and its classes, such as kidney=1,2")
+        structures[found[1]] = [int(number) for number in found[2].split(",")]
+    return structures
 
 
 def table_rows(case_id: str, scores: Mapping[str, float | None]) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..errors import UsageError
+from . import Outcome
 
 HELP = "make a data set of synthetic CT in KiTS19's layout"
 EXAMPLE = "kits-unet3d phantom --cases 10 --out path/to/phantoms"
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=1, help="cases at a time")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> Outcome:
     from tqdm import tqdm
 
     from ..data.phantoms import write_dataset
@@ -51,4 +52,4 @@ def run(arguments: argparse.Namespace) -> int:
             progress=show,
         )
     print(f"{len(folders)} cases in {arguments.out}")
-    return 0
+    return Outcome({"out": arguments.out, "cases": [folder.name for folder in folders]})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from . import Outcome
+
 HELP = "draw a scan, the truth and a prediction side by side"
 EXAMPLE = "kits-unet3d picture path/to/scan.nii.gz --mask path/to/scan_seg.nii.gz --out picture.png"
 
@@ -15,12 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, help="PNG file to write")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> Outcome:
     from ..errors import UsageError
     from ..inference.results.picture import picture_of_files
 
     try:
-        print(picture_of_files(arguments.scan, arguments.mask, arguments.out, arguments.truth))
+        path = picture_of_files(arguments.scan, arguments.mask, arguments.out, arguments.truth)
     except ModuleNotFoundError as error:
         raise UsageError(f"{error.name} is not installed; `pip install 'kits-unet3d[figures]'`") from error
-    return 0
+    print(path)
+    return Outcome({"file": str(path)})

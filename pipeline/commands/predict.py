@@ -7,6 +7,8 @@ import signal
 import sys
 from typing import Any
 
+from . import Outcome
+
 HELP = "segment kidneys and tumours in CT scans"
 EXAMPLE = "kits-unet3d predict path/to/scan.nii.gz -o path/to/masks --checkpoint path/to/model.pt"
 
@@ -18,15 +20,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="NIfTI, NRRD or MetaImage files, DICOM folders, folders of these, globs, .txt or .csv lists",
     )
     parser.add_argument("-o", "--output-dir", required=True, help="folder for the masks and the report")
-    parser.add_argument("--checkpoint", default="bundle/models/model.pt", help="trained model")
+    model = "trained model, bundle/models/model.pt if not given; given again: the mean of several"
+    parser.add_argument("--checkpoint", action="append", help=model)
+    parser.add_argument("--mirror", action="store_true", help="the mean over mirror images too; takes 8 times as long")
     parser.add_argument("--device", default="auto", help="auto, cpu, or an accelerator's name")
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="fp32", help="of the network")
+    precisions = ("auto", "fp32", "tf32", "bf16", "fp16")
+    parser.add_argument("--precision", choices=precisions, default="fp32", help="of the network")
+    engines = ("auto", "openvino", "compiled", "channels_last", "eager")
+    parser.add_argument("--engine", choices=engines, default="auto", help="what runs the network")
+    fewer = ("reference", "body", "skip-air", "even")
+    parser.add_argument(
+        "--windows", nargs="+", choices=fewer, default=["reference"], help="the reference's, or ways to need fewer"
+    )
+    parser.add_argument("--roi", choices=("full", "coarse"), default="full", help="coarse: find the kidneys first")
     parser.add_argument("--output", choices=("mask", "probabilities"), default="mask", help="probabilities: those too")
     parser.add_argument("--dicom-seg", action="store_true", help="DICOM segmentations of DICOM scans too")
     parser.add_argument("--page", action="store_true", help="a picture of each scan, and a page of all: report.html")
     parser.add_argument("--overwrite", action="store_true", help="do again what is finished")
     parser.add_argument("--keep-names", action="store_true", help="let patients' names appear in names and reports")
     parser.add_argument("--max-memory", default=None, help="refuse scans that need more, such as 8GB; what is free")
+    masks = parser.add_argument_group("what is taken out of the masks; nothing, if not asked for")
+    masks.add_argument("--keep-kidneys", action="store_true", help="all but the largest part on each side of the body")
+    masks.add_argument("--tumour-touches-kidney", action="store_true", help="tumour that touches no kidney")
+    masks.add_argument("--min-tumour-mm3", type=float, default=0.0, metavar="MM3", help="parts of tumour below this")
     reading = parser.add_argument_group("what a file does not say, or says wrongly")
     reading.add_argument("--series", default=None, help="DICOM series by number, UID or description, or all")
     reading.add_argument("--allow-gaps", action="store_true", help="fill in missing DICOM slices")
@@ -36,10 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     reading.add_argument("--trust", choices=("sform", "qform"), default=None, help="where the two disagree")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> Outcome:
     from ..device import resolve
-    from ..distributed import join
-    from ..inference import Predictor
+    from ..distributed import join, rank
+    from ..inference import PostProcessing, Predictor
     from ..inference.batch import Batch, require_writable
     from ..inference.memory import available_bytes, parse_memory
     from ..inference.reading import ReadOptions, find_scans
@@ -54,6 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.series,
         arguments.allow_gaps,
     )
+    postprocessing = PostProcessing(arguments.keep_kidneys, arguments.tumour_touches_kidney, arguments.min_tumour_mm3)
     limit = available_bytes() if arguments.max_memory is None else parse_memory(arguments.max_memory)
     if arguments.dicom_seg:
         require_highdicom()
@@ -64,7 +81,16 @@ def run(arguments: argparse.Namespace) -> int:
     require_writable(arguments.output_dir)
     accelerator = resolve(arguments.device, arguments.precision)
     join(accelerator)
-    predictor = Predictor(arguments.checkpoint, accelerator, progress=sys.stderr.isatty())
+    predictor = Predictor(
+        arguments.checkpoint or "bundle/models/model.pt",
+        accelerator,
+        progress=sys.stderr.isatty(),
+        engine=arguments.engine,
+        postprocessing=postprocessing,
+        windows=arguments.windows,
+        roi=arguments.roi,
+        mirror=arguments.mirror,
+    )
     batch = Batch(
         predictor,
         arguments.output_dir,
@@ -82,9 +108,8 @@ def run(arguments: argparse.Namespace) -> int:
         failed = batch.run(scans, skipped)
     finally:
         signal.signal(signal.SIGTERM, before)
-    if failed:
-        print(f"{len(failed)} of {len(scans)} scans failed ({', '.join(failed)})", file=sys.stderr)
-    return 1 if failed else 0
+    results = {**batch.report.as_dict(), "failed": failed} if rank() == 0 else None
+    return Outcome(results, 1 if failed else 0)
 
 
 def _interrupt(number: int, frame: Any) -> None:

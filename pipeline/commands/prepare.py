@@ -5,22 +5,29 @@ from __future__ import annotations
 import argparse
 import sys
 
+from . import Outcome
+
 HELP = "resample, clip, normalise and pad raw cases as the MLPerf reference does"
 EXAMPLE = "kits-unet3d prepare --data-dir path/to/kits19/data --out path/to/prepared --workers 4"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data-dir", required=True, help="folder of case_XXXXX/imaging.nii.gz, segmentation.nii.gz")
+    parser.add_argument(
+        "--data-dir",
+        required=True,
+        help="folder of case_XXXXX/imaging.nii.gz, segmentation.nii.gz, or a data list (JSON)",
+    )
     parser.add_argument("--out", required=True, help="folder for the prepared cases and their index")
     parser.add_argument("--config", default=None, help="bundle config whose recipe keys replace the reference's")
     parser.add_argument("--workers", type=int, default=1, help="cases at a time")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> Outcome:
     from ..configuration import recipe_of
-    from ..data import prepare_dataset
+    from ..data import Index, prepare_dataset
 
     failed = prepare_dataset(arguments.data_dir, arguments.out, recipe_of(arguments.config), arguments.workers)
     for reason in failed.values():
         print(f"failed: {reason}", file=sys.stderr)
-    return 1 if failed else 0
+    cases = sorted(Index.read(arguments.out).cases)
+    return Outcome({"out": arguments.out, "cases": cases, "failed": failed}, 1 if failed else 0)

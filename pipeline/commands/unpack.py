@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from . import Outcome
+
 HELP = "unpack a bundle's zip, if every file in it is as its manifest says"
 EXAMPLE = "kits-unet3d unpack path/to/kits_unet3d.zip --out path/to/bundles"
 
@@ -13,8 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, help="folder to unpack into")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> Outcome:
     from ..export.archive import unpack
 
-    print(unpack(arguments.archive, arguments.out))
-    return 0
+    folder = unpack(arguments.archive, arguments.out)
+    print(folder)
+    return Outcome({"folder": str(folder)})

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 
+from . import Outcome
+
 HELP = "compare prepared files with KiTS19's known MD5s, or with their own index"
 EXAMPLE = "kits-unet3d verify --out path/to/prepared"
 
@@ -20,16 +22,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help="list the right files too")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> Outcome:
     from ..data import verify
     from ..errors import UsageError
 
-    counts: Counter[str] = Counter()
+    files: dict[str, str] = {}
     for verdict in verify(arguments.out, arguments.against):
-        counts[verdict.outcome] += 1
+        files[verdict.file] = verdict.outcome
         if arguments.all or verdict.outcome != "right":
             print(f"{verdict.outcome:<9} {verdict.file}")
+    counts = Counter(files.values())
     if not counts["right"] and not counts["different"] and not counts["unknown"]:
         raise UsageError(f"{arguments.out}: holds no prepared file")
     print(", ".join(f"{counts[outcome]} {outcome}" for outcome in ("right", "different", "missing", "unknown")))
-    return 0 if set(counts) <= {"right"} else 1
+    return Outcome({"files": files, "counts": counts}, 0 if set(counts) <= {"right"} else 1)

@@ -1,6 +1,7 @@
 """From files to batches: raw cases, phantoms, preparation, prepared volumes."""
 
-from .cases import RawCase, find_cases, read_case
+from .cases import RawCase, read_case
+from .datasets import find_cases
 from .index import Index, default_folder
 from .preparation import prepare_case, prepare_dataset
 from .prepared import OpenPreparedd

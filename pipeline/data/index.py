@@ -10,6 +10,7 @@ from typing import Any
 
 from kits_unet3d.transforms import Recipe
 
+from .. import distributed
 from ..errors import UsageError
 from ..files import write_json
 
@@ -84,6 +85,24 @@ class Index:
                     f"{self.folder}: was prepared with {name} {prepared}, but {wanted} is needed; prepare "
                     "again with `kits-unet3d prepare --config` and the configuration of the training"
                 )
+
+    def require_cases(self, split: str, limit: int | None = None, each: int = 1) -> None:
+        """Checks that there are cases enough for all processes.
+
+        Args:
+            split: ``"training"`` or ``"evaluation"``.
+            limit: of the split's cases only so many are used; None for all.
+            each: so many a process needs.
+
+        Raises:
+            UsageError: with both numbers, if there are fewer.
+        """
+        found, processes = len(self.data_list(split)[:limit]), distributed.world_size()
+        if found < each * processes:
+            raise UsageError(
+                f"{self.folder}: {found} {split} case(s) for {processes} process(es), each of which needs "
+                f"{each}; prepare more cases, or start fewer processes"
+            )
 
     def data_list(self, split: str) -> list[dict[str, Any]]:
         """The cases of ``"training"`` or ``"evaluation"`` for a MONAI data set.

@@ -16,7 +16,8 @@ from kits_unet3d.transforms import Recipe, component_boxes, preparation
 
 from ..errors import CaseError, UsageError
 from ..files import file_hash, whole_file
-from .cases import RawCase, find_cases, read_case
+from .cases import RawCase, read_case
+from .datasets import find_cases
 from .index import Index
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import CaseError, UsageError
 from ..inference.scan import Scan, read_scan, same_grid
-from .kits19 import kits19_scores
+from .kits19 import STRUCTURES, kits19_scores
 from .scores import Scores
 
 
@@ -18,10 +19,13 @@ def find_masks(folder: str | Path) -> dict[str, Path]:
     return {path.name.removesuffix(".nii.gz").removesuffix("_seg"): path for path in found}
 
 
-def score_folders(predictions: str | Path, labels: str | Path) -> tuple[Scores, dict[str, str]]:
+def score_folders(
+    predictions: str | Path, labels: str | Path, structures: Mapping[str, Sequence[int]] = STRUCTURES
+) -> tuple[Scores, dict[str, str]]:
     """KiTS19's scores and the surfaces' of each mask in ``predictions``; second, why a case has none.
 
-    The truth of a case is ``labels/<case>/segmentation.nii.gz``; mask and truth must lie on one grid.
+    The truth of a case is ``labels/<case>/segmentation.nii.gz`` or ``labels/<case>.nii.gz``; mask and truth must lie
+    on one grid, and hold no other classes than ``structures`` are made of.
 
     Raises:
         UsageError: if there is no mask.
@@ -32,29 +36,31 @@ def score_folders(predictions: str | Path, labels: str | Path) -> tuple[Scores, 
     scores, failed = Scores(), {}
     for case_id, path in masks.items():
         try:
-            scores.by_case[case_id] = _score(path, Path(labels) / case_id / "segmentation.nii.gz")
+            truth = Path(labels) / f"{case_id}.nii.gz"
+            if not truth.is_file():
+                truth = Path(labels) / case_id / "segmentation.nii.gz"
+            scores.by_case[case_id] = _score(path, truth, structures)
         except CaseError as error:
             failed[case_id] = str(error)
     return scores, failed
 
 
-def _score(mask_path: Path, truth_path: Path) -> dict[str, float | None]:
+def _score(mask_path: Path, truth_path: Path, structures: Mapping[str, Sequence[int]]) -> dict[str, float | None]:
     if not truth_path.is_file():
         raise CaseError(f"{mask_path}: has no truth, {truth_path} is missing")
     mask, truth = read_scan(mask_path), read_scan(truth_path)
     if not same_grid(mask, truth):
         raise CaseError(f"{mask_path}: lies on another grid than {truth_path}; predict from that case's scan")
     for scan in (mask, truth):
-        _require_classes(scan)
-    return kits19_scores(mask.voxels, truth.voxels, truth.spacing_mm)
+        _require_classes(scan, structures)
+    return kits19_scores(mask.voxels, truth.voxels, truth.spacing_mm, structures)
 
 
-def _require_classes(scan: Scan) -> None:
-    """KiTS19's kidney is whatever is not background, so another data set's class 3 would pass for it unseen."""
-    voxels = scan.voxels
-    unknown = voxels[(voxels != 0) & (voxels != 1) & (voxels != 2)]
+def _require_classes(scan: Scan, structures: Mapping[str, Sequence[int]]) -> None:
+    """A class that belongs to no structure is another data set's, or forgotten."""
+    known = {0}.union(*structures.values())
+    unknown = scan.voxels[~np.isin(scan.voxels, sorted(known))]
     if unknown.size:
         values = ", ".join(f"{value:g}" for value in np.unique(unknown)[:5])
-        raise CaseError(
-            f"{scan.path}: holds {unknown.size} voxels of value {values}; classes are 0 background, 1 kidney, 2 tumour"
-        )
+        made = ", ".join(f"{name} of {' and '.join(map(str, classes))}" for name, classes in structures.items())
+        raise CaseError(f"{scan.path}: holds {unknown.size} voxels of value {values}; scored are {made} (--structures)")

@@ -41,14 +41,18 @@ class Scores:
         columns = {name: [scores[name] for scores in self.by_case.values()] for name in self.names}
         return {name: [value for value in values if value is not None] for name, values in columns.items()}
 
+    def as_dict(self) -> dict[str, Any]:
+        """``cases``, ``mean`` and ``counted``, for JSON."""
+        return {"cases": self.by_case, "mean": self.mean, "counted": self.counted}
+
     def write(self, json_path: str | Path | None, csv_path: str | Path | None, **more: Any) -> None:
-        """Writes the table as JSON (``cases``, ``mean``, ``counted``, and ``more``) and as CSV, each whole.
+        """Writes the table as JSON (:meth:`as_dict` and ``more``) and as CSV, each whole.
 
         The CSV has a row a case under ``case_id`` and the scores' names, then the rows ``mean`` and
         ``counted``; a score that is not defined is null in the one and nothing in the other.
         """
         if json_path is not None:
-            write_json(json_path, {"cases": self.by_case, "mean": self.mean, "counted": self.counted, **more})
+            write_json(json_path, {**self.as_dict(), **more})
         if csv_path is not None:
             self._write_csv(csv_path)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from kits_unet3d.transforms import Recipe
 
-from .. import distributed
 from ..data import Index
 from ..device import Accelerator
 from ..errors import UsageError
@@ -28,12 +27,7 @@ def start(
     try:
         index = Index.read(dataset_dir)
         index.require(recipe)
-        cases, processes = len(index.data_list("evaluation")[:evaluation_cases]), distributed.world_size()
-        if cases < processes:
-            raise UsageError(
-                f"{dataset_dir}: {cases} evaluation case(s) for {processes} process(es), each of which needs one; "
-                "prepare more cases, or start fewer processes"
-            )
+        index.require_cases("evaluation", evaluation_cases)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -1,9 +1,19 @@
-"""A trained network as others take it: TorchScript, ONNX, or a whole MONAI bundle in a zip."""
+"""A trained network as others take it: TorchScript, ONNX, OpenVINO, or a whole MONAI bundle in a zip."""
 
 from .archive import pack, unpack
 from .bundle import export_bundle
 from .description import Description, describe
 from .onnx import export_onnx
+from .openvino import export_openvino
 from .torchscript import export_torchscript
 
-__all__ = ["Description", "describe", "export_bundle", "export_onnx", "export_torchscript", "pack", "unpack"]
+__all__ = [
+    "Description",
+    "describe",
+    "export_bundle",
+    "export_onnx",
+    "export_openvino",
+    "export_torchscript",
+    "pack",
+    "unpack",
+]

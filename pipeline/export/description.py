@@ -52,6 +52,8 @@ def describe(checkpoint: str | Path, bundle: str | Path = "bundle") -> Descripti
     configs = _read_configs(folder)
     content = read_checkpoint(checkpoint)
     named, best = content.get("network"), content.get("best")
+    if isinstance(best, float):  # the key metric of a training, which its configuration calls so
+        best = {"mean_dice": best}
     scores = {str(k): float(v) for k, v in best.items() if v is not None} if isinstance(best, Mapping) else {}
     network = dict(named if isinstance(named, Mapping) else configs["inference"]["network"])
     network.pop("_mode_", None)
@@ -71,6 +73,8 @@ def describe(checkpoint: str | Path, bundle: str | Path = "bundle") -> Descripti
     mask = tensors["post_processed_outputs"]["pred"]
     mask["value_range"] = [0, len(recipe["classes"]) - 1]
     pred["channel_def"] = mask["channel_def"] = {str(number): name for number, name in enumerate(recipe["classes"])}
+    named = ", ".join(f"{number} {name}" for number, name in enumerate(recipe["classes"]))
+    configs["metadata"]["label_classes"] = configs["metadata"]["pred_classes"] = named
     return Description(model, network, configs, folder, scores)
 
 

@@ -22,6 +22,9 @@ def export_torchscript(described: Description, path: str | Path) -> Path:
     ``inference.json`` in it.
     """
     path = Path(path)
+    # Whoever takes this file has no checkpoint beside it to read the recipe from.
+    recipe = {"_target_": "kits_unet3d.transforms.Recipe", **described.model.recipe.as_dict()}
+    inference = {**described.configs["inference"], "recipe": recipe}
     network = described.model.network.cpu().eval()
     with whole_file(path) as temporary, tempfile.TemporaryDirectory(dir=path.parent) as folder:
         # The archive inside bears the name it was saved under, and readers look for its content by that name.
@@ -32,7 +35,7 @@ def export_torchscript(described: Description, path: str | Path) -> Path:
             include_config_vals=False,
             append_timestamp=False,
             meta_values=described.configs["metadata"],
-            more_extra_files={"inference.json": json.dumps(described.configs["inference"]).encode()},
+            more_extra_files={"inference.json": json.dumps(inference).encode()},
         )
         require_agreement(network, torch.jit.load(named), described.window, path)
         os.replace(named, temporary)

@@ -6,27 +6,31 @@ from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import ImageWriter, MetaTensor
-from monai.transforms import Compose, MapTransform, SaveImaged
+from monai.transforms import Compose, LoadImaged, MapTransform, SaveImaged
+from monai.utils import MetaKeys, SpaceKeys
 
 from kits_unet3d.transforms import Recipe, preparation
 
 from .reading import Grid, ReadOptions
-from .reading.voxels import AIR
+from .reading.find import scan_name
+from .reading.voxels import AIR, DENSEST
 from .restore import along_the_body
 from .results.mask import write_mask
 from .scan import Scan, read_scan
 
 
-class ReadScand(MapTransform):
-    """Replaces scans by float32 MetaTensors (1, D, H, W) in HU whose axes run to inferior, posterior, left.
+class LoadImageScand(LoadImaged):
+    """Replaces scans by MetaTensors (X, Y, Z) in HU, as they are stored, after all the checks of :func:`read_scan`.
 
     A value may be a Scan that is read already, what :func:`find_scans` found, or a path. The meta data hold
     the scan's grid as text, from which a mask can be written without reading the scan again.
+
+    It is one of MONAI's LoadImaged, and called so, for the programs that look for the reader of a bundle: they leave it
+    out where they bring images themselves.
 
     Args:
         keys: of the scans.
@@ -37,28 +41,69 @@ class ReadScand(MapTransform):
     def __init__(
         self, keys: KeysCollection, options: ReadOptions | None = None, allow_missing_keys: bool = False
     ) -> None:
-        super().__init__(keys, allow_missing_keys)
+        super().__init__(keys, allow_missing_keys=allow_missing_keys)
         self.options = options
+
+    def __call__(self, data: Mapping[Hashable, Any], reader: Any = None) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            scan = d[key] if isinstance(d[key], Scan) else read_scan(d[key], self.options)
+            # torch takes a view in any order of axes, but none that is turned round
+            voxels = scan.voxels if min(scan.voxels.strides) >= 0 else scan.voxels.copy()
+            affine = torch.from_numpy(scan.affine)
+            meta = {"grid": scan.grid.to_text(), "filename_or_obj": str(scan.path), MetaKeys.SPACE: SpaceKeys.RAS}
+            meta |= {MetaKeys.ORIGINAL_AFFINE: affine.clone(), MetaKeys.SPATIAL_SHAPE: np.array(voxels.shape)}
+            d[key] = MetaTensor(torch.from_numpy(voxels), affine=affine, meta=meta)
+        return d
+
+
+class OrientScand(MapTransform):
+    """Replaces scans by float32 MetaTensors (1, D, H, W) in HU whose axes run to inferior, posterior, left.
+
+    Takes (X, Y, Z) or (1, X, Y, Z) from :class:`LoadImageScand` or whatever else gives MetaTensors in HU; for those of
+    others the grid is made from shape and affine.
+
+    Args:
+        keys: of the scans.
+        allow_missing_keys: pass over keys that the dictionary lacks.
+    """
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
-            scan = d[key] if isinstance(d[key], Scan) else read_scan(d[key], self.options)
-            image, affine = _oriented(scan)
-            meta = {"grid": scan.grid.to_text(), "filename_or_obj": str(scan.path)}
-            d[key] = MetaTensor(image[None], affine=torch.from_numpy(affine), meta=meta)
+            image = d[key]
+            if not isinstance(image, MetaTensor) or image.ndim - (image.ndim == 4 and len(image) == 1) != 3:
+                raise ValueError(f"{key} must be a MetaTensor (X, Y, Z) or (1, X, Y, Z)")
+            voxels = image.as_tensor().cpu().numpy()
+            voxels = voxels[0] if voxels.ndim == 4 else voxels
+            grid = Grid.from_text(image.meta["grid"]) if "grid" in image.meta else _grid_of(image, voxels.shape)
+            if "grid" not in image.meta:  # what we did not read may hold padding, which no resampling must see
+                voxels = voxels.clip(AIR, DENSEST)
+            turned, affine = _oriented(voxels, grid)
+            meta = {name: value for name, value in image.meta.items() if name != MetaKeys.AFFINE}
+            meta |= {"grid": grid.to_text(), MetaKeys.ORIGINAL_CHANNEL_DIM: 0}
+            d[key] = MetaTensor(turned[None], affine=torch.from_numpy(affine), meta=meta)
         return d
 
 
-def _oriented(scan: Scan) -> tuple[torch.Tensor, np.ndarray]:
-    if scan.grid.oblique:
-        return along_the_body(scan.voxels, scan.grid, AIR)
-    turn = nib.orientations.ornt_transform(
-        nib.orientations.io_orientation(scan.affine), nib.orientations.axcodes2ornt(("I", "P", "L"))
-    )
+def _grid_of(image: MetaTensor, shape: tuple[int, ...]) -> Grid:
+    """The grid of an image that somebody else read."""
+    affine = np.array(image.affine.cpu().numpy(), dtype=np.float64)
+    if image.meta.get(MetaKeys.SPACE) == SpaceKeys.LPS:
+        affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    path = Path(str(image.meta.get("filename_or_obj", "scan")))
+    x, y, z = shape
+    return Grid(path, scan_name(path), (x, y, z), affine)
+
+
+def _oriented(voxels: np.ndarray, grid: Grid) -> tuple[torch.Tensor, np.ndarray]:
+    if grid.oblique:
+        return along_the_body(voxels, grid, AIR)
     # Turned as a view, so that one copy is made where MONAI's Orientation and LoadImage would make three.
-    turned = nib.orientations.apply_orientation(scan.voxels, turn)
-    affine = scan.affine @ nib.orientations.inv_ornt_aff(turn, scan.voxels.shape)
+    turned, affine = grid.facing(voxels)
     return torch.from_numpy(np.array(turned, dtype=np.float32, order="C")), affine
 
 
@@ -87,7 +132,7 @@ class MaskWriter(ImageWriter):
 
 def scan_preparation(recipe: Recipe, key: str = "image", options: ReadOptions | None = None) -> Compose:
     """From a scan to what the network sees, as a MetaTensor (1, D, H, W) that remembers both grids."""
-    return Compose([ReadScand(key, options), preparation(recipe, key)])
+    return Compose([LoadImageScand(key, options), OrientScand(key), preparation(recipe, key)])
 
 
 def mask_saver(output_dir: str, keys: KeysCollection = "pred") -> SaveImaged:

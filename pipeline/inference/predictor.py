@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,13 +18,19 @@ from ..device import Accelerator, resolve
 from ..model import Model, read_model
 from .autocast import AutocastInferer
 from .bundle_io import scan_preparation
+from .engines import EngineInferer
+from .masks.measures import measure, volumes_ml
+from .masks.postprocessing import PostProcessing
 from .reading import Found, ReadOptions
 from .restore import labels_on_grid
 from .results.mask import write_mask
-from .results.measures import measure, volumes_ml
+from .results.picture import picture
 from .results.probabilities import probabilities_file
 from .scan import Scan, read_scan
-from .windows import ReferenceWindows
+from .windows import make_windows
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +52,12 @@ class Prediction:
 
     @cached_property
     def measures(self) -> dict[str, Any]:
-        """Volumes, single structures and flags; see :func:`results.measures.measure`."""
+        """Volumes, single structures and flags; see :func:`masks.measures.measure`."""
         return measure(self.scan, self.mask, self.classes)
+
+    def figure(self, truth: np.ndarray | None = None) -> Figure:
+        """The scan with the mask's outlines (and a true mask's) in three views; needs the extra ``figures``."""
+        return picture(self.scan, self.mask, truth)
 
     def save(self, folder: str | Path) -> Path:
         """Writes the mask as ``<name>_seg`` into ``folder``, in the scan's own format; returns its path."""
@@ -57,10 +68,14 @@ class Predictor:
     """Segments scans with one model, loaded once.
 
     Args:
-        model: a checkpoint's path, or a model already read.
+        model: a checkpoint's path, several whose mean is wanted, or a model already read.
         device: see :func:`kits_unet3d.pipeline.device.resolve`.
-        inferer: how the network is run over a volume; the reference's sliding windows if not given.
+        inferer: how the network is run over a volume; sliding windows if not given.
         progress: show a bar over the windows.
+        postprocessing: what is taken out of the masks; nothing if not given. Probabilities stay as they are.
+        engine: what runs the network; see :class:`EngineInferer`. For an ``inferer`` of your own it is eager.
+        mirror: average over mirror images too, for eight times the time; of a model that is read here.
+        windows, roi: where the network looks; see :func:`make_windows`. They only describe an ``inferer`` given.
 
     Example:
         >>> Predictor("path/to/model.pt").predict("path/to/scan.nii.gz").volumes_ml  # doctest: +SKIP
@@ -68,19 +83,34 @@ class Predictor:
 
     def __init__(
         self,
-        model: str | Path | Model,
+        model: str | Path | Sequence[str | Path] | Model,
         device: str | Accelerator = "auto",
         inferer: Inferer | None = None,
         progress: bool = False,
+        postprocessing: PostProcessing | None = None,
+        engine: str = "auto",
+        windows: Sequence[str] = ("reference",),
+        roi: str = "full",
+        mirror: bool = False,
     ) -> None:
         self.accelerator = device if isinstance(device, Accelerator) else resolve(device)
-        self.model = model if isinstance(model, Model) else read_model(model)
+        self.model = model if isinstance(model, Model) else read_model(model, mirror=mirror)
         self.network = self.model.network.to(self.accelerator.device).eval()
         recipe = self.model.recipe
-        windows = inferer or ReferenceWindows(
-            recipe.roi_size, recipe.overlap, recipe.padding_value, stitch_device="cpu", progress=progress
+        sliding = inferer or make_windows(recipe, windows, roi, "cpu", progress)
+        ready = isinstance(sliding, AutocastInferer | EngineInferer)
+        self.inferer = (
+            sliding if ready else EngineInferer(sliding, self.accelerator, None if inferer else recipe.roi_size, engine)
         )
-        self.inferer = AutocastInferer(windows, self.accelerator)
+        self.postprocessing = postprocessing or PostProcessing()
+        #: What a result depends on, besides the model; engines give the same.
+        self.settings: dict[str, Any] = {
+            "precision": self.accelerator.precision,
+            "windows": sorted(windows),
+            "roi": roi,
+            "mirror": self.model.mirror,
+            **vars(self.postprocessing),
+        }
         self.preparation = scan_preparation(recipe)
 
     @torch.inference_mode()
@@ -112,4 +142,4 @@ class Predictor:
             nullcontext() if probabilities is None else probabilities_file(Path(probabilities), scan.grid, len(classes))
         ) as also:
             mask = labels_on_grid(values, affine, scan.grid.shape, scan.affine, also=also)
-        return Prediction(scan, mask, classes)
+        return Prediction(scan, self.postprocessing(mask, scan), classes)

@@ -165,7 +165,7 @@ def along_the_body(voxels: np.ndarray, grid: Grid, outside: float) -> tuple[torc
 class RestoreToScand(MapTransform):
     """Replaces logits on the network's grid by labels (1, X, Y, Z) on the grid the scan was stored on.
 
-    Needs MetaTensors whose meta holds ``grid``, as :class:`ReadScand` leaves it. The memory needed beyond
+    Needs MetaTensors whose meta holds ``grid``, as :class:`OrientScand` leaves it. The memory needed beyond
     logits and labels is that of a few slices.
     """
 

@@ -1,9 +1,11 @@
 """Training: one step, the schedule, handlers, checkpoints, the MLPerf log, speed."""
 
+from .averaging import WeightAverage
 from .checkpoint import Checkpoints, Resume
 from .handlers import Evaluation, LearningRate, Progress, StopAfter, StopAtTarget
 from .interruption import Interruption
 from .mlperf_log import MLPerfLog, MLPerfRun
+from .recomputation import recomputed
 from .run_state import RunState
 from .schedule import Schedule, epochs_of
 from .start import start
@@ -26,6 +28,8 @@ __all__ = [
     "StopAtTarget",
     "Throughput",
     "TrainStep",
+    "WeightAverage",
     "epochs_of",
+    "recomputed",
     "start",
 ]

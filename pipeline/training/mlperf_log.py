@@ -21,7 +21,7 @@ from mlperf_logging.mllog.mllog import MLLogger
 from monai.engines import SupervisedTrainer
 
 from .. import distributed
-from .run_state import bare
+from .averaging import bare
 
 #: Logs of earlier starts that are kept beside the present one.
 KEPT = 99

@@ -12,22 +12,17 @@ import torch
 from ignite.engine import Engine
 from torch import nn
 
-from kits_unet3d.networks import load_weights
 from kits_unet3d.transforms import Recipe
 
 from .. import distributed
 from ..data.sampling import CaseSampler
 from ..device import Accelerator
 from ..model import describe_network
+from .averaging import WeightAverage
 from .step import TrainStep
 
 #: Of an optimiser's group: what changes while it works, and is no setting.
 FREE = ("lr", "initial_lr", "params", "step")
-
-
-def bare(network: nn.Module) -> nn.Module:
-    """The network inside a DistributedDataParallel, or itself."""
-    return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network  # type: ignore[return-value]
 
 
 class RunState:
@@ -37,7 +32,7 @@ class RunState:
     rate on the epoch, so neither data workers nor the schedule have a state to keep.
 
     Args:
-        network: as trained, possibly wrapped for many processes.
+        average: of the network's weights, with the network itself.
         optimizer, step, sampler: of the run.
         factory: the network as ``functools.partial``; its class and arguments go into the file.
         recipe: how images are prepared for the network.
@@ -51,7 +46,7 @@ class RunState:
 
     def __init__(
         self,
-        network: nn.Module,
+        average: WeightAverage,
         optimizer: torch.optim.Optimizer,
         step: TrainStep,
         sampler: CaseSampler,
@@ -60,7 +55,7 @@ class RunState:
         accelerator: Accelerator,
         settings: Mapping[str, Any],
     ) -> None:
-        self.network, self.optimizer, self.step, self.sampler = network, optimizer, step, sampler
+        self.average, self.optimizer, self.step, self.sampler = average, optimizer, step, sampler
         self.factory, self.recipe, self.accelerator = factory, recipe, accelerator
         self.settings = dict(settings)
         self.best: float | None = None
@@ -86,7 +81,7 @@ class RunState:
     def capture(self, engine: Engine) -> dict[str, Any]:
         """Tensors and plain data only, so that ``weights_only=True`` can read it. All processes must call it."""
         return {
-            "model": _on_cpu(bare(self.network).state_dict()),
+            **_on_cpu(self.average.capture()),
             "optimizer": _on_cpu(self.optimizer.state_dict()),
             "scaler": self.step.scaler.state_dict(),
             "network": describe_network(self.factory),
@@ -103,7 +98,7 @@ class RunState:
 
     def restore(self, content: Mapping[str, Any], engine: Engine) -> None:
         """Puts the run where :meth:`capture` found it; the next sample is the one that would have come then."""
-        load_weights(bare(self.network), content["model"])
+        self.average.restore(content)
         self.optimizer.load_state_dict(content["optimizer"])
         self.step.scaler.load_state_dict(content["scaler"])
         self.best, self.evaluated = content["best"], content["evaluated"]

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from kits_unet3d.transforms import Recipe
 
-from .. import distributed
 from ..data import Index
 from ..device import Accelerator
 from ..errors import UsageError
@@ -32,15 +31,8 @@ def start(
     try:
         index = Index.read(dataset_dir)
         index.require(recipe)
-        processes = distributed.world_size()
-        limits = {"training": (training_cases, batch_size), "evaluation": (evaluation_cases, 1)}
-        for split, (limit, needed) in limits.items():
-            found = len(index.data_list(split)[:limit])
-            if found < needed * processes:
-                raise UsageError(
-                    f"{dataset_dir}: {found} {split} case(s) for {processes} process(es), each of which needs "
-                    f"{needed}; prepare more cases, or start fewer processes"
-                )
+        index.require_cases("training", training_cases, batch_size)
+        index.require_cases("evaluation", evaluation_cases)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -12,6 +12,7 @@ from monai.utils import CommonKeys
 
 from .. import distributed
 from ..device import Accelerator
+from .averaging import WeightAverage
 
 
 class NotFiniteError(ArithmeticError):
@@ -27,12 +28,15 @@ class TrainStep:
         accelerator: gives autocast and the loss scaler.
         accumulation_steps: so many batches make one step of the optimiser; their losses are divided by it.
             What is left at the end of an epoch is dropped, as in the reference.
+        average: of the weights, to be kept up.
     """
 
-    def __init__(self, accelerator: Accelerator, accumulation_steps: int = 1) -> None:
+    def __init__(
+        self, accelerator: Accelerator, accumulation_steps: int = 1, average: WeightAverage | None = None
+    ) -> None:
         if accumulation_steps < 1:
             raise ValueError(f"accumulation_steps must be at least 1, got {accumulation_steps}")
-        self.accelerator, self.accumulation_steps = accelerator, accumulation_steps
+        self.accelerator, self.accumulation_steps, self.average = accelerator, accumulation_steps, average
         self.scaler = accelerator.scaler()
 
     def finished(self, engine: Engine) -> bool:
@@ -78,6 +82,8 @@ class TrainStep:
             self._require_finite(engine, "norm of the gradient", torch.nn.utils.get_total_norm(gradients))
         self.scaler.step(engine.optimizer)
         self.scaler.update()
+        if self.average is not None:
+            self.average.update()
 
     @staticmethod
     def _require_finite(engine: Any, name: str, value: torch.Tensor) -> None:

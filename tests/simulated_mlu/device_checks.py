@@ -170,9 +170,8 @@ def test_tensors_of_two_devices_do_not_mix():
         torch.ones(2, device="mlu") + torch.ones(2)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_no_float64_reaches_the_device(precision):
-    """With fp16 torch's GradScaler makes one there: the inverse of its scale, a power of two, exact in float32 too."""
     before = torch_mlu.report()["float64"]
     trained(resolve("mlu", precision))
     assert torch_mlu.report()["float64"] == before

@@ -52,6 +52,19 @@ class Grid:
         cosines = np.sort(np.abs(self.affine[:3, :3] / np.array(self.spacing_mm)), axis=0)
         return bool(cosines[1].max() > OBLIQUE)
 
+    def facing(self, array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """An array on this grid as radiologists look at it: slices from above, rows from in front.
+
+        Returns:
+            A view whose axes run to inferior, posterior, left, as far as those of an oblique grid do, and its
+            4×4 affine.
+        """
+        turn = nib.orientations.ornt_transform(
+            nib.orientations.io_orientation(self.affine), nib.orientations.axcodes2ornt(("I", "P", "L"))
+        )
+        affine = self.affine @ nib.orientations.inv_ornt_aff(turn, self.shape)
+        return nib.orientations.apply_orientation(array, turn), affine
+
     def same_as(self, other: Grid) -> bool:
         """Whether voxel for voxel the two lie at the same place, to a micrometre."""
         return self.shape == other.shape and bool(np.allclose(self.affine, other.affine, atol=1e-3))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,6 +9,7 @@ import nibabel as nib
 import numpy as np
 
 from ...errors import CaseError
+from ...packed import DAMAGED, open_packed
 from .options import Admission, ReadOptions, Stored
 from .signature import GZIP, TAIL, endless, first_bytes, require_bytes
 from .voxels import Hounsfield, require_numbers, steps
@@ -30,9 +29,9 @@ def read_nifti(path: Path, options: ReadOptions, admit: Admission) -> Stored:
     if packed != path.name.lower().endswith(".gz"):
         warnings.append(f"the file is {'compressed' if packed else 'not compressed'}, unlike its name says")
     try:
-        with gzip.open(path) if packed else open(path, "rb") as stream:
+        with open_packed(path) if packed else open(path, "rb") as stream:
             return _read(path, stream, packed, options, admit, warnings)  # type: ignore[arg-type]
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except DAMAGED as error:
         raise CaseError(f"{path}: cannot be read ({error}), it is truncated or damaged; copy it again") from error
 
 

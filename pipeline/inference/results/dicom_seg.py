@@ -31,6 +31,9 @@ MAY_BE_EMPTY = (
     "ReferringPhysicianName",
 )
 
+#: By which a segmentation refers to its slices; an empty one refers to nothing.
+REFERRED_TO = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+
 
 def require_highdicom() -> None:
     """Raises a UsageError if what writes these files is not installed."""
@@ -43,6 +46,14 @@ def require_highdicom() -> None:
 def segmentation_path(grid: Grid, folder: str | Path) -> Path:
     """Where the segmentation object of a scan goes."""
     return Path(folder) / f"{grid.name}_seg.dcm"
+
+
+def coded(name: str) -> tuple[tuple[str, str], tuple[str, str, str]]:
+    """A class's category (of SNOMED CT), and its type as code, scheme and meaning."""
+    if name in CODES:
+        category, (code, meaning) = CODES[name]
+        return category, (code, "SCT", meaning)
+    return ("85756007", "Tissue"), (name[:16], "99KITS-UNET3D", name[:64])  # another data set's, without a code
 
 
 def write_segmentation(mask: np.ndarray, like: Grid, folder: str | Path, classes: Sequence[str]) -> Path | None:
@@ -72,15 +83,22 @@ def write_segmentation(mask: np.ndarray, like: Grid, folder: str | Path, classes
         hd.seg.SegmentDescription(
             segment_number=index,
             segment_label=name,
-            segmented_property_category=hd.sr.CodedConcept(CODES[name][0][0], "SCT", CODES[name][0][1]),
-            segmented_property_type=hd.sr.CodedConcept(CODES[name][1][0], "SCT", CODES[name][1][1]),
+            segmented_property_category=hd.sr.CodedConcept(code[0], "SCT", code[1]),
+            segmented_property_type=hd.sr.CodedConcept(*kind),
             algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=algorithm,
         )
         for index, name in enumerate(classes[1:], start=1)
+        for code, kind in (coded(name),)
     ]
     sources = [pydicom.dcmread(path, stop_before_pixels=True) for path in like.header]
     for source in sources:
+        lacking = [tag for tag in REFERRED_TO if not source.get(tag)]
+        if lacking:
+            raise CaseError(
+                f"{like.path}: no DICOM segmentation can be made of it, whose slices lack {', '.join(lacking)}; "
+                "leave out --dicom-seg, or complete its tags"
+            )
         for missing in (tag for tag in MAY_BE_EMPTY if tag not in source):
             setattr(source, missing, None)
         if source.get("SliceThickness") is None:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import base64
+import io
 from pathlib import Path
 
 from ...errors import UsageError
 from ...files import whole_file
 from .report import Report
+from .viewer import MOST_SLICES, read_slices
 
 PAGE = "report.html"
+#: What of a case the page is made of.
+PICTURE, SLICES = "_seg.png", "_slices.json"
+#: Slices of all cases together, of about 10 kB each: beyond, each case shows fewer.
+SLICES_IN_ALL = 8000
+#: Pixels of a picture on the page, at most.
+PICTURE_PIXELS = (720, 960)
 
 
 def require_page() -> None:
@@ -22,27 +30,45 @@ def require_page() -> None:
 
 
 def write_page(report: Report) -> Path:
-    """Writes ``report.html`` into the report's folder: every case with its measures, notes and picture.
+    """Writes ``report.html`` into the report's folder: every case with its measures, notes, picture and slices.
 
-    One file that needs nothing else, neither network nor the pictures beside it.
+    One file that needs nothing else, neither network nor the files beside it.
     """
     import jinja2  # an extra: only who wants pages needs it
 
-    pictures = {}
-    for name, case in report.cases.items():
-        for file in case["files"]:
-            if file.endswith(".png") and (report.folder / file).is_file():
-                pictures[name] = base64.b64encode((report.folder / file).read_bytes()).decode("ascii")
+    files = {
+        ending: {
+            name: report.folder / file
+            for name, case in report.cases.items()
+            for file in case["files"]
+            if file.endswith(ending) and (report.folder / file).is_file()
+        }
+        for ending in (PICTURE, SLICES)
+    }
+    most = max(1, min(MOST_SLICES, SLICES_IN_ALL // max(1, len(files[SLICES]))))
     classes = dict.fromkeys(name for case in report.cases.values() for name in case.get("volumes_ml", {}))
-    template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
-    text = (
-        jinja2.Environment(autoescape=True, trim_blocks=True)
-        .from_string(template)
-        .render(
-            cases=dict(sorted(report.cases.items())), classes=list(classes), pictures=pictures, summary=report.summary
-        )
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True
+    )
+    pieces = environment.get_template("page.html").generate(
+        cases=dict(sorted(report.cases.items())),
+        classes=list(classes),
+        pictures={name: _smaller(path) for name, path in files[PICTURE].items()},
+        slices={name: read_slices(path, most) for name, path in files[SLICES].items()},
+        summary=report.summary,
     )
     path = report.folder / PAGE
-    with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as stream:
+        stream.writelines(pieces)
     return path
+
+
+def _smaller(path: Path) -> str:
+    from PIL import Image  # comes with the extra for figures
+
+    stream = io.BytesIO()
+    with Image.open(path) as image:
+        picture = image.convert("RGB")
+        picture.thumbnail(PICTURE_PIXELS)
+        picture.save(stream, "JPEG", quality=85)
+    return base64.b64encode(stream.getvalue()).decode("ascii")

@@ -3,81 +3,103 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import nibabel as nib
 import numpy as np
 
 from ...errors import CaseError
 from ...files import whole_file
+from ..masks.parts import KIDNEY, TUMOUR
 from ..scan import Scan, read_scan, same_grid
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 #: HU shown from black to white: abdominal soft tissue.
 WINDOW = (-160, 240)
-COLOURS = {1: "#30d158", 2: "#ff453a"}
+COLOURS = {KIDNEY: "#30d158", TUMOUR: "#ff453a", 3: "#0a84ff", 4: "#ffd60a", 5: "#bf5af2", 6: "#64d2ff"}
+#: What lies at the left and right edge of each view.
+VIEWS = {"axial": "RL", "coronal": "RL", "sagittal": "AP"}
 
 
-def _facing(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """The array with its axes running to inferior, posterior, left, as radiologists look at slices."""
-    ornt = nib.orientations.ornt_transform(
-        nib.orientations.io_orientation(affine), nib.orientations.axcodes2ornt(("I", "P", "L"))
-    )
-    return nib.orientations.apply_orientation(array, ornt)
+def place_to_show(mask: np.ndarray) -> tuple[int, int, int]:
+    """Where the slices through the middle of the tumour cross, else those through the kidney, else the middle.
 
+    Args:
+        mask: (slices, rows, columns) with axes to inferior, posterior, left.
 
-def _slice_to_show(mask: np.ndarray) -> int:
-    """The axial slice with most tumour, else most kidney, else the middle one."""
-    for region in (mask == 2, mask > 0):
+    Returns:
+        Slice with most of it, and of that slice the row and the column with most of it.
+    """
+    for region in (mask == TUMOUR, mask > 0):
         if region.any():
-            return int(np.argmax(region.sum(axis=(1, 2))))
-    return mask.shape[0] // 2
+            axial = int(np.argmax(region.sum(axis=(1, 2))))
+            plane = region[axial]
+            return axial, int(np.argmax(plane.sum(axis=1))), int(np.argmax(plane.sum(axis=0)))
+    slices, rows, columns = mask.shape
+    return slices // 2, rows // 2, columns // 2
 
 
-def save_picture(scan: Scan, predicted: np.ndarray, path: str | Path, truth: np.ndarray | None = None) -> Path:
-    """Writes a PNG: the scan alone, then with the truth (if given), then with the prediction, axial and coronal.
+def picture(scan: Scan, predicted: np.ndarray, truth: np.ndarray | None = None) -> Figure:
+    """A figure: the scan alone, then with the truth (if given), then with the prediction; axial, coronal, sagittal.
+
+    Each view has the patient's sides at its edges and a scale bar.
 
     Args:
         scan: what was segmented.
-        predicted, truth: labels on the scan's grid; kidney is outlined green, tumour red.
-        path: of the PNG.
+        predicted, truth: labels on the scan's grid; kidney is outlined green, tumour red. The slices go through
+            the middle of the truth's tumour, or kidney, if it is given, else of the prediction's.
     """
     import matplotlib.figure  # an extra: only who wants figures needs it
 
-    image = _facing(scan.voxels, scan.affine)
-    masks: dict[str, np.ndarray | None] = {"scan": None}
-    leading = masks["prediction"] = _facing(predicted, scan.affine)
-    if truth is not None:
-        leading = masks["truth"] = _facing(truth, scan.affine)
-    axial = _slice_to_show(leading)
-    coronal = int(np.argmax((leading > 0).sum(axis=(0, 2)))) if (leading > 0).any() else leading.shape[1] // 2
-    slice_mm, row_mm, column_mm = _facing_spacing(scan)
-    figure = matplotlib.figure.Figure(figsize=(4 * len(masks), 7.5), facecolor="black", layout="constrained")
-    axes = figure.subplots(2, len(masks), squeeze=False)
-    order = ("scan", "truth", "prediction")
-    for column, (name, mask) in enumerate(sorted(masks.items(), key=lambda item: order.index(item[0]))):
-        views = (
-            (image[axial], None if mask is None else mask[axial], row_mm / column_mm),
-            (image[:, coronal], None if mask is None else mask[:, coronal], slice_mm / column_mm),
-        )
-        for axis, (plane, outline, aspect) in zip(axes[:, column], views, strict=True):
-            axis.imshow(plane, cmap="gray", vmin=WINDOW[0], vmax=WINDOW[1], aspect=aspect)
-            for number, colour in COLOURS.items():
-                if outline is not None and (outline == number).any():
-                    axis.contour(outline == number, levels=[0.5], colors=[colour], linewidths=1)
-            axis.set_axis_off()
-        axes[0, column].set_title(name, color="white")
-    for axis in axes[:, 0]:
-        axis.text(0.02, 0.5, "R", color="white", transform=axis.transAxes)
+    image, affine = scan.grid.facing(scan.voxels)
+    given = {"scan": None, "truth": truth, "prediction": predicted}
+    masks = {name: None if m is None else scan.grid.facing(m)[0] for name, m in given.items()}
+    if truth is None:
+        del masks["truth"]
+    leading, _ = scan.grid.facing(predicted if truth is None else truth)
+    place = place_to_show(leading)
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    figure = matplotlib.figure.Figure(figsize=(4 * len(masks), 11), facecolor="black", layout="constrained")
+    for column, (name, mask) in enumerate(masks.items()):
+        for axis, (view, edges) in enumerate(VIEWS.items()):
+            axes = figure.add_subplot(3, len(masks), axis * len(masks) + column + 1)
+            row_mm, column_mm = (float(size) for size in np.delete(sizes, axis))
+            plane = np.take(image, place[axis], axis)
+            axes.imshow(plane, cmap="gray", vmin=WINDOW[0], vmax=WINDOW[1], aspect=row_mm / column_mm)
+            if mask is not None:
+                _outline(axes, np.take(mask, place[axis], axis))
+            axes.text(0.02, 0.5, edges[0], color="white", transform=axes.transAxes)
+            axes.text(0.98, 0.5, edges[1], color="white", transform=axes.transAxes, ha="right")
+            _scale_bar(axes, plane.shape, column_mm)
+            axes.set_axis_off()
+            axes.set_title(f"{name}, {view}", color="white", fontsize=9)
+    return figure
+
+
+def _outline(axes: Axes, labels: np.ndarray) -> None:
+    for number, colour in COLOURS.items():
+        if (labels == number).any():
+            axes.contour(labels == number, levels=[0.5], colors=[colour], linewidths=1)
+
+
+def _scale_bar(axes: Axes, shape: tuple[int, ...], column_mm: float) -> None:
+    rows, columns = shape
+    length = 50 if columns * column_mm >= 150 else 10  # in mm
+    end = columns * 0.97
+    axes.plot([end - length / column_mm, end], [rows * 0.96] * 2, color="white", linewidth=2)
+    axes.text(end, rows * 0.94, f"{length} mm", color="white", fontsize=7, ha="right", va="bottom")
+    axes.set_xlim(-0.5, columns - 0.5)
+    axes.set_ylim(rows - 0.5, -0.5)
+
+
+def save_picture(scan: Scan, predicted: np.ndarray, path: str | Path, truth: np.ndarray | None = None) -> Path:
+    """Writes :func:`picture` as a PNG; returns its path."""
     path = Path(path)
     with whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=90, format="png")
+        picture(scan, predicted, truth).savefig(temporary, dpi=90, format="png")
     return path
-
-
-def _facing_spacing(scan: Scan) -> tuple[float, float, float]:
-    ornt = nib.orientations.io_orientation(scan.affine)
-    world = np.empty(3)
-    world[ornt[:, 0].astype(int)] = scan.spacing_mm  # right-left, anterior-posterior, superior-inferior
-    return float(world[2]), float(world[1]), float(world[0])
 
 
 def picture_of_files(scan: str | Path, mask: str | Path, path: str | Path, truth: str | Path | None = None) -> Path:

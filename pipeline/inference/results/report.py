@@ -10,7 +10,7 @@ from typing import Any
 
 from ...files import file_hash, whole_file, write_json
 
-REPORT, TABLE = "report.json", "report.csv"
+SUMMARY, TABLE = "summary.json", "summary.csv"
 DONE, FAILED = "done", "failed"
 
 
@@ -28,7 +28,7 @@ class Report:
         self.part = None if part is None else self.folder / f".report-{part}.json"
         self.cases: dict[str, dict[str, Any]] = {}
         self.skipped: dict[str, str] = {}
-        for earlier in (self.folder / REPORT, *sorted(self.folder.glob(".report-*.json"))):
+        for earlier in (self.folder / SUMMARY, *sorted(self.folder.glob(".report-*.json"))):
             self.cases |= _cases(earlier)
 
     def is_finished(self, name: str, made_from: str) -> bool:
@@ -55,23 +55,42 @@ class Report:
         counts = Counter(case["outcome"] for case in self.cases.values())
         return {outcome: counts[outcome] for outcome in (DONE, FAILED)}
 
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return {"summary": self.summary, "cases": dict(sorted(self.cases.items())), "left_out": self.skipped}
+
     def write(self) -> None:
-        """Writes ``report.json`` and ``report.csv``, and drops the parts they were made of."""
-        cases = dict(sorted(self.cases.items()))
-        write_json(self.folder / REPORT, {"summary": self.summary, "cases": cases, "left_out": self.skipped})
+        """Writes ``summary.json`` and ``summary.csv``, and drops the parts they were made of."""
+        report = self.as_dict()
+        cases = report["cases"]
+        write_json(self.folder / SUMMARY, report)
         classes = dict.fromkeys(name for case in cases.values() for name in case.get("volumes_ml", {}))
         with whole_file(self.folder / TABLE) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
             table = csv.writer(stream)
-            sizes = [column for name in classes for column in (f"{name}_ml", f"{name}_parts")]
+            sizes = [f"{name}_{of}" for name in classes for of in _of_a_class({}, name)]
             table.writerow(["case", "outcome", *sizes, "flags", "warnings", "error", "seconds", "scan"])
             for name, case in cases.items():
-                values = [(case.get("volumes_ml", {}).get(c, ""), case.get("counts", {}).get(c, "")) for c in classes]
+                values = [value for c in classes for value in _of_a_class(case, c).values()]
                 texts = ["; ".join(case.get(key, [])) for key in ("flags", "warnings")]
-                rounded = [round(v, 3) if isinstance(v, float) else v for pair in values for v in pair]
+                rounded = [round(v, 3) if isinstance(v, float) else v for v in values]
                 seconds, error = case.get("seconds", ""), case.get("error", "")
                 table.writerow([name, case["outcome"], *rounded, *texts, error, seconds, case["scan"]])
         for part in self.folder.glob(".report-*.json"):
             part.unlink()
+
+
+def _of_a_class(case: dict[str, Any], name: str) -> dict[str, Any]:
+    """The columns of the table on one class; nothing in them for a case that failed."""
+    sides = case.get("sides_ml", {}).get(name, {})
+    longest = [part["longest_axial_mm"] for part in case.get("structures", []) if part["class"] == name]
+    return {
+        "ml": case.get("volumes_ml", {}).get(name),
+        "right_ml": sides.get("right"),
+        "left_ml": sides.get("left"),
+        "parts": case.get("counts", {}).get(name),
+        "longest_axial_mm": max(longest, default=None),
+        "mean_hu": case.get("mean_hu", {}).get(name),
+    }
 
 
 def _cases(path: Path) -> dict[str, dict[str, Any]]:

@@ -21,12 +21,15 @@ def reference_weights(roi_size: Sequence[int], sigma_scale: float = 0.125) -> to
     The cube root of the product of three Gaussians with σ = ``sigma_scale`` × window, which makes σ larger
     by √3 than it looks. MONAI's own map has neither the root nor values below 1e-3.
     """
-    axes = []
-    for n in roi_size:
-        distance = np.arange(n) - (n - 1) / 2
-        axes.append(np.exp(-0.5 * (distance / (sigma_scale * n)) ** 2))
+    axes = [axis_weights(n, sigma_scale) for n in roi_size]
     product = np.cbrt(axes[0][:, None, None] * axes[1][:, None] * axes[2])
     return torch.from_numpy((product / product.max()).astype(np.float32))
+
+
+def axis_weights(size: int, sigma_scale: float = 0.125) -> np.ndarray:
+    """Gaussian of the distance to the middle, along an axis of ``size`` voxels."""
+    distance = np.arange(size) - (size - 1) / 2
+    return np.exp(-0.5 * (distance / (sigma_scale * size)) ** 2)  # type: ignore[no-any-return]
 
 
 class ReferenceWindows(SlidingWindowInferer):
@@ -62,16 +65,40 @@ class ReferenceWindows(SlidingWindowInferer):
         self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
     ) -> torch.Tensor:
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        pads = [
-            padding_to_stride(int(n), max(int(roi * (1 - self.overlap)), 1), roi)  # type: ignore[operator]
-            for n, roi in zip(image.shape[2:], self.roi_size, strict=True)  # type: ignore[arg-type]
-        ]
+        pads = self.padding(image.shape[2:])
         last_axis_first = [amount for pad in reversed(pads) for amount in pad]
         padded = functional.pad(image, last_axis_first, value=self.padding_value)
         logits = super().__call__(padded, network, *args, **kwargs)
         inside = [slice(a, a + int(n)) for (a, _), n in zip(pads, image.shape[2:], strict=True)]
         unpadded = (slice(None), slice(None), *inside)
         logits = logits[unpadded]  # type: ignore[index, call-overload]
-        if isinstance(inputs, MetaTensor):
-            return MetaTensor(logits, meta=inputs.meta, applied_operations=inputs.applied_operations)
-        return logits  # type: ignore[return-value]
+        return like(inputs, logits)  # type: ignore[arg-type]
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        """Step between windows in voxels, along D, H, W."""
+        overlaps = ensure_tuple_rep(self.overlap, 3)
+        return tuple(max(int(n * (1 - o)), 1) for n, o in zip(self.roi_size, overlaps, strict=True))  # type: ignore[arg-type]
+
+    def padding(self, shape: Sequence[int]) -> list[tuple[int, int]]:
+        """Voxels added before and after each axis of a volume of ``shape`` (D, H, W)."""
+        axes = zip(shape, self.stride, self.roi_size, strict=True)  # type: ignore[arg-type]
+        return [padding_to_stride(int(n), stride, roi) for n, stride, roi in axes]
+
+    def total_weights(self, shape: Sequence[int]) -> torch.Tensor:
+        """What the weights of all windows add up to in each voxel of a volume of ``shape`` (D, H, W)."""
+        sums = []
+        axes = zip(shape, self.padding(shape), self.stride, self.roi_size, strict=True)  # type: ignore[arg-type]
+        for n, (front, behind), stride, roi in axes:
+            weights, total = np.cbrt(axis_weights(roi)), np.zeros(front + n + behind)
+            for start in range(0, len(total) - roi + 1, stride):
+                total[start : start + roi] += weights / weights.max()
+            sums.append(torch.from_numpy(total[front : front + n]).float())
+        return sums[0][:, None, None] * sums[1][:, None] * sums[2]
+
+
+def like(inputs: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """``values``, with affine and history of ``inputs`` if that is a MetaTensor."""
+    if isinstance(inputs, MetaTensor):
+        return MetaTensor(values, meta=inputs.meta, applied_operations=inputs.applied_operations)
+    return values

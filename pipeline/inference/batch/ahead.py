@@ -10,9 +10,9 @@ import numpy as np
 
 from kits_unet3d.transforms import Recipe
 
-from .memory import needed_bytes, require_memory, stored_bytes
-from .reading import Found, ReadOptions
-from .scan import Scan, read_scan
+from ..memory import needed_bytes, require_memory, stored_bytes
+from ..reading import Found, ReadOptions
+from ..scan import Scan, read_scan
 
 
 class ScansAhead:

@@ -11,19 +11,20 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from ..distributed import gather_by_case, rank, share, world_size
-from ..errors import CaseError, UsageError
-from ..files import file_hash
+from ...distributed import gather_by_case, rank, share, world_size
+from ...errors import CaseError, UsageError
+from ...files import file_hash, write_json
+from ..predictor import Predictor
+from ..reading import Found, ReadOptions
+from ..reading.privacy import anonymous, without_names
+from ..results.dicom_seg import write_segmentation
+from ..results.page import PICTURE, SLICES, write_page
+from ..results.picture import save_picture
+from ..results.probabilities import probabilities_path
+from ..results.report import DONE, FAILED, Report
+from ..results.viewer import save_slices
+from ..scan import Scan
 from .ahead import ScansAhead
-from .predictor import Predictor
-from .reading import Found, ReadOptions
-from .reading.privacy import anonymous, without_names
-from .results.dicom_seg import write_segmentation
-from .results.page import write_page
-from .results.picture import save_picture
-from .results.probabilities import probabilities_path
-from .results.report import DONE, FAILED, Report
-from .scan import Scan
 
 
 def require_writable(folder: str | Path) -> Path:
@@ -57,7 +58,7 @@ class Batch:
         limit: bytes of memory a scan may need.
         probabilities: write them too.
         dicom_seg: write DICOM segmentations of DICOM scans too.
-        page: draw a picture of each scan, and make a page of the report.
+        page: draw a picture and slices of each scan, and make a page of them.
         overwrite: do everything again.
         keep_names: let patients' names appear.
     """
@@ -78,8 +79,7 @@ class Batch:
         self.limit, self.probabilities, self.page, self.dicom_seg = limit, probabilities, page, dicom_seg
         self.overwrite, self.keep_names = overwrite, keep_names
         self.report = Report(folder, rank() if world_size() > 1 else None)
-        source = predictor.model.source
-        self._model = file_hash(source) if source is not None else ""
+        self._model = [file_hash(source) for source in predictor.model.sources]
         self._identity: frozenset[str] = frozenset()
 
     def run(self, scans: Sequence[Found], skipped: dict[str, str] | None = None) -> list[str]:
@@ -113,7 +113,10 @@ class Batch:
             self.report.write()
             if self.page:
                 write_page(self.report)
-        return [found.name for found in named if self.report.cases[found.name]["outcome"] == FAILED]
+        failed = [found.name for found in named if self.report.cases[found.name]["outcome"] == FAILED]
+        if failed and rank() == 0:
+            print(f"{len(failed)} of {len(named)} scans failed ({', '.join(failed)})", file=sys.stderr)
+        return failed
 
     def _clean(self, text: str) -> str:
         return text if self.keep_names else without_names(text, self._identity)
@@ -124,7 +127,8 @@ class Batch:
         if found.dicom is not None:
             paths = sorted(one.path for series in found.dicom.series for one in series.slices)
         states = [(str(p), s.st_size, s.st_mtime_ns) for p in paths if p.exists() for s in (p.stat(),)]
-        content = [states, found.series, self._model, vars(self.options), self.probabilities, self.page, self.dicom_seg]
+        content: list[Any] = [states, found.series, self._model, vars(self.options), self.predictor.settings]
+        content += [self.probabilities, self.page, self.dicom_seg]
         return hashlib.sha256(json.dumps(content).encode("utf-8", "surrogateescape")).hexdigest()
 
     def _is_finished(self, found: Found) -> bool:
@@ -159,16 +163,23 @@ class Batch:
         file = probabilities_path(scan.grid, self.folder) if self.probabilities else None
         prediction = self.predictor.predict(scan, probabilities=file)
         files = [prediction.save(self.folder), *([file] if file else [])]
+        warnings = [self._clean(warning) for warning in scan.warnings]
         if self.dicom_seg:
-            segmentation = write_segmentation(prediction.mask, scan.grid, self.folder, prediction.classes)
-            files += [segmentation] if segmentation else []
+            try:
+                segmentation = write_segmentation(prediction.mask, scan.grid, self.folder, prediction.classes)
+                files += [segmentation] if segmentation else []
+            except CaseError as error:  # the mask is there all the same
+                warnings.append(self._clean(str(error)))
         if self.page:
-            files.append(save_picture(scan, prediction.mask, self.folder / f"{scan.name}_seg.png"))
-        return {
-            "files": {path.relative_to(self.folder).as_posix(): file_hash(path) for path in files},
-            **prediction.measures,
-            "warnings": [self._clean(warning) for warning in scan.warnings],
-        }
+            files.append(save_picture(scan, prediction.mask, self.folder / f"{scan.name}{PICTURE}"))
+            files.append(save_slices(scan, prediction.mask, self.folder / f"{scan.name}{SLICES}"))
+        told = {**prediction.measures, "warnings": warnings}
+        if self.predictor.postprocessing:
+            told["postprocessing"] = vars(self.predictor.postprocessing)
+        files.append(self.folder / f"{scan.name}_report.json")
+        about = {"scan": self._clean(str(scan.path)), "shape": scan.grid.shape, "spacing_mm": scan.spacing_mm}
+        write_json(files[-1], {**about, **told})
+        return {"files": {path.relative_to(self.folder).as_posix(): file_hash(path) for path in files}, **told}
 
     def _tell(self, found: Found, case: dict[str, Any], count: str, left: str) -> None:
         if case["outcome"] == FAILED:

@@ -1,0 +1,123 @@
+"""Measuring time and memory fairly."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+#: The contender that all others are compared with.
+PLAIN = "plain"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        what: was measured.
+        how: the contender; :data:`PLAIN` for what others are compared with.
+        value: median.
+        unit: ``"s"``, ``"MB"``, …
+        ratio: to the plain path in the same run, None where there is none.
+        goal: that the ratio should not exceed, if there is one.
+        work: how much was done, by name: voxels, windows, cases.
+        values: all that were measured.
+    """
+
+    what: str
+    how: str
+    value: float
+    unit: str = "s"
+    ratio: float | None = None
+    goal: float | None = None
+    work: Mapping[str, float] = field(default_factory=dict)
+    values: Sequence[float] = ()
+
+
+def alternating(contenders: Mapping[str, Callable[[], Any]], repeats: int, warm: bool = True) -> dict[str, list[float]]:
+    """Seconds of each contender, ``repeats`` times, taken in turn, so that what slows a machine slows all.
+
+    Args:
+        contenders: by name.
+        repeats: at least 1.
+        warm: run each once before, uncounted.
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, got {repeats}")
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(-1 if warm else 0, repeats):
+        for name, run in contenders.items():
+            began = time.perf_counter()
+            run()
+            if turn >= 0:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def rows(
+    what: str,
+    seconds: Mapping[str, Sequence[float]],
+    goals: Mapping[str, float] | None = None,
+    work: Mapping[str, float] | None = None,
+) -> list[Row]:
+    """A line for each contender, its median compared with that of :data:`PLAIN`."""
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    return [
+        Row(
+            what,
+            name,
+            median,
+            ratio=median / medians[PLAIN] if PLAIN in medians and name != PLAIN else None,
+            goal=(goals or {}).get(name),
+            work=work or {},
+            values=list(seconds[name]),
+        )
+        for name, median in medians.items()
+    ]
+
+
+def linearity(work: Sequence[float], values: Sequence[float]) -> float:
+    """R² of the straight line through (work, values): 1 if values grow in proportion to the work and a constant."""
+    x, y = np.asarray(work, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    if len(x) < 3 or np.ptp(x) == 0:
+        raise ValueError(f"a straight line needs at least 3 different amounts of work, got {list(work)}")
+    if np.ptp(y) == 0:
+        return 1.0
+    return float(np.corrcoef(x, y)[0, 1] ** 2)
+
+
+def in_own_process(function: Callable[..., None], *arguments: Any) -> tuple[float, float]:
+    """Seconds and peak memory in MB of a call in a new process; what it imports counts for memory, not for time.
+
+    Args:
+        function: at the top level of a module, so that the new process finds it.
+        arguments: plain values.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_measured, args=(sender, function, arguments))
+    process.start()
+    sender.close()
+    try:
+        seconds, memory = receiver.recv()
+    except EOFError as error:
+        raise RuntimeError(f"{function.__name__} failed in a process of its own; its error is above") from error
+    finally:
+        process.join()
+    return seconds, memory
+
+
+def _measured(sender: Any, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    began = time.perf_counter()
+    function(*arguments)
+    seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    sender.send((seconds, peak / (1e6 if sys.platform == "darwin" else 1e3)))

@@ -1,0 +1,107 @@
+"""What one would otherwise run: stock parts of MONAI, nibabel and scipy, one after the other.
+
+This is the baseline that everything else is compared with. It is written plainly, not slowly.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.data import decollate_batch, list_data_collate
+from monai.inferers import SlidingWindowInferer
+from monai.transforms import (
+    AsDiscreted,
+    Compose,
+    EnsureChannelFirstd,
+    Invertd,
+    LoadImaged,
+    Orientationd,
+    SaveImaged,
+    ScaleIntensityRanged,
+    Spacingd,
+    SpatialPadd,
+)
+from scipy import ndimage
+from torch import nn
+from torch.nn import functional
+
+from kits_unet3d.transforms import Recipe
+from kits_unet3d.transforms.geometry import resampled_shape
+
+
+def predict(network: nn.Module, recipe: Recipe, scan: Path, folder: Path) -> None:
+    """From a file to a mask: MONAI's transforms, its sliding windows and the eager network in FP32."""
+    low, high = recipe.hu_window
+    lowest, highest = ((hu - recipe.hu_mean) / recipe.hu_std for hu in (low, high))
+    before = Compose(
+        [
+            LoadImaged("image"),
+            EnsureChannelFirstd("image"),
+            Orientationd("image", axcodes="IPL", labels=None),
+            Spacingd("image", recipe.spacing_mm, mode="bilinear"),
+            ScaleIntensityRanged("image", low, high, lowest, highest, clip=True),
+            SpatialPadd("image", recipe.roi_size, mode="edge"),
+        ]
+    )
+    after = Compose(
+        [
+            Invertd("pred", before, orig_keys="image", nearest_interp=False, to_tensor=True),
+            AsDiscreted("pred", argmax=True),
+            SaveImaged("pred", output_dir=folder, output_postfix="seg", separate_folder=False, print_log=False),
+        ]
+    )
+    data = before({"image": str(scan)})
+    inferer = SlidingWindowInferer(recipe.roi_size, sw_batch_size=1, overlap=recipe.overlap, mode="gaussian")
+    with torch.inference_mode():
+        batch = list_data_collate([data])
+        batch["pred"] = inferer(batch["image"], network)
+        after(decollate_batch(batch)[0])
+
+
+def load_sample(case: Mapping[str, Any], roi: tuple[int, ...], foreground: float = 0.4) -> dict[str, np.ndarray]:
+    """A training patch: both volumes read whole, components looked for, one of them cropped around."""
+    image, label = np.load(case["image"]), np.load(case["label"])
+    first = [random.randint(0, n - r) for n, r in zip(image.shape[1:], roi, strict=True)]
+    if random.random() < foreground:
+        components, _ = ndimage.label(label[0] == random.choice(np.unique(label)[1:]))
+        box = random.choice(ndimage.find_objects(components))
+        centre = [(s.start + s.stop) // 2 for s in box]
+        first = [min(max(c - r // 2, 0), n - r) for c, r, n in zip(centre, roi, image.shape[1:], strict=True)]
+    part = (slice(None), *(slice(a, a + r) for a, r in zip(first, roi, strict=True)))
+    return {"image": image[part].copy(), "label": label[part].copy()}
+
+
+def prepare(folder: Path, out: Path, recipe: Recipe) -> None:
+    """Raw cases to prepared ones, one after the other, whole volumes in nibabel's float64."""
+    out.mkdir(parents=True, exist_ok=True)
+    for case in sorted(folder.glob("*/imaging.nii.gz")):
+        image, label = nib.load(case), nib.load(case.with_name("segmentation.nii.gz"))
+        spacing = [float(s) for s in image.header.get_zooms()[:3]]  # type: ignore[attr-defined]
+        values = torch.from_numpy(image.get_fdata().astype(np.float32))[None, None]  # type: ignore[attr-defined]
+        classes = torch.from_numpy(label.get_fdata().astype(np.uint8))[None, None]  # type: ignore[attr-defined]
+        shape = resampled_shape(values.shape[2:], spacing, recipe.spacing_mm)
+        values = functional.interpolate(values, shape, mode="trilinear", align_corners=True)
+        classes = functional.interpolate(classes, shape, mode="nearest")
+        values = (values.clamp(*recipe.hu_window) - recipe.hu_mean) / recipe.hu_std
+        missing = [max(r - n, 0) for n, r in zip(shape, recipe.roi_size, strict=True)]
+        pads = [(0, 0), *((m // 2, m - m // 2) for m in missing)]
+        np.save(out / f"{case.parent.name}_x.npy", np.pad(values[0].numpy(), pads, mode="edge"))
+        np.save(out / f"{case.parent.name}_y.npy", np.pad(classes[0].numpy(), pads, mode="edge"))
+
+
+def train_step(network: nn.Module, loss: nn.Module, batch: Mapping[str, torch.Tensor]) -> Callable[[], None]:
+    """One training step after the other, eager, in FP32."""
+    optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9, nesterov=True)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss(network(batch["image"]), batch["label"]).backward()
+        optimizer.step()
+
+    return step

@@ -1,0 +1,93 @@
+"""The table, the JSON and the plot of a benchmark."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..device import resolve
+from ..errors import UsageError
+from ..files import whole_file, write_json
+from .measure import Row
+
+PACKAGES = ("torch", "monai", "numpy", "nibabel", "openvino", "isal")
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, memory and versions."""
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass  # another system
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    about = resolve("cpu").describe()
+    return {
+        "processor": model,
+        "cores": os.cpu_count(),
+        "threads": about["threads"],
+        "bf16": about["bf16"],
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Rows as a Markdown table."""
+    lines = ["| what | how | median | ratio to plain | goal |", "|---|---|---|---|---|"]
+    for row in rows:
+        ratio = "" if row.ratio is None else f"{row.ratio:.3f}"
+        goal = "" if row.goal is None else f"≤ {row.goal:g}"
+        lines.append(f"| {row.what} | {row.how} | {row.value:.4g} {row.unit} | {ratio} | {goal} |")
+    return "\n".join(lines)
+
+
+def report(rows: Sequence[Row]) -> dict[str, Any]:
+    """The machine and every value, as plain data."""
+    return {"machine": machine(), "rows": [asdict(row) for row in rows]}
+
+
+def write_report(rows: Sequence[Row], folder: Path) -> None:
+    """``benchmark.json`` with the machine and every value, and ``benchmark.md`` with the table, in ``folder``."""
+    write_json(folder / "benchmark.json", report(rows))
+    with whole_file(folder / "benchmark.md") as temporary:
+        temporary.write_text(table(rows) + "\n", encoding="utf-8")
+
+
+def draw(rows: Sequence[Row], path: Path) -> Path:
+    """Time and memory against work, as a picture.
+
+    Raises:
+        UsageError: without matplotlib, or if nothing was measured at several amounts of work.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise UsageError("matplotlib is not installed; `pip install 'kits-unet3d[figures]'`") from error
+    series: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
+    for row in rows:
+        for kind, amount in row.work.items():
+            if " by " in row.what:
+                series.setdefault((row.what, kind, row.unit), []).append((amount, row.value))
+    if not series:
+        raise UsageError("nothing was measured at several amounts of work; `kits-unet3d benchmark memory` does")
+    figure = Figure(figsize=(4 * len(series), 3.2), layout="constrained")
+    for axes, ((what, kind, unit), points) in zip(
+        figure.subplots(1, len(series), squeeze=False)[0], series.items(), strict=True
+    ):
+        axes.plot(*zip(*sorted(points), strict=True), "o-")
+        axes.set(title=what, xlabel=kind, ylabel=unit, ylim=(0, None), xlim=(0, None))
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+    return path

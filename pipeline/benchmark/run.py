@@ -1,0 +1,202 @@
+"""What is measured."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import monai.losses
+import torch
+from monai.transforms import Compose, EnsureTyped
+
+from kits_unet3d.transforms import RandBalancedCropd, Recipe
+
+from ..data import OpenPreparedd, prepare_dataset
+from ..device import Accelerator, resolve
+from ..errors import UsageError
+from ..files import write_json
+from ..inference import Predictor
+from ..inference.engines import ENGINES, Engine, MissingEngineError, make_engine
+from ..model import Model, build_network
+from ..selfcheck import Workload
+from . import plain, scans
+from .agreement import agreement
+from .measure import PLAIN, Row, alternating, in_own_process, linearity, rows
+from .setting import Setting
+
+#: Windows at the recipe's overlap within the body alone.
+FEWER = ("body", "skip-air")
+
+
+def _accelerators() -> dict[str, Accelerator]:
+    """By precision; bf16 only where the CPU computes in it."""
+    found = {"fp32": resolve("cpu")}
+    if resolve("cpu", "auto").precision == "bf16":
+        found["bf16"] = resolve("cpu", "bf16")
+    return found
+
+
+def windows(setting: Setting) -> Iterator[Row]:
+    """One window in every engine; made and compared with the network before."""
+    network = build_network(setting.network).eval()
+    image = torch.randn(1, 1, *[setting.patch] * 3)
+    engines: dict[str, Engine] = {PLAIN: network}
+    for precision, accelerator in _accelerators().items():
+        for name in ENGINES:
+            if (name, precision) != ("eager", "fp32"):
+                try:
+                    engines[f"{name} {precision}"] = make_engine(name, network, accelerator, tuple(image.shape))
+                except MissingEngineError:
+                    continue
+    with torch.inference_mode():
+        seconds = alternating({name: partial(run, image) for name, run in engines.items()}, setting.repeats)
+    goals = {name: 0.62 if name.endswith("fp32") else 0.33 for name in engines}
+    yield from rows("window", seconds, goals, {"voxels": float(image.numel())})
+
+
+def case(setting: Setting) -> Iterator[Row]:
+    """One scan from file to mask."""
+    spacing = (2.5, 0.92, 0.92)
+    shape = tuple(
+        round(n * wanted / s) for n, wanted, s in zip(setting.grid, setting.recipe.spacing_mm, spacing, strict=True)
+    )
+    scan, out = scans.write_raw(setting.folder / "scan", shape, spacing), setting.folder / "masks"
+    model, accelerators = setting.model(), _accelerators()
+    best = accelerators[list(accelerators)[-1]]
+
+    def ours(accelerator: Accelerator, **options: Any) -> Callable[[], Any]:
+        predictor = Predictor(model, accelerator, **options)
+        return lambda: predictor.predict(scan).save(out)
+
+    contenders: dict[str, Callable[[], Any]] = {PLAIN: lambda: plain.predict(model.network, setting.recipe, scan, out)}
+    contenders["fp32, the reference's windows"] = ours(accelerators["fp32"])
+    for accelerator in (accelerators["fp32"], best):
+        contenders[f"{accelerator.precision}, {' '.join(FEWER)}"] = ours(accelerator, windows=FEWER)
+    contenders[f"{best.precision}, {' '.join(FEWER)}, roi coarse"] = ours(best, windows=FEWER, roi="coarse")
+    goals = {name: 0.08 if "coarse" in name else 0.15 for name in contenders if name.startswith("bf16")}
+    # The first of several makes the engine, as a batch of scans does once; a median leaves it out.
+    yield from rows("case", alternating(contenders, setting.slow, warm=False), goals, {"cases": 1})
+    if setting.checkpoint is not None and setting.scans is not None:
+        yield from agreement(setting, {"": {}, " ".join(FEWER): {"windows": FEWER}, "coarse": {"roi": "coarse"}})
+
+
+def train_step(setting: Setting) -> Iterator[Row]:
+    """A training step of batch 1."""
+    work = Workload(setting.network, setting.loss, setting.patch)
+    loss = getattr(monai.losses, str(setting.loss["_target_"]).rpartition(".")[2])(
+        **{key: value for key, value in setting.loss.items() if not key.startswith("_")}
+    )
+    contenders: dict[str, Callable[[], Any]] = {
+        PLAIN: plain.train_step(build_network(setting.network), loss, work.batch())
+    }
+    for precision, accelerator in _accelerators().items():
+        for layout in (False, True):
+            network = accelerator.wrap(build_network(setting.network), channels_last=layout)
+            name = f"{precision}{', channels last' * layout}"
+            contenders[name] = partial(work.train, accelerator, network)
+    goals = {"bf16": 0.5, "bf16, channels last": 0.5}
+    yield from rows("train-step", alternating(contenders, setting.slow), goals, {"voxels": float(setting.patch**3)})
+
+
+def loader(setting: Setting) -> Iterator[Row]:
+    """One training patch from the disk, without what augmentation does to it afterwards."""
+    cases, roi = scans.write_prepared(setting.folder / "prepared", setting.grid), setting.recipe.roi_size
+    both = ("image", "label")
+    crop = Compose([OpenPreparedd(both), RandBalancedCropd(both, "label", roi, 0.4, "boxes"), EnsureTyped(both)])
+    turns = {PLAIN: iter(cases * 1000), "ours": iter(cases * 1000)}
+    contenders: dict[str, Callable[[], object]] = {
+        PLAIN: lambda: plain.load_sample(next(turns[PLAIN]), roi),
+        "ours": lambda: crop(dict(next(turns["ours"]))),
+    }
+    yield from rows("loader", alternating(contenders, 4 * setting.repeats), {"ours": 0.05}, {"samples": 1})
+
+
+def _raw_cases(setting: Setting) -> Path:
+    raw = setting.folder / "raw"
+    for number, count in enumerate(setting.slices):
+        scans.write_raw(raw / f"case_{number:05d}", (count, setting.plane, setting.plane), (1.0, 0.8, 0.8), number)
+    names = [f"case_{number:05d}" for number in range(len(setting.slices))]
+    write_json(raw / "dataset.json", {"name": "benchmark", "training": names, "evaluation": []})
+    return raw
+
+
+def _prepare(raw: Path, out: Path, recipe: Recipe, workers: int) -> None:
+    shutil.rmtree(out, ignore_errors=True)
+    failed = prepare_dataset(raw, out, recipe, workers)
+    if failed:
+        raise UsageError(f"{raw}: {failed}")
+
+
+def prepare(setting: Setting) -> Iterator[Row]:
+    """Raw cases to prepared ones; two at a time in ours."""
+    raw, out = _raw_cases(setting), setting.folder / "out"
+    contenders = {
+        PLAIN: lambda: plain.prepare(raw, out / "plain", setting.recipe),
+        "ours": lambda: _prepare(raw, out / "ours", setting.recipe, 2),
+    }
+    yield from rows(
+        "prepare",
+        alternating(contenders, setting.slow, warm=False),
+        {"ours": 0.25},
+        {"cases": len(setting.slices)},
+    )
+
+
+def memory(setting: Setting) -> Iterator[Row]:
+    """Peak memory: of preparing the largest case, and of predicting one, two and four scans of growing size."""
+    raw = _raw_cases(setting)
+    alone = setting.folder / "largest"
+    shutil.rmtree(alone, ignore_errors=True)
+    shutil.copytree(raw / "case_00000", alone / "case_00000")
+    write_json(alone / "dataset.json", {"name": "benchmark", "training": ["case_00000"], "evaluation": []})
+    out = setting.folder / "out" / "memory"
+    plainly = in_own_process(plain.prepare, alone, out / "plain", setting.recipe)[1]
+    yield Row("prepare, memory", PLAIN, plainly, "MB")
+    peak = in_own_process(_prepare, alone, out / "ours", setting.recipe, 1)[1]
+    yield Row("prepare, memory", "ours", peak, "MB", peak / plainly)
+    measured = []
+    for part in (1, 2, 3, 4):
+        shape = (max(setting.grid[0] * part // 4, 8), *setting.grid[1:])
+        voxels = float(shape[0] * shape[1] * shape[2])
+        scan = scans.write_raw(setting.folder / f"part{part}", shape)
+        measured.append((voxels, *in_own_process(_predict, dict(setting.network), setting.recipe, scan, 1)))
+        yield from _both("predict by size", f"{shape[0]} slices", measured[-1][1:], {"voxels": voxels})
+    work, seconds, peaks = zip(*measured, strict=True)
+    yield Row("predict by size", "R² of time and voxels", linearity(work, seconds), "")
+    yield Row("predict by size, memory", "R² of memory and voxels", linearity(work, peaks), "")
+    scan = setting.folder / "part1" / "imaging.nii.gz"
+    for count in (1, 2, 4):
+        result = in_own_process(_predict, dict(setting.network), setting.recipe, scan, count)
+        yield from _both("predict by count", f"{count} scans", result, {"scans": count})
+
+
+def _both(what: str, how: str, result: tuple[float, ...], work: dict[str, float]) -> Iterator[Row]:
+    """Time and memory, a line each."""
+    yield Row(what, how, result[0], work=work)
+    yield Row(f"{what}, memory", how, result[1], "MB", work=work)
+
+
+def _predict(network: dict[str, object], recipe: Recipe, scan: Path, count: int) -> None:
+    predictor = Predictor(Model(build_network(network), recipe), "cpu")
+    for _ in range(count):
+        predictor.predict(scan)
+
+
+#: What can be measured, by the name on the command line.
+KINDS: dict[str, Callable[[Setting], Iterator[Row]]] = {
+    "windows": windows,
+    "case": case,
+    "train-step": train_step,
+    "loader": loader,
+    "prepare": prepare,
+    "memory": memory,
+}
+
+
+def run_benchmark(names: list[str], setting: Setting) -> Iterator[Row]:
+    """Measures by name, one after the other; ``"all"`` is all of :data:`KINDS`."""
+    for name in KINDS if "all" in names else names:
+        yield from KINDS[name](setting)

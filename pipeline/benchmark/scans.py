@@ -1,0 +1,73 @@
+"""Files to measure with: a raw scan with a bright pair of kidneys, raw cases, prepared cases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from kits_unet3d.transforms import component_boxes
+
+from ..files import whole_file
+
+#: HU of air, body and kidney; the last is above the threshold of the benchmark's network.
+AIR, BODY, KIDNEY = -1000, 40, 260
+#: Voxel size in mm along the axes of KiTS19's slice-first files.
+SPACING_MM = (1.6, 1.2, 1.2)
+
+
+def _ellipsoid(shape: Sequence[int], centre: Sequence[float], radii: Sequence[float]) -> np.ndarray:
+    """Of centre and radii given as parts of ``shape``."""
+    axes = [((np.arange(n) / n - c) / r) ** 2 for n, c, r in zip(shape, centre, radii, strict=True)]
+    return (axes[0][:, None, None] + axes[1][:, None] + axes[2]) < 1
+
+
+def patient(shape: Sequence[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """HU (int16) and label (uint8) of ``shape``, slices first: an oval body on a table, with air around as usual.
+
+    The body fills three quarters of the width and a half of the depth of the picture, as an abdomen does.
+    """
+    generator = np.random.default_rng(seed)
+    hu = np.full(tuple(shape), AIR, np.int16)
+    body = _ellipsoid(shape[1:] and (1, *shape[1:]), (0, 0.5, 0.5), (9, 0.26, 0.37))[0]
+    hu[:, body] = BODY
+    table = max(int(0.80 * shape[1]), 1)
+    hu[:, table : table + 2, shape[2] // 6 : -shape[2] // 6] = 100
+    label = np.zeros(tuple(shape), np.uint8)
+    for side in (0.34, 0.66):
+        label[_ellipsoid(shape, (0.5, 0.55, side), (0.2, 0.07, 0.06))] = 1
+    label[_ellipsoid(shape, (0.55, 0.53, 0.36), (0.05, 0.03, 0.03))] = 2
+    hu[label > 0] = KIDNEY
+    for plane in hu:  # a picture without noise would be read too quickly
+        plane += generator.integers(-12, 13, plane.shape, dtype=np.int16)
+    return hu, label
+
+
+def write_raw(folder: Path, shape: Sequence[int], spacing_mm: Sequence[float] = SPACING_MM, seed: int = 0) -> Path:
+    """``imaging.nii.gz`` and ``segmentation.nii.gz`` of a :func:`patient` in ``folder``, unless they are there."""
+    affine = np.zeros((4, 4))
+    for axis, world in enumerate((2, 1, 0)):  # inferior, posterior, left
+        affine[world, axis] = -spacing_mm[axis]
+    affine[3, 3] = 1
+    files = [folder / "imaging.nii.gz", folder / "segmentation.nii.gz"]
+    if not all(path.is_file() for path in files):
+        for path, values in zip(files, patient(shape, seed), strict=True):
+            with whole_file(path) as temporary:
+                nib.save(nib.Nifti1Image(values, affine), temporary)
+    return files[0]
+
+
+def write_prepared(folder: Path, shape: Sequence[int], cases: int = 2) -> list[dict[str, object]]:
+    """Prepared arrays of random cases, as a data list with their boxes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    listed: list[dict[str, object]] = []
+    for number in range(cases):
+        hu, label = patient(shape, number)
+        paths = {"image": folder / f"{number}_x.npy", "label": folder / f"{number}_y.npy"}
+        for path, array in zip(paths.values(), (hu.astype(np.float32) / 100, label), strict=True):
+            with whole_file(path) as temporary, open(temporary, "wb") as stream:
+                np.save(stream, array[None])
+        listed.append({**{key: str(path) for key, path in paths.items()}, "boxes": component_boxes(label)})
+    return listed

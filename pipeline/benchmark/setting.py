@@ -1,0 +1,80 @@
+"""What a benchmark runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kits_unet3d.transforms import Recipe
+
+from ..model import Model, build_network
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Sizes and files of a benchmark.
+
+    Attributes:
+        network: as :func:`kits_unet3d.pipeline.model.describe_network` describes it; its weights are fresh, since
+            they make no difference to the speed.
+        loss: arguments of one of MONAI's losses, with its class as ``_target_``.
+        folder: for the files that are made and read.
+        patch: edge of windows and training patches in voxels.
+        grid: (D, H, W) of a prepared case.
+        slices: of the raw cases to prepare, 512 × 512 voxels each unless ``plane`` says otherwise.
+        plane: rows and columns of a raw case.
+        repeats, slow: how often what is quick and what is slow is measured.
+        checkpoint, scans, labels: a trained model, scans and ``case_XXXXX/segmentation.nii.gz`` to hold the masks of
+            both paths against each other; left out if not given.
+    """
+
+    network: Mapping[str, Any]
+    loss: Mapping[str, Any]
+    folder: Path
+    patch: int = 128
+    grid: tuple[int, int, int] = (190, 392, 392)
+    slices: tuple[int, ...] = (611, 64, 470)
+    plane: int = 512
+    repeats: int = 5
+    slow: int = 3
+    checkpoint: Path | None = None
+    scans: Path | None = None
+    labels: Path | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(roi_size=(self.patch,) * 3)
+
+    def model(self) -> Model:
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(0)
+            return Model(Stencil(build_network(self.network)).eval(), self.recipe)
+
+    @classmethod
+    def quick(cls, network: Mapping[str, Any], loss: Mapping[str, Any], folder: Path, **others: Any) -> Setting:
+        """Sizes that take seconds, to see that everything runs; its numbers mean nothing."""
+        sizes: dict[str, Any] = {"patch": 32, "grid": (40, 64, 64), "slices": (24, 12), "plane": 48}
+        return cls(network, loss, folder, **sizes, repeats=1, slow=1, **others)
+
+
+class Stencil(nn.Module):
+    """An untrained network that finds what is bright: its own logits count next to nothing, its time does.
+
+    Where a trained network would look twice, so does this one.
+    """
+
+    #: In normalised intensity; see :mod:`.scans`.
+    THRESHOLD = 1.5
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        bright = x[:, :1] - self.THRESHOLD
+        return 1e-6 * self.network(x) + torch.cat([-bright, bright, bright - 10], dim=1)

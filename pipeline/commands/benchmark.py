@@ -1,0 +1,73 @@
+"""``kits-unet3d benchmark``"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from . import Outcome
+
+HELP = "measure speed and memory beside the plain path of stock parts, in one run"
+EXAMPLE = "kits-unet3d benchmark windows loader --out path/to/benchmark"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    kinds = ("windows", "case", "train-step", "loader", "prepare", "memory", "all")
+    parser.add_argument("kind", nargs="*", choices=kinds, default=["all"], help="what is measured")
+    parser.add_argument(
+        "--out", required=True, help="folder for table, JSON, plot, and the files that are measured with"
+    )
+    parser.add_argument(
+        "--config", default="bundle/configs/train.json", help="bundle config whose network and loss are run"
+    )
+    parser.add_argument(
+        "--widths", type=int, nargs="+", default=None, help="features per level instead of the network's"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="of what is quick; what is slow is measured up to 3 times"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny sizes, to see that all runs; the numbers mean nothing"
+    )
+    parser.add_argument("--checkpoint", default=None, help="trained model, whose masks on --scans are compared")
+    parser.add_argument("--scans", default=None, help="folder of scans for --checkpoint")
+    parser.add_argument("--labels", default=None, help="folder of case_XXXXX/segmentation.nii.gz for --scans")
+
+
+def run(arguments: argparse.Namespace) -> Outcome:
+    from ..benchmark import Setting, run_benchmark, write_report
+    from ..benchmark.report import draw, report, table
+    from ..configuration import section
+    from ..errors import UsageError
+
+    if (arguments.checkpoint is None) != (arguments.scans is None):
+        raise UsageError("--checkpoint and --scans go together")
+    if arguments.repeats < 1:
+        raise UsageError(f"--repeats must be at least 1, got {arguments.repeats}")
+    network, loss = section("network", arguments.config), section("loss", arguments.config)
+    if arguments.widths:
+        network["channels"] = arguments.widths
+    folder = Path(arguments.out)
+    setting = (Setting.quick if arguments.quick else Setting)(
+        network,
+        loss,
+        folder / "files",
+        checkpoint=_path(arguments.checkpoint),
+        scans=_path(arguments.scans),
+        labels=_path(arguments.labels),
+    )
+    if not arguments.quick:
+        setting = replace(setting, repeats=arguments.repeats, slow=min(arguments.repeats, 3))
+    rows = []
+    for row in run_benchmark(arguments.kind, setting):
+        rows.append(row)
+        print(table([row]).splitlines()[-1], flush=True)
+        write_report(rows, folder)  # what was measured is kept, whatever happens next
+    if any(" by " in row.what for row in rows):
+        draw(rows, folder / "benchmark.png")
+    return Outcome(report(rows))
+
+
+def _path(value: str | None) -> Path | None:
+    return None if value is None else Path(value)

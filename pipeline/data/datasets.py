@@ -1,0 +1,117 @@
+"""Raw data sets: a folder in KiTS19's layout, or a JSON data list as the Medical Segmentation Decathlon has them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from monai.data import load_decathlon_datalist
+
+from ..errors import UsageError
+from . import kits19
+from .cases import RawCase
+
+logger = logging.getLogger("kits_unet3d.data")
+
+DATASET_FILE = "dataset.json"
+#: What a data list may call the cases that are for evaluation.
+EVALUATION_LISTS = ("evaluation", "validation")
+#: Of a data list without such cases, one in so many is for evaluation.
+EVALUATION_SHARE = 5
+
+
+def find_cases(source: str | Path) -> tuple[str, list[RawCase]]:
+    """Name of a data set and its labelled cases, sorted.
+
+    Args:
+        source: a folder, or a data list (``.json``). A ``dataset.json`` in the folder may be such a data list, or give
+            name and split of the folders ``<case>/imaging.nii.gz`` and ``segmentation.nii.gz`` beside it
+            (``{"name": …, "training": [ids], "evaluation": [ids]}``). Without one the folder must be KiTS19, whose
+            split is known.
+
+    Raises:
+        UsageError: if there is no folder, no case, or no split for one of them.
+    """
+    source = Path(source)
+    described = source if source.suffix == ".json" else source / DATASET_FILE
+    folder = described.parent
+    if not (folder.is_dir() and (described.is_file() or described is not source)):
+        raise UsageError(f"{source}: no such folder; name the one that holds case_00000, case_00001, …")
+    content = _content(described) if described.is_file() else None
+    if content is not None and all(isinstance(case, dict) for case in content["training"]):
+        return _data_list(described, content)
+    # A label without its image is kept: preparation then says which image is missing.
+    found = {path.parent.name: path.parent for path in sorted(folder.glob("*/segmentation.nii.gz"))}
+    if not any((path / "imaging.nii.gz").is_file() for path in found.values()):
+        raise UsageError(
+            f"{folder}: holds no case_XXXXX/imaging.nii.gz with segmentation.nii.gz beside it; "
+            "fetch KiTS19 with `kits-unet3d download`, or make a data set with `kits-unet3d phantom`"
+        )
+    name, splits = _splits(described, content)
+    unknown = [case_id for case_id in found if case_id not in splits]
+    if unknown:
+        raise UsageError(
+            f"{folder}: {', '.join(unknown[:3])} in no split; list each under training or evaluation in {described}"
+        )
+    return name, [
+        RawCase(case_id, path / "imaging.nii.gz", path / "segmentation.nii.gz", splits[case_id])
+        for case_id, path in found.items()
+    ]
+
+
+def _content(described: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(described.read_text(encoding="utf-8"))
+        content["training"] = list(content["training"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{described}: must be JSON with the lists training and evaluation ({error})") from error
+    return content
+
+
+def _splits(described: Path, content: dict[str, Any] | None) -> tuple[str, dict[str, str]]:
+    if content is None:
+        return kits19.NAME, {case_id: case.split for case_id, case in kits19.known_cases().items()}
+    try:
+        splits = _in_one_split(described, content["training"], list(content["evaluation"]))
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"{described}: must be JSON with the lists training and evaluation ({error})") from error
+    return str(content.get("name", described.parent.name)), splits
+
+
+def _in_one_split(described: Path, training: list[str], evaluation: list[str]) -> dict[str, str]:
+    twice = sorted(set(training) & set(evaluation))
+    if twice:
+        raise UsageError(f"{described}: {', '.join(twice[:3])} in both splits; keep each case in one")
+    return dict.fromkeys(training, "training") | dict.fromkeys(evaluation, "evaluation")
+
+
+def _data_list(described: Path, content: dict[str, Any]) -> tuple[str, list[RawCase]]:
+    """The cases of a data list; each is called as its image's file."""
+    lists = {"training": "training"} | {name: "evaluation" for name in EVALUATION_LISTS if content.get(name)}
+    files: dict[str, tuple[Path, Path]] = {}
+    ids: dict[str, list[str]] = {"training": [], "evaluation": []}
+    for name, split in lists.items():
+        try:
+            entries = [
+                (Path(entry["image"]), Path(entry["label"])) for entry in load_decathlon_datalist(described, True, name)
+            ]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(
+                f"{described}: each of {name} must have one image and one label, as paths ({error})"
+            ) from error
+        for image, label in entries:
+            case_id = image.name.removesuffix(".gz").removesuffix(".nii")
+            if files.setdefault(case_id, (image, label)) != (image, label) or case_id in ids[split]:
+                raise UsageError(f"{described}: lists {case_id} twice; give each case a file name of its own, and once")
+            ids[split].append(case_id)
+    if not ids["training"]:
+        raise UsageError(f"{described}: lists no case under training")
+    if not ids["evaluation"]:
+        ids["evaluation"] = sorted(ids["training"])[::EVALUATION_SHARE]
+        ids["training"] = sorted(set(ids["training"]) - set(ids["evaluation"]))
+        logger.info("%s: has no list validation; one case in %d is for evaluation", described, EVALUATION_SHARE)
+    splits = _in_one_split(described, ids["training"], ids["evaluation"])
+    name = str(content.get("name", described.parent.name))
+    return name, [RawCase(case_id, *files[case_id], splits[case_id]) for case_id in sorted(files)]

@@ -1,0 +1,109 @@
+"""Connected parts of a mask, and where they lie in the body."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+#: What the classes of a mask are, as KiTS19 numbers them.
+KIDNEY, TUMOUR = 1, 2
+#: Foreground smaller than this is no kidney, in mL; a healthy one has 100 to 250.
+LEAST_KIDNEY_ML = 20.0
+#: Voxels above this are body, in HU.
+BODY_HU = -300
+#: One voxel in so many along each axis tells where the body is.
+SAMPLED = 8
+#: Voxels that are counted at a time, which takes eight bytes each.
+COUNTED = 1 << 22
+
+
+class Parts(NamedTuple):
+    """Parts of a region, connected through faces.
+
+    Attributes:
+        numbers: int32, of the region's shape: the part each voxel belongs to, from 1; 0 outside.
+        sizes: voxels of each part, by number; 0 for number 0.
+    """
+
+    numbers: np.ndarray
+    sizes: np.ndarray
+
+    @classmethod
+    def of(cls, region: np.ndarray) -> Parts:
+        """The parts of a boolean region."""
+        numbers, count = ndimage.label(region)
+        sizes = np.zeros(count + 1, dtype=np.int64)
+        planes = max(1, COUNTED // max(1, numbers[0].size))
+        for start in range(0, len(numbers), planes):
+            found = np.bincount(numbers[start : start + planes].ravel())
+            sizes[: len(found)] += found
+        sizes[0] = 0
+        return cls(numbers, sizes)
+
+    def largest_first(self, at_least: float = 1) -> list[int]:
+        """Numbers of the parts of so many voxels or more."""
+        order = np.argsort(-self.sizes, kind="stable")
+        return [int(number) for number in order[: np.count_nonzero(self.sizes >= max(at_least, 1))]]
+
+    def only(self, chosen: Sequence[int]) -> np.ndarray:
+        """A uint8 array in which the first of the parts ``chosen`` (at most 255) is 1, the next 2, all else 0."""
+        names = np.zeros(len(self.sizes), dtype=np.uint8)
+        names[list(chosen)] = np.arange(1, len(chosen) + 1)
+        result = np.empty(self.numbers.shape, dtype=np.uint8)
+        for plane, numbers in zip(result, self.numbers, strict=True):
+            plane[...] = names[numbers]  # all at once would need eight bytes a voxel
+        return result
+
+
+def box_around(labels: np.ndarray) -> tuple[slice, slice, slice] | None:
+    """The smallest box around all that is not background; None if there is nothing."""
+    sides = []
+    for axis in range(3):
+        present = np.flatnonzero(labels.any(axis=tuple(other for other in range(3) if other != axis)))
+        if not len(present):
+            return None
+        sides.append(slice(int(present[0]), int(present[-1]) + 1))
+    return sides[0], sides[1], sides[2]
+
+
+def affine_of(box: tuple[slice, ...], affine: np.ndarray) -> np.ndarray:
+    """The affine of a box cut out of a grid with ``affine``."""
+    moved = affine.copy()
+    moved[:, 3] = affine @ np.array([*(side.start for side in box), 1.0])
+    return moved
+
+
+def middle_mm(voxels: np.ndarray, affine: np.ndarray) -> float:
+    """Where the body's middle plane lies along the world's first axis, in mm: at the body's centre of mass.
+
+    Args:
+        voxels: in HU; where none is body, the middle is that of the grid.
+        affine: of their grid, to RAS millimetres.
+    """
+    start = (np.array(voxels.shape) - 1) % SAMPLED // 2  # as much is left out in front as behind
+    i, j, k = (slice(int(first), None, SAMPLED) for first in start)
+    body = np.argwhere(voxels[i, j, k] > BODY_HU) * SAMPLED + start
+    centre = body.mean(axis=0) if len(body) else (np.array(voxels.shape) - 1) / 2
+    return float(affine[0, :3] @ centre + affine[0, 3])
+
+
+def centre_of(part: np.ndarray) -> np.ndarray:
+    """Centre of mass of a boolean region, in voxels; counted by axis, as a list of all voxels would be large."""
+    counts = [part.sum(axis=tuple(other for other in range(3) if other != axis)) for axis in range(3)]
+    return np.array([count @ np.arange(len(count)) / count.sum() for count in counts])
+
+
+def right_of(shape: tuple[int, ...], affine: np.ndarray, middle: float) -> np.ndarray:
+    """Which voxels lie on the patient's right: boolean, of ``shape``, or broadcast to it along grids' axes.
+
+    The world's first axis runs to the patient's right.
+    """
+    i, j, k = np.ogrid[: shape[0], : shape[1], : shape[2]]
+    if np.count_nonzero(np.abs(affine[0, :3]) > 1e-6) == 1:  # then one axis decides, and no volume need be made
+        axis = int(np.argmax(np.abs(affine[0, :3])))
+        along = (i, j, k)[axis] * affine[0, axis] + affine[0, 3]
+        return np.broadcast_to(along > middle, shape)
+    return np.asarray(i * affine[0, 0] + j * affine[0, 1] + k * affine[0, 2] + affine[0, 3] > middle)

@@ -1,0 +1,20 @@
+"""Where the network looks: the reference's sliding windows, fewer of them, or only around the kidneys."""
+
+from .body import InBody, SkipAir, body_box
+from .choice import OPTIONS, ROIS, make_windows
+from .coarse import CoarseToFine
+from .even import EvenWindows
+from .reference import ReferenceWindows, reference_weights
+
+__all__ = [
+    "OPTIONS",
+    "ROIS",
+    "CoarseToFine",
+    "EvenWindows",
+    "InBody",
+    "ReferenceWindows",
+    "SkipAir",
+    "body_box",
+    "make_windows",
+    "reference_weights",
+]

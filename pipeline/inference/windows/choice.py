@@ -1,0 +1,68 @@
+"""The windows a user asks for, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from monai.inferers import Inferer
+
+from kits_unet3d.transforms import Recipe
+
+from .body import InBody, SkipAir
+from .coarse import CoarseToFine
+from .even import EvenWindows
+from .reference import ReferenceWindows
+
+#: Ways to need fewer windows, besides ``"reference"``: in the box around the body; none of mere air; spread evenly.
+OPTIONS = ("body", "skip-air", "even")
+#: The whole scan, or a coarse look at it and a full one around what that finds.
+ROIS = ("full", "coarse")
+#: Smallest kidney that the coarse look is trusted with, and what is looked at around it.
+KIDNEY_ML, MARGIN_MM = 20.0, 24.0
+
+
+def make_windows(
+    recipe: Recipe,
+    windows: Sequence[str] = ("reference",),
+    roi: str = "full",
+    stitch_device: torch.device | str | None = "cpu",
+    progress: bool = False,
+) -> Inferer:
+    """Sliding windows with the recipe's numbers.
+
+    Args:
+        recipe: of the model.
+        windows: ``"reference"`` alone, or any of :data:`OPTIONS`.
+        roi: one of :data:`ROIS`.
+        stitch_device: where the logits are added up; the input's device if None.
+        progress: show a bar over the windows.
+
+    Raises:
+        ValueError: for unknown names, or ``"reference"`` together with others.
+    """
+    names = set(windows)
+    if not names or not (names == {"reference"} or names <= set(OPTIONS)):
+        raise ValueError(f"windows must be reference alone or some of {', '.join(OPTIONS)}, got {' '.join(windows)}")
+    if roi not in ROIS:
+        raise ValueError(f"roi must be one of {', '.join(ROIS)}, got {roi!r}")
+    kind = EvenWindows if "even" in names else ReferenceWindows
+    shared: dict[str, Any] = {
+        "padding_value": recipe.padding_value,
+        "stitch_device": stitch_device,
+        "progress": progress,
+    }
+    # Rounding of the clipped HU must not make tissue of air.
+    air = (recipe.hu_window[0] - recipe.hu_mean) / recipe.hu_std + 1e-3
+
+    fine = kind(recipe.roi_size, recipe.overlap, **shared)
+    inferer: Inferer = fine
+    if roi == "coarse":
+        d, h, w = recipe.spacing_mm
+        least, margin = int(KIDNEY_ML * 1000 / (d * h * w)), round(MARGIN_MM / max(d, h, w))
+        coarse = EvenWindows(recipe.roi_size, 0.0, **shared)
+        inferer = CoarseToFine(coarse, fine, recipe.roi_size, least, margin)
+    if "skip-air" in names:
+        inferer = SkipAir(inferer, air, len(recipe.classes))
+    return InBody(inferer, air) if "body" in names else inferer

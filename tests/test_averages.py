@@ -1,0 +1,102 @@
+from functools import partial
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from kits_unet3d.networks import CheckpointError, Ensemble, Mirrored, UNet3D
+from kits_unet3d.pipeline import Predictor
+from kits_unet3d.pipeline.model import describe_network, read_model
+from kits_unet3d.transforms import Recipe
+
+
+class Times(nn.Module):
+    """Voxels times a number, plus their place along the axes, which mirroring turns round."""
+
+    def __init__(self, factor, place=(0.0, 0.0, 0.0)):
+        super().__init__()
+        self.factor, self.place = factor, place
+
+    def forward(self, x):
+        d, h, w = (torch.arange(n, dtype=x.dtype) for n in x.shape[2:])
+        a, b, c = self.place
+        return x * self.factor + a * d[:, None, None] + b * h[:, None] + c * w
+
+
+def test_an_ensemble_is_the_mean_of_its_members():
+    x = torch.rand(2, 1, 3, 4, 5)
+    torch.testing.assert_close(Ensemble([Times(1.0), Times(2.0), Times(6.0)])(x), x * 3)
+    torch.testing.assert_close(Ensemble([Times(2.0)])(x), x * 2)
+    with pytest.raises(ValueError, match="at least one"):
+        Ensemble([])
+
+
+def test_mirroring_averages_what_depends_on_the_side_and_leaves_the_rest():
+    x = torch.rand(1, 1, 3, 4, 5)
+    along_d_and_h = Mirrored(Times(2.0, (1.0, 10.0, 100.0)), axes=(0, 1))(x)
+    width = torch.arange(5.0) * 100
+    # The mean place along D of 3 is 1, along H of 4 is 1.5; W is not mirrored.
+    torch.testing.assert_close(along_d_and_h, x * 2 + 1 + 15 + width)
+    torch.testing.assert_close(Mirrored(Times(2.0, (1.0, 10.0, 100.0)))(x), x * 2 + 1 + 15 + torch.full((5,), 200.0))
+
+
+def test_every_mirror_image_is_seen_once():
+    seen = []
+
+    class Seen(nn.Module):
+        def forward(self, x):
+            seen.append(tuple(x.flatten().tolist()))
+            return x
+
+    Mirrored(Seen())(torch.arange(8.0).view(1, 1, 2, 2, 2))
+    assert len(seen) == len(set(seen)) == 8
+    seen.clear()
+    x = torch.rand(1, 1, 2, 2, 2)
+    assert torch.equal(Mirrored(Seen(), axes=())(x), x) and len(seen) == 1
+
+
+@pytest.mark.parametrize("axes", [(0, 0), (3,), (-1,)])
+def test_other_axes_than_the_three_are_refused(axes):
+    with pytest.raises(ValueError, match="axes"):
+        Mirrored(nn.Identity(), axes)
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    """Two of different networks, and one that wants its images prepared in another way."""
+    paths = []
+    for seed, (channels, spacing) in enumerate((((2, 4), 3), ((4, 4), 3), ((2, 4), 2))):
+        torch.manual_seed(seed)
+        factory = partial(UNet3D, channels=list(channels))
+        recipe = Recipe(spacing_mm=(spacing, 3, 3), roi_size=(16, 16, 16)).as_dict()
+        paths.append(tmp_path / f"{seed}.pt")
+        torch.save({"model": factory().state_dict(), "network": describe_network(factory), "recipe": recipe}, paths[-1])
+    return paths
+
+
+def test_several_checkpoints_are_read_as_their_mean(checkpoints):
+    x = torch.rand(1, 1, 8, 8, 8)
+    first, second = (read_model(path).network.eval() for path in checkpoints[:2])
+    both = read_model(checkpoints[:2])
+    with torch.no_grad():
+        torch.testing.assert_close(both.network.eval()(x), (first(x) + second(x)) / 2)
+    assert both.sources == tuple(checkpoints[:2])
+    with pytest.raises(CheckpointError, match="2.pt: prepares its images in another way than"):
+        read_model(checkpoints)
+
+
+def test_mirrored_predictions_of_a_mirrored_scan_are_mirrored(checkpoints, tmp_path):
+    """The windows, and the network's own preference for a side, cancel out; without mirroring they do not."""
+    voxels = np.random.default_rng(0).normal(0, 200, (16, 16, 16)).astype(np.int16)
+    voxels[0, 0, 0] = -1024
+    affine = np.diag([3.0, 3.0, 3.0, 1.0])
+    for name, array in (("plain", voxels), ("turned", voxels[::-1])):
+        nib.save(nib.Nifti1Image(array, affine), tmp_path / f"{name}.nii.gz")
+    masks = {}
+    for mirror in (False, True):
+        predictor = Predictor(checkpoints[:2], "cpu", mirror=mirror)
+        masks[mirror] = [predictor.predict(tmp_path / f"{name}.nii.gz").mask for name in ("plain", "turned")]
+    assert (masks[True][0] != masks[True][1][::-1]).mean() < 1e-3  # equal logits may fall either way
+    assert (masks[False][0] != masks[False][1][::-1]).mean() > 1e-2

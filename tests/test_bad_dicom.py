@@ -1,0 +1,128 @@
+"""Bad DICOM folders, alone in a batch with a good scan, through the command line; no name gets out."""
+
+import gzip
+import struct
+
+import nibabel as nib
+import numpy as np
+import pytest
+from dicoms import write_series, write_slice
+from niftis import ct, nifti
+
+
+def slices():
+    return np.ascontiguousarray(ct((8, 14, 10)).transpose(0, 2, 1))
+
+
+def two_phases(path, clean=True):
+    write_series(path, slices(), AcquisitionNumber=1)
+    return write_series(path, slices() + 10, AcquisitionNumber=2 if clean else 1)
+
+
+def unknown_syntax(path):
+    write_series(path, slices())
+    for file in path.iterdir():
+        old, new = b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.4.201\0"
+        content = file.read_bytes()
+        at = content.index(b"\x02\x00\x10\x00UI") + 8
+        assert content[at : at + len(old)] == old
+        length = struct.unpack("<I", content[140:144])[0] + len(new) - len(old)
+        changed = content[: at - 2] + struct.pack("<H", len(new)) + new + content[at + len(old) :]
+        file.write_bytes(changed[:140] + struct.pack("<I", length) + changed[144:])
+    return path
+
+
+def tilted_out_of_line(path):
+    write_series(path, slices())
+    write_slice(path / "x.dcm", slices()[0], (-10, -50, 10 + 8 * 5))
+    return path
+
+
+ENHANCED = "1.2.840.10008.5.1.4.1.1.2.1"
+BAD_DICOM = [
+    (18, lambda d: write_series(d / "bad", slices()[:1]), "one slice", None),
+    (37, lambda d: write_series(d / "bad", slices(), leave_out=[3]), "missing or uneven", ["--allow-gaps"]),
+    (37, lambda d: truncated_slice(write_series(d / "bad", slices())), "damaged", None),
+    (38, lambda d: two_series(d / "bad"), "--series", ["--series=2"]),
+    (40, lambda d: two_phases(d / "bad"), "--series", ["--series=1.2"]),
+    (40, lambda d: two_phases(d / "bad", clean=False), "at one position", None),
+    (41, lambda d: write_series(d / "bad", slices(), ImagePositionPatient=None), "no ImagePositionPatient", None),
+    (42, lambda d: tilted_out_of_line(d / "bad"), "on a line", None),
+    (43, lambda d: unknown_syntax(d / "bad"), "transfer syntax 1.2.840.10008.1.2.4.201", None),
+    (44, lambda d: write_series(d / "bad", slices(), SOPClassUID=ENHANCED), "Enhanced CT (multi-frame)", None),
+    (44, lambda d: write_series(d / "bad", slices(), Modality="MR"), "MR image", None),
+]
+
+
+def truncated_slice(path):
+    victim = sorted(path.iterdir())[4]
+    victim.write_bytes(victim.read_bytes()[:-200])
+    return path
+
+
+def two_series(path):
+    write_series(path, slices(), SeriesDescription="portal")
+    return write_series(path, slices()[:6], SeriesInstanceUID="1.2.3.2", SeriesNumber=2, SeriesDescription="late")
+
+
+@pytest.mark.parametrize(
+    ("row", "make", "message", "way_out"), BAD_DICOM, ids=[f"{r[0]}-{i}" for i, r in enumerate(BAD_DICOM)]
+)
+def test_a_bad_dicom_folder_is_refused_by_name_and_the_others_are_done(tmp_path, predict, row, make, message, way_out):
+    code, error, cases = predict(make(tmp_path))
+    assert code == 1 and cases["bad"]["outcome"] == "failed"
+    assert "bad" in error and message in error and "Traceback" not in error
+    assert not any(word in error for word in ("Doe", "Jane", "4711"))
+    if way_out:
+        code, _, cases = predict(tmp_path / "bad", *way_out, good=False)
+        assert code == 0 and cases["bad"]["outcome"] == "done"
+
+
+def test_37_gaps_are_filled_by_interpolation(tmp_path, predict):
+    voxels = slices()
+    voxels[3] = (voxels[2].astype(int) + voxels[4]) // 2
+    write_series(tmp_path / "bad", voxels, leave_out=[3])
+    code, _, cases = predict(tmp_path / "bad", "--allow-gaps")
+    assert code == 0 and "even grid of 5.00 mm" in " ".join(cases["bad"]["warnings"])
+    assert nib.load(tmp_path / "out" / "bad_seg.nii.gz").shape == (14, 10, 8)
+
+
+def test_38_all_series_can_be_done_and_each_gets_its_mask(tmp_path, predict):
+    code, _, cases = predict(two_series(tmp_path / "both"), "--series=all")
+    assert code == 0 and {"both_series1", "both_series2"} < set(cases)
+    assert nib.load(tmp_path / "out" / "both_series2_seg.nii.gz").shape == (14, 10, 6)
+
+
+def test_39_a_scout_is_left_out_and_listed(tmp_path, predict):
+    write_series(tmp_path / "ct", slices())
+    scout = {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"], "ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}
+    write_slice(tmp_path / "ct" / "scout.dcm", slices()[0], (0, 0, 0), **scout)
+    code, _, cases = predict(tmp_path / "ct")
+    assert code == 0 and "left out: 1 localizer" in cases["ct"]["warnings"]
+
+
+def test_43_run_length_encoding_is_decoded(tmp_path, predict):
+    from pydicom.uid import RLELossless
+
+    for number, plane in enumerate(slices()):
+        write_slice(
+            tmp_path / "ct" / f"{number}.dcm", plane, (0, 0, number * 5), change=lambda ds: ds.compress(RLELossless)
+        )
+    assert predict(tmp_path / "ct")[0] == 0
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_45_patients_names_appear_only_if_kept(tmp_path, predict, keep, capsys):
+    write_series(tmp_path / "in" / "DOE_JANE_P-4711", slices())
+    write_series(tmp_path / "in" / "Roe^Rick", slices(), leave_out=[3], SeriesInstanceUID="1.2.3.2")
+    code, error, _ = predict(tmp_path / "in", *(["--keep-names"] if keep else []))
+    assert code == 1
+    report = (tmp_path / "out" / "summary.json").read_text() + (tmp_path / "out" / "summary.csv").read_text()
+    files = " ".join(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*"))
+    for word in ("doe", "jane", "4711", "rick"):
+        assert (word in (error + report + files).lower()) == keep, word
+
+
+def test_45_texts_in_a_header_do_not_reach_the_mask(tmp_path, predict):
+    predict(nifti(tmp_path / "scan.nii.gz", descrip=b"Doe^Jane 1960", db_name=b"4711"))
+    assert b"Doe" not in gzip.decompress((tmp_path / "out" / "scan_seg.nii.gz").read_bytes())

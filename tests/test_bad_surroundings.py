@@ -1,0 +1,94 @@
+"""Batches in folders, on disks and with models that something is wrong with, through the command line."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from niftis import nifti
+
+from kits_unet3d.networks import UNet3D
+from kits_unet3d.pipeline.cli import main
+
+
+def test_32_files_of_one_name_keep_their_folders(tmp_path, predict):
+    for name in ("a", "b"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        nifti(tmp_path / "in" / name / "scan.nii.gz")
+    code, _, cases = predict(tmp_path / "in")
+    assert code == 0 and {"a/scan", "b/scan"} < set(cases)
+    assert (tmp_path / "out" / "b" / "scan_seg.nii.gz").is_file()
+
+
+def test_33_links_to_nothing_and_in_circles_are_reported(tmp_path, predict):
+    scans = tmp_path / "in"
+    scans.mkdir()
+    nifti(scans / "scan.nii.gz")
+    (scans / "gone.nii.gz").symlink_to("nowhere")
+    (scans / "self.nii.gz").symlink_to("self.nii.gz")
+    (scans / "loop").symlink_to("..", target_is_directory=True)
+    (scans / "again").symlink_to(".", target_is_directory=True)
+    code, _, cases = predict(scans)
+    assert code == 0 and "scan" in cases
+    left_out = json.loads((tmp_path / "out" / "summary.json").read_text())["left_out"]
+    assert {os.path.basename(path) for path in left_out} == {"gone.nii.gz", "self.nii.gz", "again", "loop"}
+
+
+@pytest.mark.parametrize("name", ["with space.nii.gz", "Ünïcødé 扫描.nii.gz", "-dash.nii.gz", "a'b\"c.nii.gz"])
+def test_34_any_name_works(tmp_path, predict, monkeypatch, name):
+    nifti(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    code, _, _ = predict(name)
+    assert code == 0 and (tmp_path / "out" / name.replace(".nii.gz", "_seg.nii.gz")).is_file()
+
+
+def test_35_an_output_folder_that_cannot_be_written_is_found_before_the_model_is_loaded(tmp_path, capsys):
+    scan, file = nifti(tmp_path / "scan.nii.gz"), tmp_path / "file"
+    file.touch()
+    # The model does not exist either, which would be exit code 3.
+    assert main(["predict", str(scan), "-o", str(file / "out"), "--checkpoint", "none.pt"]) == 2
+    assert "nothing can be written there" in capsys.readouterr().err
+
+
+def test_36_a_full_disk_keeps_what_is_finished_and_nothing_half_written(tmp_path, model_file):
+    noise = np.random.default_rng(0).integers(-1000, 1000, (64, 64, 64)).astype(np.int16)
+    scans = [nifti(tmp_path / "a.nii.gz"), nifti(tmp_path / "b.nii", noise), nifti(tmp_path / "c.nii.gz")]
+    out = tmp_path / "out"
+    code = (
+        "import resource, sys; from kits_unet3d.pipeline.cli import main;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "predict", *map(str, scans), "-o", str(out), "--checkpoint", str(model_file)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "b.nii" in done.stderr and "File too large" in done.stderr
+    finished = {f"{name}_{ending}" for name in "ac" for ending in ("seg.nii.gz", "report.json")}
+    assert {path.name for path in out.iterdir()} == {*finished, "summary.json", "summary.csv"}
+
+
+def test_46_to_48_a_model_that_cannot_be_used_is_exit_code_3(tmp_path, model_file, capsys):
+    scan, out = str(nifti(tmp_path / "scan.nii.gz")), str(tmp_path / "out")
+    damaged, other = tmp_path / "damaged.pt", tmp_path / "other.pt"
+    damaged.write_bytes(model_file.read_bytes()[:3000])
+    content = torch.load(model_file, weights_only=True)
+    torch.save({**content, "model": UNet3D(channels=(2, 8)).state_dict()}, other)
+    for path, message in ((damaged, "damaged.pt: damaged"), (other, "(4, 2, 3, 3, 3) in the network")):
+        assert main(["predict", scan, "-o", out, "--checkpoint", str(path)]) == 3
+        assert message in capsys.readouterr().err
+
+
+def test_49_an_unknown_option_is_exit_code_2(capsys):
+    with pytest.raises(SystemExit) as done:
+        main(["predict", "scan.nii.gz", "-o", "out", "--seris", "2"])
+    assert done.value.code == 2 and "--seris" in capsys.readouterr().err
+
+
+def test_50_no_kidney_in_view_finishes_with_a_flag(tmp_path, model_file, predict):
+    content = torch.load(model_file, weights_only=True)
+    bias = next(name for name in content["model"] if name.startswith("output") and name.endswith("bias"))
+    content["model"][bias] = torch.tensor([100.0, 0, 0])
+    torch.save(content, tmp_path / "blind.pt")
+    code, _, cases = predict(nifti(tmp_path / "scan.nii.gz"), "--checkpoint", tmp_path / "blind.pt")
+    assert code == 0 and "no kidney" in cases["scan"]["flags"]

@@ -1,0 +1,84 @@
+"""Keys that nothing reads are found before anything runs, and the nearest known one is named."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from kits_unet3d.pipeline.configuration import recipe_of, unread_key
+from kits_unet3d.pipeline.errors import UsageError
+
+CONFIGS = ROOT / "bundle" / "configs"
+
+
+def content(name):
+    return json.loads((CONFIGS / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("key", "found"),
+    [
+        ("epoch", "epochs"),
+        ("learningrate", "learning_rate"),
+        ("train::trainr::max_epochs", "train::trainer"),
+        ("train#handler", "train::handlers"),
+        ("xyzzy", None),
+    ],
+)
+def test_the_nearest_known_key_is_found(key, found):
+    assert unread_key([content("train")], [key]) == (key, found)
+
+
+@pytest.mark.parametrize("key", ["epochs", "train::trainer::max_epochs", "train::trainer::epoch_length", "loss#gamma"])
+def test_what_is_there_and_what_a_component_may_take_is_known(key):
+    assert unread_key([content("train")], [key]) is None
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.json")), ids=lambda path: path.stem)
+def test_all_overlays_here_are_known(path):
+    if path.stem not in ("metadata", "train", "inference"):
+        assert unread_key([content("train"), content(path.stem)]) is None
+
+
+def test_an_overlay_may_name_what_it_reads_itself_and_nothing_else():
+    overlay = {"rate": 0.1, "learning_rate": "@rate"}
+    assert unread_key([content("train"), overlay]) is None
+    assert unread_key([content("train"), {**overlay, "batchsize": 3}]) == ("batchsize", "batch_size")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["training", "--config_file", "bundle/configs/train.json", "--epoch", "5"], "the nearest known one is epochs"),
+        (
+            ["inferring", "--config_file=bundle/configs/inference.json", "--ckpt-pth=none.pt"],
+            "unknown key ckpt_pth, which nothing reads; the nearest known one is ckpt_path",
+        ),
+        (
+            [
+                "evaluating",
+                "--config_file",
+                "['bundle/configs/train.json','bundle/configs/evaluate.json']",
+                "--xyz",
+                "1",
+            ],
+            "unknown key xyz",
+        ),
+    ],
+)
+def test_monai_is_not_let_run_with_a_key_that_nothing_reads(arguments, message):
+    command = [sys.executable, "-m", "monai.bundle", "run", *arguments, "--device_name", "cpu"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_almost_a_key_of_the_recipe_is_refused_in_preparation(tmp_path):
+    config = tmp_path / "config.json"
+    config.write_text('{"spacing_m": [3, 2, 2]}')
+    with pytest.raises(UsageError, match="config.json: no usable.*unknown key spacing_m; the nearest.*spacing_mm"):
+        recipe_of(config)
+    config.write_text((CONFIGS / "train.json").read_text())
+    assert recipe_of(config) == recipe_of(None)

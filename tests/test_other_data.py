@@ -1,0 +1,147 @@
+"""Another organ, other classes, another patch, a data list: by configuration alone, as docs/other_data.md shows it."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, rng
+from monai.bundle import ConfigParser, run
+
+from kits_unet3d.pipeline.cli import main
+from kits_unet3d.pipeline.data import Index, find_cases
+from kits_unet3d.pipeline.errors import UsageError
+from kits_unet3d.pipeline.export import describe
+from kits_unet3d.pipeline.model import read_model
+
+OVERLAY = {
+    "classes": ["background", "spleen"],
+    "spacing_mm": [8.0, 6.0, 6.0],
+    "hu_window": [-160.0, 240.0],
+    "hu_mean": 100.0,
+    "hu_std": 40.0,
+    "padding_value": -6.5,
+    "roi_size": [16, 32, 32],
+    "channels": [4, 8],
+    "workers": 0,
+    "batch_size": 2,
+    "learning_rate": 0.1,
+    "warmup_epochs": 1,
+    "epochs": 12,
+    "first_evaluation": 12,
+    "evaluate_every": 12,
+    "quality_threshold": 1.1,
+}
+
+
+def write_spleen(folder, name, seed):
+    """A body with one bright organ on its left side, (X, Y, Z) in RAS."""
+    where = np.stack(np.meshgrid(*(np.arange(n) for n in (48, 40, 20)), indexing="ij"))
+    body = (((where[0] - 24) / 20) ** 2 + ((where[1] - 20) / 16) ** 2) < 1
+    centre = np.array([14, 16, 10]) + rng(seed).integers(-2, 3, 3)
+    organ = (((where - centre[:, None, None, None]) / np.array([5, 5, 4])[:, None, None, None]) ** 2).sum(0) < 1
+    voxels = np.where(organ, 130, np.where(body, 30, -1000)) + rng(seed).normal(0, 10, body.shape)
+    affine = np.diag([6.0, 6.0, 8.0, 1.0])
+    paths = {"image": folder / f"images/{name}.nii.gz", "label": folder / f"labels/{name}.nii.gz"}
+    for key, values in {"image": voxels.astype(np.int16), "label": organ.astype(np.uint8)}.items():
+        paths[key].parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(values, affine), paths[key])
+    return {key: str(path.relative_to(folder)) for key, path in paths.items()}
+
+
+@pytest.fixture(scope="module")
+def spleens(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("Task09_Spleen")
+    cases = [write_spleen(folder, f"spleen_{number}", number) for number in range(6)]
+    content = {"name": "Spleen", "training": cases[:5], "validation": cases[5:]}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_another_organ_is_prepared_trained_predicted_scored_and_described(spleens, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    overlay = tmp_path / "spleen.json"
+    overlay.write_text(json.dumps(OVERLAY))
+    prepared, models, masks = tmp_path / "prepared", tmp_path / "models", tmp_path / "masks"
+    assert main(["prepare", "--data-dir", str(spleens), "--out", str(prepared), "--config", str(overlay)]) == 0
+    assert main(["verify", "--out", str(prepared)]) == 0
+    assert Index.read(prepared).recipe.classes == ("background", "spleen")
+    run(
+        "training", config_file=[str(ROOT / "bundle" / "configs" / "train.json"), str(overlay)], logging_file=False,
+        dataset_dir=str(prepared), ckpt_dir=str(models), output_dir=str(tmp_path / "eval"), device_name="cpu",
+    )  # fmt: skip
+    model = read_model(models / "model.pt")
+    assert model.recipe.classes == ("background", "spleen") and model.recipe.padding_value == -6.5
+    assert model.network.output.conv.out_channels == 2
+    best = torch.load(models / "model.pt", weights_only=True)["best"]
+    assert best > 0.5  # bright on dark is learnt at once
+
+    scan = spleens / "images" / "spleen_5.nii.gz"
+    assert main(["predict", str(scan), "-o", str(masks), "--checkpoint", str(models / "model.pt")]) == 0
+    report = json.loads((masks / "summary.json").read_text())["cases"]["spleen_5"]
+    assert set(report["volumes_ml"]) == {"spleen"} and not any("kidney" in flag for flag in report["flags"])
+    capsys.readouterr()
+    labels = ["--labels", str(spleens / "labels"), "--predictions", str(masks), "--json"]
+    assert main(["evaluate", *labels, "--structures", "spleen=1"]) == 0
+    scores = json.loads(capsys.readouterr().out)["cases"]["spleen_5"]
+    assert scores["spleen_dice"] > 0.5 and not any("kidney" in name for name in scores)
+
+    metadata = describe(models / "model.pt", ROOT / "bundle").configs["metadata"]
+    assert metadata["eval_metrics"] == {"mean_dice": best}
+    assert metadata["label_classes"] == "0 background, 1 spleen"
+    assert metadata["network_data_format"]["outputs"]["pred"]["num_channels"] == 2
+
+    evaluating = [str(ROOT / "bundle" / "configs" / f"{name}.json") for name in ("train", "evaluate")]
+    run(
+        "evaluating", config_file=evaluating, logging_file=False, dataset_dir=str(prepared), device_name="cpu",
+        ckpt_path=str(models / "model.pt"), output_dir=str(tmp_path / "scores"),
+    )  # fmt: skip
+    again = json.loads((tmp_path / "scores" / "scores.json").read_text())
+    assert again["mean"]["mean_dice"] == pytest.approx(best, abs=1e-6)
+    assert list(again["cases"]) == ["spleen_5"] and "L2_dice" not in again["mean"]
+
+
+def test_a_data_list_gives_cases_paths_and_splits(spleens, tmp_path):
+    name, cases = find_cases(spleens)
+    assert name == "Spleen" and {case.split for case in cases[:5]} == {"training"}
+    assert (cases[5].case_id, cases[5].split) == ("spleen_5", "evaluation")
+    assert cases[5].label == spleens / "labels" / "spleen_5.nii.gz"
+    other = spleens / "my_split.json"
+    content = json.loads((spleens / "dataset.json").read_text())
+    other.write_text(json.dumps({"training": content["training"]}))
+    _, cases = find_cases(other)
+    assert [case.split == "evaluation" for case in cases] == [True, False, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.update(validation=c["training"][:1]), "spleen_0 in both splits"),
+        (lambda c: c["training"].append(c["training"][0]), "lists spleen_0 twice"),
+        (lambda c: c["training"].append({"image": "elsewhere/spleen_0.nii.gz", "label": "l.nii.gz"}), "spleen_0 twice"),
+        (lambda c: c["training"][0].pop("label"), "one image and one label"),
+        (lambda c: c["training"][0].update(image=["a.nii.gz", "b.nii.gz"]), "one image and one label"),
+        (lambda c: c.update(training=[]), "lists no case"),
+        (lambda c: c.pop("training"), "must be JSON with the lists"),
+    ],
+)
+def test_a_data_list_that_cannot_be_used_is_refused(spleens, tmp_path, change, message):
+    content = json.loads((spleens / "dataset.json").read_text())
+    change(content)
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(UsageError, match=message):
+        find_cases(tmp_path)
+
+
+def test_every_number_of_the_recipe_is_a_key_of_the_configuration():
+    parser = ConfigParser()
+    parser.read_config(ROOT / "bundle" / "configs" / "train.json")
+    recipe = parser.get_parsed_content("recipe").as_dict()
+    assert {name: parser.get_parsed_content(name) for name in recipe} == recipe
+
+
+@pytest.mark.parametrize("given", ["kidney", "kidney=0", "left_kidney=1", "=1", "kidney=a"])
+def test_a_structure_is_a_name_and_its_classes(given, capsys):
+    assert main(["evaluate", "--predictions", ".", "--labels", ".", "--structures", given]) == 2
+    assert "--structures" in capsys.readouterr().err
