@@ -12,6 +12,7 @@ from kits_unet3d.pipeline.inference.windows import (
     InBody,
     ReferenceWindows,
     SkipAir,
+    StockWindows,
     body_box,
     make_windows,
     reference_weights,
@@ -95,6 +96,24 @@ def test_outside_the_body_is_background_and_inside_nothing_changes():
         logits[:, 1, 16:48, 16:48, 16:48].as_tensor(), image[:, 0, 16:48, 16:48, 16:48].as_tensor()
     )
     assert (logits[:, 0, :8] == SURE).all() and (logits[:, 1, :8] == -SURE).all()
+
+
+def test_windows_in_the_body_are_those_that_the_whole_scan_has_there():
+    """Voxels of each axis 8 to 56: of stock windows of 16 that start at 0, 8, … 48 those that start at 8 to 40."""
+    assert StockWindows((16,) * 3).snapped(((8, 56),) * 3, (64,) * 3) == ((8, 56),) * 3
+    assert StockWindows((16,) * 3).snapped(((9, 50), (60, 61), (3, 7)), (64, 61, 64)) == ((8, 56), (45, 61), (0, 16))
+    image, seen = patient() + torch.rand(64, 64, 64), []
+
+    def network(x):
+        seen.append(float(x[0, 0, 0, 0, 0]))
+        return torch.cat([-x, x], 1)
+
+    InBody(StockWindows((16,) * 3), AIR + 1, StockWindows((16,) * 3).snapped)(image, network)
+    corners = image[0, 0, 8:41:8, 8:41:8, 8:41:8]
+    assert sorted(seen) == sorted(corners.flatten().tolist())
+    recipe = Recipe(roi_size=(16, 16, 16))
+    assert isinstance(make_windows(recipe, ("body",)).inferer, StockWindows)
+    assert isinstance(make_windows(recipe, ("body", "even")).inferer, EvenWindows)
 
 
 def test_windows_of_air_are_not_computed():

@@ -96,7 +96,7 @@ def test_every_top_level_key_of_a_configuration_is_read():
     for path in sorted(folder.glob("*.json")):
         if path.name == "metadata.json":
             continue
-        keys = {key.lstrip("+").split("#")[0] for key in json.loads(path.read_text())}
+        keys = {re.split("#|::", key.lstrip("+"))[0] for key in json.loads(path.read_text())}
         base = folder / overlays.get(path.name, path.name)
         text = path.read_text() + base.read_text()
         unread = {key for key in keys - read_by_monai if not re.search(rf"[@%]{key}\b", text)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import nibabel as nib
@@ -261,6 +262,24 @@ def test_dataset_around_labels_keeps_names_voxels_and_affines(tmp_path):
     written = nib.load(folders[1] / "segmentation.nii.gz")
     np.testing.assert_array_equal(np.asanyarray(written.dataobj), label)
     np.testing.assert_array_equal(written.affine, source.affine)
+
+
+def test_training_labels_get_several_bodies_and_evaluation_labels_one(tmp_path):
+    label, affine = two_kidneys()
+    for number in (0, 4):  # KiTS19 evaluates on case 0
+        folder = tmp_path / "labels" / f"case_{number:05d}"
+        folder.mkdir(parents=True)
+        nib.save(nib.Nifti1Image(label, affine), folder / "segmentation.nii.gz")
+    folders = write_dataset(tmp_path / "out", labels=tmp_path / "labels", bodies=3)
+    assert [f.name for f in folders] == ["case_00000", "case_00004", "case_10004", "case_20004"]
+    split = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert split["evaluation"] == ["case_00000"] and split["training"] == ["case_00004", "case_10004", "case_20004"]
+    images, labels = (
+        [(folder / f"{name}.nii.gz").read_bytes() for folder in folders[1:]] for name in ("imaging", "segmentation")
+    )
+    assert len(set(images)) == 3 and len(set(labels)) == 1
+    with pytest.raises(ValueError, match="bodies must be"):
+        write_dataset(tmp_path / "none", 2, bodies=2)
 
 
 def test_other_settings_into_the_same_folder_are_refused(tmp_path):

@@ -23,6 +23,7 @@ from kits_unet3d.transforms import (
     augmentation,
     component_boxes,
     preparation,
+    wide_augmentation,
 )
 
 
@@ -206,14 +207,31 @@ def test_the_evaluation_crop_keeps_what_the_reference_keeps():
         assert torch.equal(CropToStrided(["image"], 8)({"image": image})["image"], expected)
 
 
-def test_augmentation_gives_patches_and_repeats_itself_from_a_seed():
+@pytest.mark.parametrize("chain_of", [augmentation, wide_augmentation])
+def test_augmentation_gives_patches_and_repeats_itself_from_a_seed(chain_of):
     recipe = Recipe(roi_size=(8, 8, 8))
     label = label_with((1, cube(3, 9)))
     data = {"image": label.astype(np.float32), "label": label, "boxes": component_boxes(label)}
-    chain = augmentation(recipe, boxes_key="boxes")
+    chain = chain_of(recipe, boxes_key="boxes")
     first = [chain.set_random_state(1)(data)["image"] for _ in range(1)]
     again = [chain.set_random_state(1)(data)["image"] for _ in range(1)]
     assert torch.equal(first[0], again[0]) and first[0].shape == (1, 8, 8, 8)
+
+
+def test_wide_augmentation_turns_image_and_label_alike_and_makes_no_new_class():
+    """A cube whose image is its label, without the changes of intensity that follow the turning."""
+    recipe = Recipe(roi_size=(24, 24, 24))
+    label = np.zeros((1, 24, 24, 24), np.uint8)
+    label[0, 6:18, 6:18, 6:18] = 2
+    data = {"image": label.astype(np.float32), "label": label, "boxes": component_boxes(label)}
+    chain = wide_augmentation(recipe, boxes_key="boxes").set_random_state(0)
+    turned = [Compose(chain.transforms[:6])(data) for _ in range(12)]
+    sizes = [int((sample["label"] == 2).sum()) for sample in turned]
+    assert len(set(sizes)) > 3 and min(sizes) > 12**3 * 0.4 and max(sizes) < 12**3 * 2.1
+    for sample in turned:
+        assert set(sample["label"].unique().tolist()) == {0, 2}
+        assert (((sample["image"] > 1) == (sample["label"] > 1)).float().mean()) > 0.97
+    assert np.array_equal(data["image"], label) and len({float(chain(data)["image"].mean()) for _ in range(5)}) == 5
 
 
 def test_brightness_multiplies_by_1_7_to_2_3_as_the_reference_does():

@@ -4,6 +4,7 @@ from .balanced_crop import RandBalancedCrop, RandBalancedCropd, component_boxes
 from .evaluation_crop import CropToStride, CropToStrided
 from .recipes import Recipe, augmentation, evaluation, normalisation, preparation
 from .resample import ResampleToSpacing, ResampleToSpacingd
+from .wide_augmentation import wide_augmentation
 
 __all__ = [
     "CropToStride",
@@ -18,4 +19,5 @@ __all__ = [
     "evaluation",
     "normalisation",
     "preparation",
+    "wide_augmentation",
 ]

@@ -10,9 +10,10 @@ from typing import Any
 
 import monai.losses
 import torch
-from monai.transforms import Compose, EnsureTyped
+from monai.data import DataLoader, Dataset
+from monai.transforms import Compose, EnsureTyped, SelectItemsd
 
-from kits_unet3d.transforms import RandBalancedCropd, Recipe
+from kits_unet3d.transforms import RandBalancedCropd, Recipe, augmentation
 
 from ..data import OpenPreparedd, prepare_dataset
 from ..device import Accelerator, resolve
@@ -64,19 +65,20 @@ def case(setting: Setting) -> Iterator[Row]:
         round(n * wanted / s) for n, wanted, s in zip(setting.grid, setting.recipe.spacing_mm, spacing, strict=True)
     )
     scan, out = scans.write_raw(setting.folder / "scan", shape, spacing), setting.folder / "masks"
-    model, accelerators = setting.model(), _accelerators()
-    best = accelerators[list(accelerators)[-1]]
+    model, best = setting.model(), list(_accelerators().values())[-1]
+    fewer = f"{best.precision}, {' '.join(FEWER)}"
 
-    def ours(accelerator: Accelerator, **options: Any) -> Callable[[], Any]:
-        predictor = Predictor(model, accelerator, **options)
+    def ours(**options: Any) -> Callable[[], Any]:
+        predictor = Predictor(model, best, **options)
         return lambda: predictor.predict(scan).save(out)
 
-    contenders: dict[str, Callable[[], Any]] = {PLAIN: lambda: plain.predict(model.network, setting.recipe, scan, out)}
-    contenders["fp32, the reference's windows"] = ours(accelerators["fp32"])
-    for accelerator in (accelerators["fp32"], best):
-        contenders[f"{accelerator.precision}, {' '.join(FEWER)}"] = ours(accelerator, windows=FEWER)
-    contenders[f"{best.precision}, {' '.join(FEWER)}, roi coarse"] = ours(best, windows=FEWER, roi="coarse")
-    goals = {name: 0.08 if "coarse" in name else 0.15 for name in contenders if name.startswith("bf16")}
+    contenders: dict[str, Callable[[], Any]] = {
+        PLAIN: lambda: plain.predict(model.network, setting.recipe, scan, out),
+        f"{best.precision}, the reference's windows": ours(),
+        fewer: ours(windows=FEWER),
+        f"{fewer}, roi coarse": ours(windows=FEWER, roi="coarse"),
+    }
+    goals = {fewer: 0.15, f"{fewer}, roi coarse": 0.08}
     # The first of several makes the engine, as a batch of scans does once; a median leaves it out.
     yield from rows("case", alternating(contenders, setting.slow, warm=False), goals, {"cases": 1})
     if setting.checkpoint is not None and setting.scans is not None:
@@ -102,16 +104,31 @@ def train_step(setting: Setting) -> Iterator[Row]:
 
 
 def loader(setting: Setting) -> Iterator[Row]:
-    """One training patch from the disk, without what augmentation does to it afterwards."""
-    cases, roi = scans.write_prepared(setting.folder / "prepared", setting.grid), setting.recipe.roi_size
+    """One training patch from the disk, without what augmentation does to it; a step that waits for whole ones."""
+    cases, recipe = scans.write_prepared(setting.folder / "prepared", setting.grid), setting.recipe
     both = ("image", "label")
-    crop = Compose([OpenPreparedd(both), RandBalancedCropd(both, "label", roi, 0.4, "boxes"), EnsureTyped(both)])
+    crop = Compose(
+        [OpenPreparedd(both), RandBalancedCropd(both, "label", recipe.roi_size, 0.4, "boxes"), EnsureTyped(both)]
+    )
     turns = {PLAIN: iter(cases * 1000), "ours": iter(cases * 1000)}
     contenders: dict[str, Callable[[], object]] = {
-        PLAIN: lambda: plain.load_sample(next(turns[PLAIN]), roi),
+        PLAIN: lambda: plain.load_sample(next(turns[PLAIN]), recipe.roi_size),
         "ours": lambda: crop(dict(next(turns["ours"]))),
     }
     yield from rows("loader", alternating(contenders, 4 * setting.repeats), {"ours": 0.05}, {"samples": 1})
+
+    # Both steps are ours here; what is plain is to have the batch at hand.
+    work, accelerator = Workload(setting.network, setting.loss, setting.patch), list(_accelerators().values())[-1]
+    network, ready = accelerator.wrap(build_network(setting.network)), work.batch()
+    patches = Dataset(
+        cases * 1000, Compose([OpenPreparedd(both), augmentation(recipe, boxes_key="boxes"), SelectItemsd(both)])
+    )
+    loaded = iter(DataLoader(patches, batch_size=1, num_workers=1))
+    steps: dict[str, Callable[[], object]] = {
+        PLAIN: lambda: work.train(accelerator, network, batch=ready),
+        "with the loader": lambda: work.train(accelerator, network, batch=next(loaded)),
+    }
+    yield from rows("step", alternating(steps, setting.repeats), {"with the loader": 1.02}, {"samples": 1})
 
 
 def _raw_cases(setting: Setting) -> Path:
@@ -146,7 +163,7 @@ def prepare(setting: Setting) -> Iterator[Row]:
 
 
 def memory(setting: Setting) -> Iterator[Row]:
-    """Peak memory: of preparing the largest case, and of predicting one, two and four scans of growing size."""
+    """Peak memory: of preparing the largest case, and of predicting scans of growing size, and one, two and four."""
     raw = _raw_cases(setting)
     alone = setting.folder / "largest"
     shutil.rmtree(alone, ignore_errors=True)
@@ -158,8 +175,10 @@ def memory(setting: Setting) -> Iterator[Row]:
     peak = in_own_process(_prepare, alone, out / "ours", setting.recipe, 1)[1]
     yield Row("prepare, memory", "ours", peak, "MB", peak / plainly)
     measured = []
+    half = setting.patch // 2
     for part in (1, 2, 3, 4):
-        shape = (max(setting.grid[0] * part // 4, 8), *setting.grid[1:])
+        # A window more each time: between such sizes the number of windows, and so the time, stands still.
+        shape = (half * (part + 1), 3 * half, 3 * half)
         voxels = float(shape[0] * shape[1] * shape[2])
         scan = scans.write_raw(setting.folder / f"part{part}", shape)
         measured.append((voxels, *in_own_process(_predict, dict(setting.network), setting.recipe, scan, 1)))

@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cases", type=int, default=None, help="how many (with --labels: all, if not given)")
     parser.add_argument("--out", required=True, help="folder to write to")
     parser.add_argument("--labels", default=None, help="folder of real label maps to build the bodies around")
+    parser.add_argument("--bodies", type=int, default=1, help="with --labels: how many around each training label map")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes")
     parser.add_argument("--shape", type=int, nargs=3, default=None, metavar=("D", "H", "W"), help="grid, else drawn")
     parser.add_argument(
@@ -45,6 +46,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
             arguments.out,
             arguments.cases,
             labels=arguments.labels,
+            bodies=arguments.bodies,
             seed=arguments.seed,
             shape=arguments.shape,
             spacing_mm=arguments.spacing_mm,

@@ -139,7 +139,7 @@ def _all_reduce(accelerator: Accelerator, workload: Workload) -> tuple[bool, str
 def _together(accelerator: Accelerator, workload: Workload) -> tuple[bool, str]:
     """Each process trains on a patch of its own; their weights must stay the same."""
     network = accelerator.wrap(workload.fresh_network(accelerator))
-    workload.train(accelerator, network, steps=2, seed=distributed.rank())
+    workload.train(accelerator, network, steps=2, batch=workload.batch(distributed.rank()))
     weights = _weights(network)
     lowest, highest = weights.clone(), weights.clone()
     dist.all_reduce(lowest, dist.ReduceOp.MIN)

@@ -50,13 +50,19 @@ class Workload:
         label = torch.randint(0, 3, shape, generator=generator)
         return {"image": torch.randn(shape, generator=generator), "label": label}
 
-    def train(self, accelerator: Accelerator, network: nn.Module, steps: int = 1, seed: int = 0) -> list[float]:
-        """The loss of each of some steps, which change ``network``."""
+    def train(
+        self,
+        accelerator: Accelerator,
+        network: nn.Module,
+        steps: int = 1,
+        batch: Mapping[str, torch.Tensor] | None = None,
+    ) -> list[float]:
+        """The loss of each of some steps with ``batch``, or a made-up one, which change ``network``."""
         losses: list[float] = []
         trainer = SupervisedTrainer(
             device=accelerator.device,
             max_epochs=steps,
-            train_data_loader=[self.batch(seed)],
+            train_data_loader=[self.batch() if batch is None else batch],
             network=network,
             optimizer=torch.optim.SGD(network.parameters(), self.rate, momentum=0.9, nesterov=True),
             loss_function=self._loss(),

@@ -27,6 +27,8 @@ IMAGING, SEGMENTATION = "imaging.nii.gz", "segmentation.nii.gz"
 _DESCRIPTION = "dataset.json"
 _GZIP_LEVEL = 1  # CT noise hardly compresses; higher levels only take longer
 _ONE_IN = 5  # as in KiTS19, one case in five is for evaluation
+#: Between the numbers of two bodies around one label map: 10,041 and 20,041 are of case 41.
+_NEXT_BODY = 10_000
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ def write_dataset(
     cases: int | None = None,
     *,
     labels: str | os.PathLike[str] | None = None,
+    bodies: int = 1,
     seed: int = 0,
     shape: Sequence[int] | None = None,
     spacing_mm: Sequence[float] | None = None,
@@ -53,10 +56,11 @@ def write_dataset(
 
     Without ``labels``, ``cases`` synthetic ones from case_00000 on. With ``labels``, a folder of
     ``case_XXXXX/segmentation.nii.gz``, a phantom around each, or around the first ``cases`` of them; the label
-    files are copied as they are, and the images lie on their grids. A case depends on ``seed`` and its number
-    alone, and its files on nothing else, byte by byte. A case that has both files is left as it is, so an
-    interrupted run goes on where it stopped. ``progress(case name, cases done, cases in all)`` is called
-    after each. ``out/dataset.json`` gives the split: KiTS19's own for its cases around real labels, else one
+    files are copied as they are, and the images lie on their grids. With ``bodies``, each label map that is for
+    training gets that many different ones: those of case 41 are case_00041, case_10041, … A case depends on
+    ``seed`` and its number alone, and its files on nothing else, byte by byte. A case that has both files is left
+    as it is, so an interrupted run goes on where it stopped. ``progress(case name, cases done, cases in all)`` is
+    called after each. ``out/dataset.json`` gives the split: KiTS19's own for its cases around real labels, else one
     case in five for evaluation.
 
     Raises:
@@ -68,6 +72,8 @@ def write_dataset(
         raise UsageError(f"seed must not be negative, got {seed}")
     if workers < 1:
         raise UsageError(f"workers must be at least 1, got {workers}")
+    if not 1 <= bodies <= 9 or (bodies > 1 and labels is None):
+        raise UsageError(f"bodies must be 1 to 9, and 1 without labels, got {bodies}")
     if labels is not None and (shape is not None or spacing_mm is not None):
         raise UsageError("shape and spacing_mm come from the label maps when labels is given")
     if labels is None:
@@ -75,7 +81,11 @@ def write_dataset(
             raise UsageError("cases must be given without labels")
         sources: list[tuple[str, Path | None]] = [(f"case_{i:05d}", None) for i in range(cases)]
     else:
-        sources = _label_files(Path(labels))[:cases]
+        sources = [
+            (f"case_{_number(name) + _NEXT_BODY * body:05d}", path)
+            for name, path in _label_files(Path(labels))[:cases]
+            for body in range(bodies if _split(name, True) == "training" else 1)
+        ]
     tasks = [
         _Task(
             Path(out) / name,
@@ -112,10 +122,15 @@ def _refuse_a_mixture(out: Path, made: dict[str, Any]) -> None:
 def _write_description(out: Path, made: dict[str, Any]) -> None:
     split: dict[str, list[str]] = {"training": [], "evaluation": []}
     for folder in sorted(out.glob("case_*")):
-        known = known_cases().get(folder.name) if made["around_labels"] else None
-        drawn = "training" if _number(folder.name) % _ONE_IN else "evaluation"
-        split[known.split if known else drawn].append(folder.name)
+        split[_split(folder.name, made["around_labels"])].append(folder.name)
     write_json(out / _DESCRIPTION, {"name": "phantoms", "made": made, **split})
+
+
+def _split(name: str, around_labels: bool) -> str:
+    """Which split a case is in; all bodies of a label map are in the same."""
+    number = _number(name) % _NEXT_BODY
+    known = known_cases().get(f"case_{number:05d}") if around_labels else None
+    return known.split if known else "training" if number % _ONE_IN else "evaluation"
 
 
 def _number(name: str) -> int:

@@ -5,6 +5,7 @@ from .choice import OPTIONS, ROIS, make_windows
 from .coarse import CoarseToFine
 from .even import EvenWindows
 from .reference import ReferenceWindows, reference_weights
+from .stock import StockWindows
 
 __all__ = [
     "OPTIONS",
@@ -14,6 +15,7 @@ __all__ = [
     "InBody",
     "ReferenceWindows",
     "SkipAir",
+    "StockWindows",
     "body_box",
     "make_windows",
     "reference_weights",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,15 +48,19 @@ class InBody(Inferer):
     Args:
         inferer: is given the box.
         air: see :func:`body_box`.
+        snap: gives the box to use for a box and a volume's shape, such as :meth:`StockWindows.snapped`.
     """
 
-    def __init__(self, inferer: Inferer, air: float) -> None:
+    def __init__(
+        self, inferer: Inferer, air: float, snap: Callable[[Box, Sequence[int]], Box] = lambda box, shape: box
+    ) -> None:
         super().__init__()
-        self.inferer, self.air = inferer, air
+        self.inferer, self.air, self.snap = inferer, air, snap
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> Any:
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        return within(self.inferer, inputs, network, [body_box(image, self.air)], *args, **kwargs)
+        box = self.snap(body_box(image, self.air), image.shape[2:])
+        return within(self.inferer, inputs, network, [box], *args, **kwargs)
 
 
 class SkipAir(Inferer):

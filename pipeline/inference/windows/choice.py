@@ -14,6 +14,7 @@ from .body import InBody, SkipAir
 from .coarse import CoarseToFine
 from .even import EvenWindows
 from .reference import ReferenceWindows
+from .stock import StockWindows
 
 #: Ways to need fewer windows, besides ``"reference"``: in the box around the body; none of mere air; spread evenly.
 OPTIONS = ("body", "skip-air", "even")
@@ -34,7 +35,8 @@ def make_windows(
 
     Args:
         recipe: of the model.
-        windows: ``"reference"`` alone, or any of :data:`OPTIONS`.
+        windows: ``"reference"`` alone, or any of :data:`OPTIONS`; without ``"even"`` they are those of MONAI's stock
+            inferer, as many of them as are needed.
         roi: one of :data:`ROIS`.
         stitch_device: where the logits are added up; the input's device if None.
         progress: show a bar over the windows.
@@ -47,22 +49,23 @@ def make_windows(
         raise ValueError(f"windows must be reference alone or some of {', '.join(OPTIONS)}, got {' '.join(windows)}")
     if roi not in ROIS:
         raise ValueError(f"roi must be one of {', '.join(ROIS)}, got {roi!r}")
-    kind = EvenWindows if "even" in names else ReferenceWindows
-    shared: dict[str, Any] = {
-        "padding_value": recipe.padding_value,
-        "stitch_device": stitch_device,
-        "progress": progress,
-    }
+    placed: dict[str, Any] = {"stitch_device": stitch_device, "progress": progress}
+    padded = {"padding_value": recipe.padding_value, **placed}
     # Rounding of the clipped HU must not make tissue of air.
     air = (recipe.hu_window[0] - recipe.hu_mean) / recipe.hu_std + 1e-3
 
-    fine = kind(recipe.roi_size, recipe.overlap, **shared)
-    inferer: Inferer = fine
+    stock = StockWindows(recipe.roi_size, recipe.overlap, **placed)
+    whole = (EvenWindows if "even" in names else ReferenceWindows)(recipe.roi_size, recipe.overlap, **padded)
+    # With the air alone left out, windows stay where they would be in the whole scan.
+    fixed = roi == "full" and not names & {"even", "reference"}
+    inferer: Inferer = stock if fixed else whole
     if roi == "coarse":
         d, h, w = recipe.spacing_mm
         least, margin = int(KIDNEY_ML * 1000 / (d * h * w)), round(MARGIN_MM / max(d, h, w))
-        coarse = EvenWindows(recipe.roi_size, 0.0, **shared)
-        inferer = CoarseToFine(coarse, fine, recipe.roi_size, least, margin)
+        coarse = EvenWindows(recipe.roi_size, 0.0, **padded)
+        inferer = CoarseToFine(coarse, whole, recipe.roi_size, least, margin)
     if "skip-air" in names:
         inferer = SkipAir(inferer, air, len(recipe.classes))
-    return InBody(inferer, air) if "body" in names else inferer
+    if "body" in names:
+        inferer = InBody(inferer, air, stock.snapped) if fixed else InBody(inferer, air)
+    return inferer
