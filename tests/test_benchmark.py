@@ -66,5 +66,5 @@ def test_each_kind_runs_at_tiny_sizes(tmp_path, kind, model_file, raw_phantoms):
     assert all(row["value"] >= 0 for row in report["rows"])
     assert (tmp_path / "out" / "benchmark.png").is_file() == (kind == "memory")
     if kind == "case":
-        (fp32,) = (r for r in report["rows"] if (r["what"], r["how"]) == ("kidney Dice with plain", "fp32"))
+        (fp32,) = (r for r in report["rows"] if (r["what"], r["how"]) == ("kidney Dice with plain", "fp32, reference"))
         assert 0 <= fp32["value"] <= 1

@@ -36,7 +36,7 @@ def agreement(setting: Setting, options: Mapping[str, Mapping[str, Any]]) -> Ite
     model = read_model(setting.checkpoint)  # type: ignore[arg-type]
     network, out = model.network.eval(), setting.folder / "agreement"
     predictors = {
-        f"{precision}{', ' * bool(name)}{name}": Predictor(model, resolve("cpu", precision), **values)
+        f"{precision}, {name}": Predictor(model, resolve("cpu", precision), **values)
         for precision in ("fp32", "bf16")
         for name, values in options.items()
     }

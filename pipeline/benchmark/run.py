@@ -21,15 +21,13 @@ from ..errors import UsageError
 from ..files import write_json
 from ..inference import Predictor
 from ..inference.engines import ENGINES, Engine, MissingEngineError, make_engine
+from ..inference.windows import DEFAULT
 from ..model import Model, build_network
 from ..selfcheck import Workload
 from . import plain, scans
 from .agreement import agreement
 from .measure import PLAIN, Row, alternating, in_own_process, linearity, rows
 from .setting import Setting
-
-#: Windows at the recipe's overlap within the body alone.
-FEWER = ("body", "skip-air")
 
 
 def _accelerators() -> dict[str, Accelerator]:
@@ -66,7 +64,7 @@ def case(setting: Setting) -> Iterator[Row]:
     )
     scan, out = scans.write_raw(setting.folder / "scan", shape, spacing), setting.folder / "masks"
     model, best = setting.model(), list(_accelerators().values())[-1]
-    fewer = f"{best.precision}, {' '.join(FEWER)}"
+    fewer = f"{best.precision}, {' '.join(DEFAULT)}"
 
     def ours(**options: Any) -> Callable[[], Any]:
         predictor = Predictor(model, best, **options)
@@ -74,15 +72,16 @@ def case(setting: Setting) -> Iterator[Row]:
 
     contenders: dict[str, Callable[[], Any]] = {
         PLAIN: lambda: plain.predict(model.network, setting.recipe, scan, out),
-        f"{best.precision}, the reference's windows": ours(),
-        fewer: ours(windows=FEWER),
-        f"{fewer}, roi coarse": ours(windows=FEWER, roi="coarse"),
+        f"{best.precision}, the reference's windows": ours(windows=("reference",)),
+        fewer: ours(),
+        f"{fewer}, roi coarse": ours(roi="coarse"),
     }
     goals = {fewer: 0.15, f"{fewer}, roi coarse": 0.08}
     # The first of several makes the engine, as a batch of scans does once; a median leaves it out.
     yield from rows("case", alternating(contenders, setting.slow, warm=False), goals, {"cases": 1})
     if setting.checkpoint is not None and setting.scans is not None:
-        yield from agreement(setting, {"": {}, " ".join(FEWER): {"windows": FEWER}, "coarse": {"roi": "coarse"}})
+        reference = {"windows": ("reference",)}
+        yield from agreement(setting, {"reference": reference, " ".join(DEFAULT): {}, "coarse": {"roi": "coarse"}})
 
 
 def train_step(setting: Setting) -> Iterator[Row]:

@@ -18,6 +18,8 @@ from .stock import StockWindows
 
 #: Ways to need fewer windows, besides ``"reference"``: in the box around the body; none of mere air; spread evenly.
 OPTIONS = ("body", "skip-air", "even")
+#: For scans of any size: no window sees the reference's padding, and none mere air, in which a network finds anything.
+DEFAULT = ("body", "skip-air")
 #: The whole scan, or a coarse look at it and a full one around what that finds.
 ROIS = ("full", "coarse")
 #: Smallest kidney that the coarse look is trusted with, and what is looked at around it.
@@ -26,7 +28,7 @@ KIDNEY_ML, MARGIN_MM = 20.0, 24.0
 
 def make_windows(
     recipe: Recipe,
-    windows: Sequence[str] = ("reference",),
+    windows: Sequence[str] = DEFAULT,
     roi: str = "full",
     stitch_device: torch.device | str | None = "cpu",
     progress: bool = False,
