@@ -20,7 +20,8 @@ def join(accelerator: Accelerator) -> int:
         store, number, size = next(rendezvous("env://"))
         if int(os.environ.get("GROUP_WORLD_SIZE", 1)) == 1:
             # On one host a restarted group meets in the store of the one that died, and must not find its
-            # addresses there. Several hosts meet anew, and may have counted differently.
+            # addresses there. Several hosts may have counted differently; torchrun gives them a new store each
+            # time if TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 is set for it.
             store = dist.PrefixStore(f"attempt-{restarts()}", store)  # type: ignore[attr-defined]
         dist.init_process_group(accelerator.backend, store=store, rank=number, world_size=size)
         # A process that ends with an open group may abort the others' last messages.

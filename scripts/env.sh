@@ -5,10 +5,18 @@
 #   PYTORCH_TRAIN_DATASET     prepared KiTS19 under KiTS19/pre_data_dir
 #   PYTORCH_TRAIN_CHECKPOINT  where checkpoints go (default models)
 #   MLU_VISIBLE_DEVICES       which cards, as everywhere on that platform
-#   SEED, NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT   as torchrun's
+#   SEED                      of the run, unless --seed follows
+#   NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT   as torchrun's
+#   RESTARTS                  how often all processes are started anew after one of them died (default 0); needs
+#                             --resume True to go on from the last checkpoint
 #   PYTHON                    interpreter with this project installed (default .venv/bin/python, else python)
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 DEVICE=${DEVICE:-mlu} SEED=${SEED:-1}
+before=
+for argument; do # the script's own, read for the line RESULT
+    [ "$before" != --seed ] || SEED=$argument
+    before=$argument
+done
 CHECKPOINTS=${PYTORCH_TRAIN_CHECKPOINT:-models}
 if [ -z "${PYTHON:-}" ]; then
     PYTHON=python
@@ -43,8 +51,13 @@ run_bundle() {
     if [ "$processes" -gt 1 ] || [ "${NNODES:-1}" -gt 1 ]; then
         configs+=",'bundle/configs/multi_device.json'"
         launcher=(-m torch.distributed.run --nnodes "${NNODES:-1}" --nproc_per_node "$processes")
+        launcher+=(--max-restarts "${RESTARTS:-0}")
         if [ "${NNODES:-1}" -gt 1 ]; then
-            launcher+=(--node_rank "$NODE_RANK" --master_addr "$MASTER_ADDR" --master_port "${MASTER_PORT:-29500}")
+            # Else a restarted group would meet in the store of the one that died, and find its addresses there.
+            export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+            launcher+=(--rdzv-backend c10d --rdzv-id "${MASTER_PORT:-29500}")
+            launcher+=(--rdzv-endpoint "$MASTER_ADDR:${MASTER_PORT:-29500}")
+            launcher+=(--rdzv-conf "is_host=$((NODE_RANK == 0))")
         else
             launcher+=(--standalone)
         fi

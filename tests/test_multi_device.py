@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -83,14 +84,14 @@ def test_two_processes_train_as_one_with_twice_the_batch(pair, tmp_path, train):
         torch.testing.assert_close(value, b[name], atol=1e-4, rtol=1e-3, msg=name)
 
 
-def workers_of(launcher):
+def children(pid):
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rsplit(")", 1)[1].split()
         except OSError:
             continue  # it ended meanwhile
-        if int(fields[1]) == launcher.pid:
+        if int(fields[1]) == pid:
             found.append(int(stat.parent.name))
     return found
 
@@ -98,7 +99,19 @@ def workers_of(launcher):
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes by /proc")
 def test_a_dead_worker_stops_the_others_and_a_restart_goes_on(tmp_path, train, pair):
     log = tmp_path / "log"
-    command = train(tmp_path, 2, "--batch_size", "1", "--epochs", "2000", "--first_evaluation", "2000", restarts=1)
+    command = train(
+        tmp_path,
+        2,
+        "--batch_size",
+        "1",
+        "--epochs",
+        "2000",
+        "--first_evaluation",
+        "2000",
+        "--resume",
+        "True",
+        restarts=1,
+    )
     launcher = subprocess.Popen(command, cwd=ROOT, stdout=log.open("w"), stderr=subprocess.STDOUT)
 
     def kill_one_after(epochs):
@@ -106,7 +119,7 @@ def test_a_dead_worker_stops_the_others_and_a_restart_goes_on(tmp_path, train, p
         while not (last := last_checkpoints(tmp_path)) or int(last[-1].stem[5:]) < 4 * epochs:
             assert time.monotonic() < until and launcher.poll() is None, log.read_text()[-3000:]
             time.sleep(0.02)
-        os.kill(max(workers_of(launcher)), signal.SIGKILL)
+        os.kill(max(children(launcher.pid)), signal.SIGKILL)
 
     kill_one_after(1)
     reached = 4
@@ -117,10 +130,50 @@ def test_a_dead_worker_stops_the_others_and_a_restart_goes_on(tmp_path, train, p
     reached = int(last_checkpoints(tmp_path)[-1].stem[5:])
     kill_one_after(reached // 4 + 2)
     assert launcher.wait(60) != 0, "the others went on without it"
-    assert not workers_of(launcher)
+    assert not children(launcher.pid)
 
 
 def test_too_few_cases_for_the_processes_is_said_before_anything_starts(tmp_path, train):
     done = subprocess.run(train(tmp_path, 3), cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode != 0
     assert "2 evaluation case(s) for 3 process(es)" in done.stderr
+
+
+def below(pid):
+    return [child for process in children(pid) for child in [process, *below(process)]]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes by /proc")
+def test_two_hosts_go_on_after_one_lost_its_worker(tmp_path, tiny_config, prepared):
+    with socket.socket() as trial:
+        trial.bind(("localhost", 0))
+        port = trial.getsockname()[1]
+    knobs = {**json.loads(tiny_config.read_text()), "batch_size": 1, "epochs": 150, "first_evaluation": 150}
+    settings = [part for key, value in knobs.items() for part in (f"--{key}", str(value))]
+    environment = {
+        **os.environ, "PYTHON": sys.executable, "DEVICE": "cpu", "CARDS": "1", "NNODES": "2", "RESTARTS": "1",
+        "MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "PYTORCH_TRAIN_CHECKPOINT": str(tmp_path),
+        "PYTORCH_TRAIN_DATASET": "unused",
+    }  # fmt: skip
+    log = tmp_path / "log"
+    hosts = [
+        subprocess.Popen(
+            ["bash", "scripts/train.sh", "--dataset_dir", prepared, "--output_dir", tmp_path / "eval", "--resume",
+             "True", "--save_every", "1", *settings],
+            cwd=ROOT, env={**environment, "NODE_RANK": number}, stdout=log.open("a"), stderr=subprocess.STDOUT,
+        )
+        for number in ("0", "1")
+    ]  # fmt: skip
+    try:
+        until = time.monotonic() + 120
+        while not last_checkpoints(tmp_path):
+            assert time.monotonic() < until and hosts[1].poll() is None, log.read_text()[-3000:]
+            time.sleep(0.02)
+        os.kill(max(below(hosts[1].pid)), signal.SIGKILL)
+        assert [host.wait(200) for host in hosts] == [0, 0], log.read_text()[-3000:]
+    finally:
+        for host in hosts:
+            for process in [*below(host.pid), host.pid] if host.poll() is None else []:
+                os.kill(process, signal.SIGKILL)
+    assert "going on from" in log.read_text()
+    assert torch.load(tmp_path / "model_final.pt", weights_only=True)["epoch"] == 150

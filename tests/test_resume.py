@@ -22,10 +22,12 @@ CONFIGS = ["bundle/configs/train.json"]
 
 @pytest.fixture(scope="module")
 def overlay(tmp_path_factory, tiny_config):
-    """A run long enough to be killed: 8 epochs of 2 steps, a checkpoint after each, two evaluations."""
+    """A run long enough to be killed: 8 epochs of 2 steps, a checkpoint after each step, two evaluations."""
     path = tmp_path_factory.mktemp("resume") / "resume.json"
     settings = json.loads(tiny_config.read_text())
-    path.write_text(json.dumps({**settings, "epochs": 8, "evaluate_every": 4, "first_evaluation": 4, "save_every": 1}))
+    path.write_text(
+        json.dumps({**settings, "epochs": 8, "evaluate_every": 4, "first_evaluation": 4, "save_minutes": 0})
+    )
     return path
 
 
@@ -106,7 +108,7 @@ def test_a_run_killed_five_times_ends_as_one_that_never_was(tmp_path, command, w
         process.send_signal(signal.SIGCONT)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL and any(tmp_path.glob(".part-*"))
-    process = start(command(tmp_path, "--resume", "True"), log)
+    process = start(command(tmp_path, "--resume", "True", "--workers", "2"), log)
     assert process.wait(300) == 0, log.read_text()[-3000:]
     final = torch.load(tmp_path / "model_final.pt", weights_only=True)
     assert final["iteration"] == 16
@@ -129,7 +131,8 @@ def test_a_signal_ends_the_run_with_its_state_saved(tmp_path, command, whole, nu
     (saved,) = last_checkpoints(tmp_path)
     iteration = torch.load(saved, weights_only=True)["iteration"]
     assert iteration >= 4 and "go on with `--resume True`" in log.read_text()
-    if number == signal.SIGTERM and iteration < 16:
+    if number == signal.SIGTERM:
+        assert iteration < 16, "it ended too late for the rest of the test"
         process = start(command(tmp_path, "--resume", "True"), log)
         assert process.wait(300) == 0, log.read_text()[-3000:]
         assert same(torch.load(tmp_path / "model_final.pt", weights_only=True)["model"], whole["model"])
@@ -141,16 +144,33 @@ def run(command):
 
 def test_checkpoints_are_never_mixed(tmp_path, command, prepared_phantoms):
     assert run(command(tmp_path, "--epochs", "1", "--first_evaluation", "1")).returncode == 0
-    (last,) = last_checkpoints(tmp_path)
+    before, last = last_checkpoints(tmp_path)
     again = run(command(tmp_path))
     assert again.returncode == 3 and "holds checkpoints of an earlier run" in again.stderr
     other = run(command(tmp_path, "--resume", "True", "--seed", "2", "--learning_rate", "0.04"))
     assert other.returncode == 3 and "differs in learning_rate, seed;" in other.stderr, other.stderr[-2000:]
-    (tmp_path / "last_00000001.pt").write_bytes(last.read_bytes())
-    older = run(command(tmp_path, "--resume", os.fspath(tmp_path / "last_00000001.pt")))
+    fewer = run(command(tmp_path, "--resume", "True", "--training_cases", "2", "--loss::lambda_dice", "1.0"))
+    assert fewer.returncode == 3 and "differs in epoch_length, loss::lambda_dice, training_cases;" in fewer.stderr
+    older = run(command(tmp_path, "--resume", os.fspath(before)))
     assert older.returncode == 3 and "go on from the newest" in older.stderr
     elsewhere = tmp_path / "elsewhere"
     weights = torch.load(last, weights_only=True)["model"]
     torch.save({"model": weights}, tmp_path / "weights.pt")
     without = run(command(elsewhere, "--resume", os.fspath(tmp_path / "weights.pt")))
     assert without.returncode == 3 and "not the state of a run" in without.stderr
+
+
+def test_an_epoch_too_short_for_one_step_is_refused(tmp_path, command):
+    done = run(command(tmp_path, "--accumulation_steps", "3"))
+    assert done.returncode == 2 and "each of which needs 6" in done.stderr, done.stderr[-2000:]
+
+
+def test_a_continued_run_logs_the_seed_that_it_uses(tmp_path, command):
+    seeds = []
+    for epochs in ("1", "2"):
+        done = run(command(tmp_path, "--seed", "-1", "--resume", "True", "--epochs", epochs))
+        assert done.returncode == 0, done.stderr[-2000:]
+        lines = (tmp_path / "eval" / "mlperf.log").read_text().splitlines()
+        events = [json.loads(line.removeprefix(":::MLLOG ")) for line in lines]
+        seeds += [event["value"] for event in events if event["key"] == "seed"]
+    assert len(seeds) == 2 and seeds[0] == seeds[1] >= 0

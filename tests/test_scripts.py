@@ -74,3 +74,9 @@ def test_a_missing_device_is_an_error_and_the_result_line_still_comes(script, na
     done = script(name, DEVICE="xpu:7", CARDS="1")
     assert done.returncode != 0
     assert "is not there" in done.stderr and RESULT.search(done.stdout)
+
+
+def test_the_result_line_has_the_seed_that_was_given_to_the_script(script):
+    assert script("train_4mlu", "--seed", "7", DEVICE="xpu:7", CARDS="1").stdout.startswith(
+        "RESULT,image_segmentation,7,"
+    )

@@ -149,13 +149,14 @@ def test_lamb_and_adam_overlays_train():
         cpu = resolve("cpu")
         factory = partial(UNet3D, channels=(2, 4))
         state = RunState(WeightAverage(network), optimizer, TrainStep(cpu), None, factory, Recipe(), cpu, {})
-        content = {"configuration": state.configuration()}
+        engine = Engine(lambda engine, batch: None)
+        content = {"configuration": state.configuration(engine)}
         before = [p.detach().clone() for p in network.parameters()]
         network(torch.rand(1, 1, 8, 8, 8)).square().mean().backward()
         optimizer.step()
         moved = [float((p - q.detach()).abs().max()) for p, q in zip(before, network.parameters(), strict=True)]
         assert max(moved) > 0 and all(math.isfinite(m) for m in moved), name
-        assert state.differences(content) == [], f"a run with {name} could not be continued"
+        assert state.differences(content, engine) == [], f"a run with {name} could not be continued"
 
 
 def test_the_rate_of_each_epoch_reaches_the_optimiser():

@@ -234,6 +234,21 @@ def test_wide_augmentation_turns_image_and_label_alike_and_makes_no_new_class():
     assert np.array_equal(data["image"], label) and len({float(chain(data)["image"].mean()) for _ in range(5)}) == 5
 
 
+def test_flips_come_at_a_third_an_axis_and_noise_at_a_tenth_of_at_most_a_tenth():
+    label = torch.zeros(1, 8, 8, 8, dtype=torch.uint8)
+    label[0, 0, 0, 0] = 1  # a corner, whose place tells how the axes lie
+    chain = augmentation(Recipe(roi_size=(8, 8, 8))).set_random_state(0)
+    flips, sigmas, draws = np.zeros(3), [], 2000
+    for _ in range(draws):
+        done = chain({"image": torch.full((1, 8, 8, 8), 10.0), "label": label})
+        flips += done["label"][0].nonzero()[0].numpy() > 0
+        if (sigma := float(done["image"].std())) > 0:  # brightness leaves it constant
+            sigmas.append(sigma)
+    np.testing.assert_allclose(flips / draws, 1 / 3, atol=0.042)  # four standard deviations, as below
+    assert abs(len(sigmas) / draws - 0.1) < 0.027
+    assert 0.085 < max(sigmas) < 0.115 and abs(np.mean(sigmas) - 0.05) < 0.009
+
+
 def test_brightness_multiplies_by_1_7_to_2_3_as_the_reference_does():
     recipe = Recipe(roi_size=(2, 2, 2))
     data = {"image": np.ones((1, 2, 2, 2), np.float32), "label": np.ones((1, 2, 2, 2), np.uint8)}

@@ -10,14 +10,12 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from monai.engines import Evaluator
 
 from kits_unet3d.networks import CheckpointError, read_checkpoint
 
 from .. import distributed
 from ..files import whole_file
 from .run_state import RunState
-from .schedule import Schedule
 
 logger = logging.getLogger("kits_unet3d.training")
 BEST, FINAL = "model.pt", "model_final.pt"
@@ -49,7 +47,7 @@ class Checkpoints:
         self,
         folder: str | Path,
         run: RunState,
-        evaluator: Evaluator,
+        evaluator: Engine,
         metric: str,
         every: int = 20,
         minutes: float | None = None,
@@ -110,62 +108,66 @@ class Checkpoints:
 
 
 class Resume:
-    """Goes on from a checkpoint when the trainer starts; attach it after what evaluates.
+    """Goes on from a checkpoint when the trainer starts; attach it before what logs the run.
 
     The first process chooses and reads it for all, so that hosts need not share a folder.
 
     Args:
         wanted: True for the newest in ``folder`` if there is one, a file for that one, False for a new run. What
-            torchrun has restarted goes on from the newest in any case.
+            torchrun has restarted goes on from the newest too, but only where going on was wanted: without it the
+            checkpoints may be of an earlier run, which the first start refused to touch.
         folder: where the run's checkpoints are.
         run: to be put where the checkpoint was.
-        evaluator, schedule: for an evaluation that was due after the checkpoint's epoch and not finished.
     """
 
-    def __init__(
-        self, wanted: bool | str | Path, folder: str | Path, run: RunState, evaluator: Evaluator, schedule: Schedule
-    ) -> None:
-        self.wanted, self.folder, self.run = wanted, Path(folder), run
-        self.evaluator, self.schedule = evaluator, schedule
+    def __init__(self, wanted: bool | str | Path, folder: str | Path, run: RunState) -> None:
+        # A command line's `true` is no Python, and comes as a text.
+        self.wanted = {"true": True, "false": False}.get(str(wanted).lower(), wanted)
+        self.folder, self.run = Path(folder), run
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self)
 
-    def _file(self, restarted: bool) -> Path | None:
-        there = last_checkpoints(self.folder)
-        if restarted and there:
-            return there[-1]
-        named = Path(self.wanted) if isinstance(self.wanted, str | Path) else None
-        if there and (not self.wanted or (named is not None and named.resolve() != there[-1].resolve())):
+    def _files(self, restarted: bool) -> list[Path]:
+        """What may be gone on from, best first; nothing for a new run."""
+        there = last_checkpoints(self.folder)[::-1]
+        named = Path(self.wanted) if isinstance(self.wanted, str | Path) and not (restarted and there) else None
+        if there and (not self.wanted or (named is not None and named.resolve() != there[0].resolve())):
             raise CheckpointError(
                 f"{self.folder}: holds checkpoints of an earlier run; go on from the newest with `--resume True`, "
                 "or start in another folder with `--ckpt_dir`"
             )
-        return named or (there[-1] if there else None)
+        return there if named is None else [named]
 
-    def _read(self, restarted: bool) -> tuple[Path | None, dict[str, Any]]:
-        path = self._file(restarted)
-        if path is None:
-            return None, {}
-        content = read_checkpoint(path)
-        if "random" not in content:
-            raise CheckpointError(f"{path}: holds weights but not the state of a run; name one of last_*.pt")
-        if different := self.run.differences(content):
-            raise CheckpointError(
-                f"{path}: is of another configuration, which differs in {', '.join(different)}; "
-                "set these as they were, or start anew with another --ckpt_dir"
-            )
-        return path, content
+    def _read(self, restarted: bool, engine: Engine) -> tuple[Path | None, dict[str, Any]]:
+        files = self._files(restarted)
+        for path, older in zip(files, [*files[1:], None], strict=True):
+            try:
+                content = read_checkpoint(path)
+            except CheckpointError as error:
+                if older is None:
+                    raise
+                logger.warning("%s; trying the one before it, %s", error, older.name)
+                continue
+            if "random" not in content:
+                raise CheckpointError(f"{path}: holds weights but not the state of a run; name one of last_*.pt")
+            if different := self.run.differences(content, engine):
+                raise CheckpointError(
+                    f"{path}: is of another configuration, which differs in {', '.join(different)}; "
+                    "set these as they were, or start anew with another --ckpt_dir"
+                )
+            return path, content
+        return None, {}
 
     def __call__(self, engine: Engine) -> None:
-        """Ends the program with one sentence and exit code 3 if the checkpoint does not serve."""
+        """Ends the program with one sentence and exit code 3 if no checkpoint serves."""
         restarted = any(distributed.gather(distributed.restarts()))
         refusal = ""
         path: Path | None = None
         content: dict[str, Any] = {}
         if distributed.rank() == 0:
             try:
-                path, content = self._read(restarted)
+                path, content = self._read(restarted, engine)
             except CheckpointError as error:
                 refusal = str(error)
         refusal, path, content = distributed.from_first((refusal, path, content))
@@ -176,6 +178,3 @@ class Resume:
             return
         self.run.restore(content, engine)
         logger.info("going on from %s: epoch %d, iteration %d", path, content["epoch"], content["iteration"])
-        epoch, inside = divmod(engine.state.iteration, engine.state.epoch_length or 1)
-        if inside == 0 and self.run.evaluated < epoch and self.schedule.evaluates(epoch):
-            self.evaluator.run(epoch)

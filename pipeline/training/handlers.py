@@ -12,6 +12,7 @@ from monai.engines import Evaluator
 from monai.handlers import from_engine
 
 from .. import distributed
+from .run_state import RunState
 from .schedule import Schedule
 
 logger = logging.getLogger("kits_unet3d.training")
@@ -32,13 +33,27 @@ class LearningRate:
 
 
 class Evaluation:
-    """Runs the evaluator after the epochs the schedule says, and after the last one."""
+    """Runs the evaluator after the epochs the schedule says, and after the last one.
 
-    def __init__(self, evaluator: Evaluator, schedule: Schedule) -> None:
-        self.evaluator, self.schedule = evaluator, schedule
+    A run that goes on after a kill in an evaluation begins with it. Attach this after what goes on.
+
+    Args:
+        evaluator: to run.
+        schedule: says when.
+        run: knows which evaluation was finished last.
+    """
+
+    def __init__(self, evaluator: Evaluator, schedule: Schedule, run: RunState) -> None:
+        self.evaluator, self.schedule, self.run = evaluator, schedule, run
 
     def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._started)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def _started(self, engine: Engine) -> None:
+        epoch, inside = divmod(engine.state.iteration, engine.state.epoch_length or 1)
+        if inside == 0 and self.run.evaluated < epoch and self.schedule.evaluates(epoch):
+            self.evaluator.run(epoch)
 
     def __call__(self, engine: Engine) -> None:
         if self.schedule.evaluates(engine.state.epoch):

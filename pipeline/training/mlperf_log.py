@@ -21,6 +21,7 @@ from mlperf_logging.mllog.mllog import MLLogger
 from monai.engines import SupervisedTrainer
 
 from .. import distributed
+from ..data.sampling import Seeds
 from .averaging import bare
 
 #: Logs of earlier starts that are kept beside the present one.
@@ -36,7 +37,7 @@ class MLPerfLog(MLLogger):
 
     Args:
         file: the log.
-        settings: events of the initialisation by MLPerf's keys: submitter, seed, schedule, windows.
+        settings: events of the initialisation by MLPerf's keys: submitter, schedule, windows.
         cache_cleared: whether the launcher has emptied the system's caches, as the rules want it.
     """
 
@@ -69,9 +70,10 @@ class MLPerfLog(MLLogger):
 class MLPerfRun:
     """Logs the events of a training run (rules 4.0.0, unet3d).
 
-    Attach it to the trainer, ahead of the handler that evaluates. The run is a success if its last score is at or
-    above the target. It is aborted if it ends in any other way, and also if the program does: by an error, an
-    interrupt, an exit.
+    Attach it to the trainer, behind what goes on from a checkpoint (whose seed then counts), ahead of what evaluates
+    and of what saves, since the log ends when training is over. The run is a success if its last score is at or above
+    the target. It is aborted if it ends in any other way, and also if the program does: by an error, an interrupt, an
+    exit.
 
     Args:
         log: begins with the run if it has not yet.
@@ -80,6 +82,7 @@ class MLPerfRun:
         target: to reach, in [0, 1].
         samples_per_epoch: by all processes together.
         samples: events of the data by MLPerf's keys: numbers of cases, batch size.
+        seeds: of the run.
     """
 
     def __init__(
@@ -90,9 +93,10 @@ class MLPerfRun:
         target: float,
         samples_per_epoch: int,
         samples: Mapping[str, Any],
+        seeds: Seeds,
     ) -> None:
         self.log, self.evaluator, self.metric, self.target = log, evaluator, metric, target
-        self.samples_per_epoch, self.samples = samples_per_epoch, samples
+        self.samples_per_epoch, self.samples, self.seeds = samples_per_epoch, samples, seeds
         self.score: float | None = None
         self.epoch_began = 0.0
 
@@ -106,6 +110,7 @@ class MLPerfRun:
 
     def _started(self, trainer: SupervisedTrainer) -> None:
         self.log.begin()
+        self.log.event(keys.SEED, self.seeds.master)
         group = trainer.optimizer.param_groups[0]
         self.log.event(keys.OPT_NAME, type(trainer.optimizer).__name__.lower())
         self.log.event("opt_momentum", group.get("momentum"))

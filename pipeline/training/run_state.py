@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine
+from monai.transforms import Transform
 from torch import nn
 
 from kits_unet3d.transforms import Recipe
@@ -37,7 +38,8 @@ class RunState:
         factory: the network as ``functools.partial``; its class and arguments go into the file.
         recipe: how images are prepared for the network.
         accelerator: described in the file; gives its random state.
-        settings: plain values that decide the result beside network, recipe and optimiser.
+        settings: what decides the result beside network, recipe and optimiser: plain values, and components (loss,
+            augmentation) as they were made, before their first use.
 
     Attributes:
         best: the best score so far, None before the first evaluation.
@@ -57,25 +59,30 @@ class RunState:
     ) -> None:
         self.average, self.optimizer, self.step, self.sampler = average, optimizer, step, sampler
         self.factory, self.recipe, self.accelerator = factory, recipe, accelerator
-        self.settings = dict(settings)
+        self.settings = _described(settings)
         self.best: float | None = None
         self.evaluated = 0
 
-    def configuration(self) -> dict[str, Any]:
-        """What must agree between a run and the checkpoint it goes on from, by name."""
-        groups = [{k: v for k, v in group.items() if k not in FREE} for group in self.optimizer.param_groups]
+    def configuration(self, engine: Engine) -> dict[str, Any]:
+        """What must agree between a run and the checkpoint it goes on from, by name, as plain data."""
+        groups = self.optimizer.param_groups
+        names = {name for group in groups for name in group if name not in FREE}
         return {
             **self.settings,
+            "epoch_length": engine.state.epoch_length,
             "world_size": distributed.world_size(),
             "precision": self.accelerator.precision,
-            "optimizer": {"name": type(self.optimizer).__name__, "groups": groups},
-            "network": describe_network(self.factory),
+            "optimizer": {
+                "name": type(self.optimizer).__name__,
+                **{name: _described([group.get(name) for group in groups]) for name in sorted(names)},
+            },
+            "network": _described(describe_network(self.factory)),
             "recipe": self.recipe.as_dict(),
         }
 
-    def differences(self, content: Mapping[str, Any]) -> list[str]:
-        """Names of the configuration's entries that a checkpoint of another configuration has otherwise."""
-        ours, theirs = _plain(self.configuration()), _plain(content.get("configuration", {}))
+    def differences(self, content: Mapping[str, Any], engine: Engine) -> list[str]:
+        """Names (``optimizer::momentum``) of what a checkpoint of another configuration has otherwise."""
+        ours, theirs = _flat(self.configuration(engine)), _flat(content.get("configuration", {}))
         return sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
 
     def capture(self, engine: Engine) -> dict[str, Any]:
@@ -86,7 +93,7 @@ class RunState:
             "scaler": self.step.scaler.state_dict(),
             "network": describe_network(self.factory),
             "recipe": self.recipe.as_dict(),
-            "configuration": _plain(self.configuration()),
+            "configuration": self.configuration(engine),
             "device": self.accelerator.describe(),
             "seed": self.sampler.seeds.master,
             "random": distributed.gather(self._random_states()),
@@ -137,8 +144,30 @@ def _on_cpu(value: Any) -> Any:
     return [_on_cpu(item) for item in value] if isinstance(value, list) else value
 
 
-def _plain(value: Any) -> Any:
-    """Tuples as lists, so that what went through a file compares equal."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+def _described(part: Any) -> Any:
+    """As plain data: of a component its class, its public attributes, and the components that it is made of."""
+    if part is None or isinstance(part, bool | int | float) or type(part) is str:
+        return part
+    if isinstance(part, Mapping):
+        return {str(name): _described(value) for name, value in part.items()}
+    if isinstance(part, list | tuple):
+        return [_described(value) for value in part]
+    if isinstance(part, np.ndarray | torch.Tensor):
+        return part.tolist()
+    if not isinstance(part, nn.Module | Transform):
+        return str(part) if isinstance(part, str | torch.dtype) else type(part).__name__
+    inside = {name: value for name, value in vars(part).items() if not name.startswith("_")}
+    if isinstance(part, nn.Module):
+        inside |= {**dict(part.named_children()), **dict(part.named_buffers(recurse=False))}
+    return {"_target_": type(part).__name__, **_described(inside)}
+
+
+def _flat(content: Any, name: str = "") -> dict[str, Any]:
+    """Nested entries by their path ``a::b``; a list is one entry unless it holds entries itself."""
+    entries: Any = content.items() if isinstance(content, Mapping) else enumerate(content)
+    flat: dict[str, Any] = {}
+    for key, value in entries:
+        path = f"{name}::{key}" if name else str(key)
+        nested = isinstance(value, Mapping) or (isinstance(value, list) and any(isinstance(v, Mapping) for v in value))
+        flat |= _flat(value, path) if nested else {path: value}
+    return flat

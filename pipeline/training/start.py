@@ -19,11 +19,14 @@ def start(
     dataset_dir: str | Path,
     recipe: Recipe,
     accelerator: Accelerator,
-    batch_size: int,
+    cases_a_step: int,
     training_cases: int | None = None,
     evaluation_cases: int | None = None,
 ) -> None:
     """Checks that there are data prepared as the configuration says, enough for all processes; logs the device.
+
+    With fewer than ``cases_a_step`` for each of them, which is batch size times accumulation, an epoch would end before
+    the optimiser's first step, and nothing be trained.
 
     Ends the program with one sentence and exit code 2 if the data do not serve; a configuration's run has
     no other way to speak to its user.
@@ -31,7 +34,7 @@ def start(
     try:
         index = Index.read(dataset_dir)
         index.require(recipe)
-        index.require_cases("training", training_cases, batch_size)
+        index.require_cases("training", training_cases, cases_a_step)
         index.require_cases("evaluation", evaluation_cases)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
