@@ -14,5 +14,7 @@ RUN bash scripts/install.sh figures
 RUN useradd --create-home --uid 10001 kits && mkdir -p /data /checkpoints && chown kits /data /checkpoints
 USER 10001
 ENV PYTORCH_TRAIN_DATASET=/data PYTORCH_TRAIN_CHECKPOINT=/checkpoints
+# MONAI and torch ask for the user's name, which a caller's number (`docker run --user`) has none of in here.
+ENV USER=kits
 VOLUME ["/data", "/checkpoints"]
 CMD ["kits-unet3d", "--help"]

@@ -6,7 +6,6 @@ what is not said there is asked of ``torch.<kind>``, which all vendors shape lik
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import os
 import platform
@@ -14,8 +13,9 @@ import random
 import re
 import sys
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
+from inspect import signature
 from operator import attrgetter
 from typing import Any
 
@@ -38,7 +38,7 @@ class Kind:
     """What has to be said about a kind of device.
 
     Attributes:
-        collectives: what its tensors go through between processes; torch's own choice if None.
+        collectives: what its tensors go through between processes; if None torch's own choice, or gloo if it has none.
         package: Python package that makes the device known to torch; None for devices that torch brings.
         source: where that package comes from, in which versions.
         tf32: switches below ``torch.backends`` by which FP32 is computed in fewer bits.
@@ -93,9 +93,7 @@ def _register(kind: str) -> None:
     try:
         version = str(getattr(importlib.import_module(package), "__version__", ""))
     except Exception as error:  # a package built for another torch fails in many ways
-        raise DeviceError(
-            f"{package} is installed but fails with torch {torch.__version__} ({error}); take both from {source}"
-        ) from error
+        raise DeviceError(f"{package} fails on torch {torch.__version__} ({error}); take both from {source}") from error
     present = tuple(int(part) for part in torch.__version__.split(".")[:2])
     built_for = re.search(r"torch(\d+)\.(\d+)", version)
     if present < OLDEST_TORCH or (built_for and present != (int(built_for[1]), int(built_for[2]))):
@@ -104,8 +102,7 @@ def _register(kind: str) -> None:
 
 def _available(kind: str) -> bool:
     _register(kind)
-    module = _module(kind)
-    return kind == "cpu" or (module is not None and bool(module.is_available()))
+    return kind == "cpu" or bool((module := _module(kind)) and module.is_available())
 
 
 def _missing(kind: str) -> str:
@@ -113,7 +110,7 @@ def _missing(kind: str) -> str:
     about = _about(kind)
     if _module(kind) is None and about.package is not None:
         return f"the package {about.package} is not installed; it comes in {about.source}"
-    if getattr(torch.version, kind, "") is None:
+    if about.package is None and getattr(torch.version, kind, "") is None:
         return f"torch {torch.__version__} is built without {kind.upper()}; install a build of that version with it"
     if _module(kind) is None:
         return f"torch {torch.__version__} knows no such device"
@@ -125,12 +122,9 @@ def _tf32_switches(kind: str) -> list[tuple[Any, str]]:
     found = []
     for path in _about(kind).tf32:
         owner, _, name = path.rpartition(".")
-        try:
-            module = attrgetter(owner)(torch.backends)
-        except AttributeError:
-            continue
-        if hasattr(module, name):
-            found.append((module, name))
+        with suppress(AttributeError):
+            attrgetter(path)(torch.backends)
+            found.append((attrgetter(owner)(torch.backends), name))
     return found
 
 
@@ -138,8 +132,9 @@ def _computes_bf16(kind: str) -> bool:
     """Whether the present card of a kind multiplies in bf16 itself; on a CPU, whether doing so is any faster."""
     if kind == "cpu":
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    ask = getattr(_module(kind), "is_bf16_supported", None)
-    return ask is None or bool(ask())
+    ask = getattr(_module(kind), "is_bf16_supported", lambda: True)
+    strictly = {"including_emulation": False} if "including_emulation" in signature(ask).parameters else {}
+    return bool(ask(**strictly))
 
 
 @dataclass(frozen=True)
@@ -154,14 +149,19 @@ class Accelerator:
         return self.device.type
 
     @property
+    def on_cpu(self) -> bool:
+        return self.kind == "cpu"
+
+    @property
     def backend(self) -> str:
         """Process-group backend. Always with gloo beside it, since MONAI and ignite gather CPU tensors."""
-        own = _about(self.kind).collectives or torch.distributed.get_default_backend_for_device(self.kind)
-        return own if self.kind == "cpu" else f"cpu:gloo,{self.kind}:{own}"
+        chosen = torch.distributed.Backend.default_device_backend_map
+        own = _about(self.kind).collectives or chosen.get(self.kind, "gloo")
+        return own if own == "gloo" else f"cpu:gloo,{self.kind}:{own}"
 
     @property
     def pin_memory(self) -> bool:
-        return self.kind != "cpu"
+        return not self.on_cpu
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Mixed precision for a forward pass; with fp32 and tf32 nothing at all."""
@@ -178,14 +178,12 @@ class Accelerator:
 
         With ``channels_last`` its convolutions work in that memory layout, which some devices do faster.
         """
-        network = network.to(self.device)
-        if channels_last:
-            network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        layout = {"memory_format": torch.channels_last_3d} if channels_last else {}
+        network = network.to(self.device, **layout)  # type: ignore[call-overload]
         group = torch.distributed
         if not (group.is_available() and group.is_initialized() and group.get_world_size() > 1):
             return network
-        ids = None if self.kind == "cpu" else [self.device.index]
-        return nn.parallel.DistributedDataParallel(network, device_ids=ids)
+        return nn.parallel.DistributedDataParallel(network, device_ids=None if self.on_cpu else [self.device.index])
 
     def synchronize(self) -> None:
         """Waits until the device has done all it was given."""
@@ -241,7 +239,7 @@ class Accelerator:
             "python": platform.python_version(),
             "threads": torch.get_num_threads(),
             "collectives": self.backend,
-            "deterministic": "bit for bit on one machine" if self.kind == "cpu" else "not guaranteed",
+            "deterministic": "bit for bit on one machine" if self.on_cpu else "not guaranteed",
         }
 
 
@@ -266,14 +264,17 @@ def resolve(
     kind = name.split(":")[0]
     if not _available(kind):
         raise DeviceError(f"device {name!r} is not there: {_missing(kind)}")
-    wanted, module = torch.device(name), _module(kind)
-    if module is not None:
+    try:
+        wanted = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceError(f"{name!r} is no device; give a kind, or a card as in '{kind}:0'") from error
+    if (module := _module(kind)) is not None:
         rank = int(os.environ.get("LOCAL_RANK", 0)) if local_rank is None else local_rank
         index = rank if wanted.index is None else wanted.index
         if index >= module.device_count():
             raise DeviceError(f"{kind}:{index} is not there: {module.device_count()} card(s) are visible")
         wanted = torch.device(kind, index)
-        module.set_device(wanted)
+        getattr(module, "set_device", lambda _: None)(wanted)  # devices that never come in twos have no such call
     if precision == "auto":
         precision = "bf16" if kind == "cpu" and _computes_bf16(kind) else "fp32"
     if precision == "tf32" and not _tf32_switches(kind):
@@ -286,9 +287,8 @@ def resolve(
 
 
 def _automatic() -> str:
-    kinds = [kind for kind in KINDS if kind != "cpu"]
-    if torch.accelerator.is_available() and (other := torch.accelerator.current_accelerator()) is not None:
-        kinds.append(other.type)
+    other = torch.accelerator.current_accelerator(check_available=True)
+    kinds = [*(kind for kind in KINDS if kind != "cpu"), *([other.type] if other is not None else [])]
     return next((kind for kind in kinds if _available(kind)), "cpu")
 
 

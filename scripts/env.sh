@@ -3,7 +3,7 @@
 #                             on phantoms made here
 #   CARDS                     processes on this host
 #   PYTORCH_TRAIN_DATASET     prepared KiTS19 under KiTS19/pre_data_dir
-#   PYTORCH_TRAIN_CHECKPOINT  where checkpoints go (default models)
+#   PYTORCH_TRAIN_CHECKPOINT  where checkpoints go (default models), and logs and scores, into its folder eval
 #   MLU_VISIBLE_DEVICES       which cards, as everywhere on that platform
 #   SEED                      of the run, unless --seed follows
 #   NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT   as torchrun's
@@ -23,6 +23,8 @@ if [ -z "${PYTHON:-}" ]; then
     [ ! -x .venv/bin/python ] || PYTHON=.venv/bin/python
 fi
 OVERLAYS=() DATASET=()
+# On hardware an operation that the device lacks is to be an error, not a slow training.
+export ENABLE_FALLBACK_TO_CPU=${ENABLE_FALLBACK_TO_CPU:-0}
 
 # On a CPU without data: a network that a CPU can train, and phantoms for it (none if PHANTOMS is set to nothing), one
 # in five for evaluation, two of those for each process.
@@ -63,7 +65,7 @@ run_bundle() {
         fi
     fi
     "$PYTHON" ${launcher[@]+"${launcher[@]}"} -m monai.bundle run "$action" --config_file "[$configs]" \
-        --device_name "$DEVICE" ${DATASET[@]+"${DATASET[@]}"} "$@"
+        --device_name "$DEVICE" --output_dir "$CHECKPOINTS/eval" ${DATASET[@]+"${DATASET[@]}"} "$@"
 }
 
 # timed COMMAND…: runs it and prints the line that MLPerf's run_and_time.sh ends with.

@@ -3,7 +3,7 @@
 set -euo pipefail
 CARDS=${CARDS:-4}
 . "$(dirname "$0")/env.sh"
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-timed run_bundle "$CARDS" training -- --ckpt_dir "$folder" --output_dir "$folder/eval" --seed "$SEED" --batch_size 2 \
+CHECKPOINTS=$(mktemp -d)
+trap 'rm -rf "$CHECKPOINTS"' EXIT
+timed run_bundle "$CARDS" training -- --ckpt_dir "$CHECKPOINTS" --seed "$SEED" --batch_size 2 \
     --training_cases $((2 * 2 * CARDS)) --evaluation_cases $((2 * CARDS)) --epochs 1 --first_evaluation 1 "$@"

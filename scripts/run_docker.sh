@@ -2,11 +2,11 @@
 # Runs a command in the image, as the calling user, with data, checkpoints and all Cambricon cards of this host:
 #   bash scripts/run_docker.sh kits-unet3d device --device mlu --cards 8
 # Settings: IMAGE (default kits-unet3d), DATA (data), CHECKPOINTS (bundle/models), DOCKER (docker; `echo` shows the
-# command alone), DEVICES (/dev).
+# command alone), DEVICES (/dev), CNMON (/usr/bin/cnmon).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 IMAGE=${IMAGE:-kits-unet3d} DATA=${DATA:-data} CHECKPOINTS=${CHECKPOINTS:-bundle/models}
-DOCKER=${DOCKER:-docker} DEVICES=${DEVICES:-/dev}
+DOCKER=${DOCKER:-docker} DEVICES=${DEVICES:-/dev} CNMON=${CNMON:-/usr/bin/cnmon}
 
 mkdir -p "$DATA" "$CHECKPOINTS"
 options=(run --rm --ipc=host --network=host --user "$(id -u):$(id -g)" -e HOME=/tmp)
@@ -20,5 +20,5 @@ done
 for node in "$DEVICES"/cambricon_dev[0-9]* "$DEVICES"/cambricon_ctl "$DEVICES"/cambricon_ipcm[0-9]*; do
     [ ! -e "$node" ] || options+=(--device "$node" --group-add "$(stat -c %g "$node")")
 done
-[ ! -x /usr/bin/cnmon ] || options+=(-v /usr/bin/cnmon:/usr/bin/cnmon:ro)
+[ ! -x "$CNMON" ] || options+=(-v "$CNMON:/usr/bin/cnmon:ro")
 exec "$DOCKER" "${options[@]}" "$IMAGE" "$@"

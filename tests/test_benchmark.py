@@ -11,6 +11,7 @@ from kits_unet3d.pipeline.benchmark.measure import rows
 from kits_unet3d.pipeline.benchmark.report import table
 from kits_unet3d.pipeline.benchmark.scans import patient
 from kits_unet3d.pipeline.cli import main
+from kits_unet3d.pipeline.device import resolve
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +63,7 @@ def test_each_kind_runs_at_tiny_sizes(tmp_path, kind, model_file, raw_phantoms):
     assert main([*arguments, "--config", str(ROOT / "bundle" / "configs" / "train.json")]) == 0
     report = json.loads((tmp_path / "out" / "benchmark.json").read_text())
     assert report["machine"]["versions"]["torch"] and report["machine"]["cores"]
+    assert report["machine"]["device"] == resolve("cpu").describe()
     assert any(row["how"] == "plain" for row in report["rows"])
     assert all(row["value"] >= 0 for row in report["rows"])
     assert (tmp_path / "out" / "benchmark.png").is_file() == (kind == "memory")

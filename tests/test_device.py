@@ -3,15 +3,18 @@ import sys
 
 import pytest
 import torch
+from conftest import ROOT
 from ignite.engine import Events
+from monai.bundle import ConfigParser
 from monai.engines import SupervisedTrainer
 from monai.inferers import SimpleInferer
 
 from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline import distributed
-from kits_unet3d.pipeline.device import DeviceError, resolve, seed_everything
+from kits_unet3d.pipeline.device import Accelerator, DeviceError, resolve, seed_everything
 from kits_unet3d.pipeline.inference import AutocastInferer, ReferenceWindows
 from kits_unet3d.pipeline.training import TrainStep
+from kits_unet3d.pipeline.training.step import NotFiniteError
 
 
 def test_auto_finds_a_device_and_says_what_it_is():
@@ -24,7 +27,12 @@ def test_auto_finds_a_device_and_says_what_it_is():
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("mlu", "torch_mlu is not installed"), ("cuda", "without CUDA"), ("xpu", "xpu"), ("abacus", "no such device")],
+    [
+        ("mlu", "torch_mlu is not installed"),
+        ("cuda", "without CUDA"),
+        ("xpu", "built without XPU"),
+        ("abacus", "no such device"),
+    ],
 )
 def test_a_device_that_is_not_there_is_an_error_never_a_quiet_cpu_run(name, reason):
     if name in ("cuda", "xpu", "mlu") and getattr(getattr(torch, name, None), "is_available", lambda: False)():
@@ -103,23 +111,29 @@ def test_inference_casts_every_convolution_and_returns_float32(precision, dtype)
     torch.testing.assert_close(logits, plain, rtol=0.1, atol=0.1)
 
 
-def test_an_overflow_leaves_the_weights_and_halves_the_scale():
+def half_precision_trainer(factors):
+    """A trainer in fp16, and its step, which it does for each number; that step's loss is multiplied by it."""
     torch.manual_seed(0)
-    network, step = UNet3D(channels=(2, 4)), TrainStep(resolve("cpu", "fp16"))
-    seen, scales, weights = convolution_dtypes(network), [], []
-    factors = iter([1e6, 1e-6])  # the first makes gradients that float16 cannot hold
+    network, step, remaining = UNet3D(channels=(2, 4)), TrainStep(resolve("cpu", "fp16")), iter(factors)
     batch = {"image": torch.rand(1, 1, 8, 8, 8), "label": torch.randint(0, 3, (1, 1, 8, 8, 8))}
     trainer = SupervisedTrainer(
         device=torch.device("cpu"),
-        max_epochs=2,
+        max_epochs=len(factors),
         train_data_loader=[batch],
         network=network,
         optimizer=torch.optim.SGD(network.parameters(), 0.1),
-        loss_function=lambda p, t: torch.nn.functional.cross_entropy(p, t[:, 0]) * next(factors),
+        loss_function=lambda p, t: torch.nn.functional.cross_entropy(p, t[:, 0]) * next(remaining),
         inferer=SimpleInferer(),
         iteration_update=step,
         decollate=False,
     )
+    return trainer, step
+
+
+def test_an_overflow_leaves_the_weights_and_halves_the_scale():
+    trainer, step = half_precision_trainer([1e6, 1e-6])  # the first makes gradients that float16 cannot hold
+    network = trainer.network
+    seen, scales, weights = convolution_dtypes(network), [], []
     trainer.add_event_handler(
         Events.ITERATION_STARTED, lambda: weights.append([p.clone() for p in network.parameters()])
     )
@@ -129,6 +143,95 @@ def test_an_overflow_leaves_the_weights_and_halves_the_scale():
     assert scales == [2.0**15, 2.0**15]
     assert all(torch.equal(a, b) for a, b in zip(weights[0], weights[1], strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(weights[1], network.parameters(), strict=True))
+
+
+def test_a_run_in_half_precision_ends_when_no_scale_makes_its_gradients_finite():
+    trainer, step = half_precision_trainer([1e30] * 30)
+    trainer.logger.disabled = True
+    with pytest.raises(NotFiniteError, match="scale of the loss is down to 0.5 in epoch 17, iteration 17"):
+        trainer.run()
+    assert step.scaler.get_scale() == 0.5
+
+
+def test_channels_last_lays_out_the_weights_so_and_the_key_of_the_configuration_asks_for_it():
+    accelerator = resolve("cpu")
+    for asked in (False, True):
+        config = ConfigParser()
+        config.read_config(ROOT / "bundle" / "configs" / "train.json")
+        config.update({"channels": [2, 4], "channels_last": asked, "device_name": "cpu"})
+        for network in (
+            accelerator.wrap(UNet3D(channels=(2, 4)), channels_last=asked),
+            config.get_parsed_content("wrapped"),
+        ):
+            weights = [p for p in network.parameters() if p.dim() == 5 and min(p.shape) > 1]
+            assert weights and {p.is_contiguous(memory_format=torch.channels_last_3d) for p in weights} == {asked}
+
+
+def present(monkeypatch, kind, cards=1):
+    """Lets torch say that it has cards of a kind; gives the list of those that are then chosen."""
+    chosen, module = [], getattr(torch, kind)
+    monkeypatch.setattr(module, "is_available", lambda: True)
+    monkeypatch.setattr(module, "device_count", lambda: cards)
+    monkeypatch.setattr(module, "set_device", lambda device: chosen.append(str(device)), raising=False)
+    return chosen
+
+
+def test_auto_takes_whatever_accelerator_torch_knows_and_the_card_of_this_process(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("xpu"))
+    chosen = present(monkeypatch, "xpu", cards=2)
+    assert str(resolve("auto", local_rank=1).device) == "xpu:1" and chosen == ["xpu:1"]
+    chosen = present(monkeypatch, "cuda")
+    assert str(resolve("auto").device) == "cuda:0" and chosen == ["cuda:0"]
+
+
+def test_a_device_whose_module_cannot_choose_a_card_serves_too(monkeypatch):
+    present(monkeypatch, "mps")
+    monkeypatch.delattr(torch.mps, "set_device")
+    assert str(resolve("mps").device) == "mps:0"
+    assert {resolve("mps").describe()[key] for key in ("collectives", "deterministic")} == {"gloo", "not guaranteed"}
+
+
+def test_each_kind_gathers_by_its_own_collectives_with_gloo_beside_them():
+    backends = {kind: Accelerator(torch.device(kind, 0)).backend for kind in ("cpu", "cuda", "xpu", "mtia")}
+    assert backends == {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl", "xpu": "cpu:gloo,xpu:xccl", "mtia": "gloo"}
+
+
+def test_several_processes_share_gradients_on_the_card_of_each(monkeypatch):
+    given = []
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(
+        torch.nn.parallel, "DistributedDataParallel", lambda network, device_ids: given.append(device_ids)
+    )
+    for device in (torch.device("meta", 1), torch.device("cpu")):
+        Accelerator(device).wrap(torch.nn.Linear(1, 1))
+    assert given == [[1], None]
+
+
+def test_cuda_computes_in_tf32_only_if_asked_to(monkeypatch):
+    present(monkeypatch, "cuda")
+    torch.backends.cudnn.allow_tf32 = True  # as torch starts
+    for precision in ("fp32", "tf32", "fp32"):
+        resolve("cuda", precision)
+        switches = {torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32}
+        assert switches == {precision == "tf32"}
+
+
+def test_bf16_that_a_card_only_emulates_does_not_count(monkeypatch):
+    present(monkeypatch, "cuda")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    with pytest.raises(DeviceError, match="cuda:0 does not compute in bf16"):
+        resolve("cuda", "bf16")
+
+
+@pytest.mark.parametrize("name", ["cpu:abc", "cpu:", "cpu:0:1"])
+def test_what_is_no_device_is_said_to_be_none(name):
+    with pytest.raises(DeviceError, match=f"'{name}' is no device"):
+        resolve(name)
+
+
+def test_the_file_that_knows_devices_is_read_in_one_sitting():
+    assert len((ROOT / "pipeline" / "device.py").read_text().splitlines()) <= 300
 
 
 def test_a_seed_gives_the_same_numbers():

@@ -33,6 +33,7 @@ def test_the_base_is_an_argument_and_the_user_is_not_root():
     assert [rest for name, rest in steps if name == "USER"] == ["10001"]
     assert steps.index(("USER", "10001")) > max(i for i, (name, _) in enumerate(steps) if name in ("RUN", "COPY"))
     assert ("VOLUME", '["/data", "/checkpoints"]') in steps
+    assert ("ENV", "USER=kits") in steps
     commands = [rest for name, rest in steps if name == "RUN"]
     assert commands[0] == "bash scripts/install.sh figures"
     assert not any(word in command for word in ("pip ", "sudo", "curl") for command in commands)
@@ -120,6 +121,33 @@ def test_the_install_step_gives_the_command_with_the_packages_of_the_base(tmp_pa
     assert not (site / "torch").exists()
 
 
+@pytest.mark.slow
+def test_on_a_base_with_nothing_but_python_the_pinned_torch_is_installed(tmp_path):
+    environment = clean_environment(tmp_path / "venv")
+    done = install(environment, tmp_path, "--dry-run")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    (pinned,) = re.findall(r"^torch==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    (would,) = [line for line in done.stdout.splitlines() if line.startswith("Would install")]
+    assert "kept as they are" not in done.stdout and f" torch-{pinned}" in would
+
+
+@pytest.mark.slow
+def test_a_user_whom_the_image_does_not_know_can_import_monai_with_the_images_environment():
+    rights = "+dac_override,+dac_read_search"  # to read what this interpreter is made of, wherever it lies
+    become = ["setpriv", "--reuid=54321", "--clear-groups", f"--inh-caps={rights}", f"--ambient-caps={rights}"]
+    if os.getuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("needs root and setpriv, to become somebody else")
+    (name,) = [rest for name, rest in instructions() if name == "ENV" and rest.startswith("USER=")]
+    bare = ["env", "-i", "HOME=/tmp", f"PATH={os.environ['PATH']}"]
+    importing = [sys.executable, "-c", "import monai"]
+    known, unknown = (
+        subprocess.run([*become, *bare, *more, *importing], cwd="/", capture_output=True, text=True, timeout=120)
+        for more in ([name], [])
+    )
+    assert known.returncode == 0, known.stderr
+    assert "uid not found: 54321" in unknown.stderr
+
+
 def run_docker(tmp_path, *command, **variables):
     settings = {"DOCKER": "echo", "DATA": tmp_path / "data", "CHECKPOINTS": tmp_path / "checkpoints", **variables}
     return subprocess.run(
@@ -137,14 +165,23 @@ def test_the_container_gets_data_checkpoints_and_all_cards(tmp_path):
     devices.mkdir()
     for node in ("cambricon_dev0", "cambricon_dev1", "cambricon_ctl", "cambricon_ipcm0"):
         (devices / node).touch()
-    shown = run_docker(tmp_path, "kits-unet3d", "device", DEVICES=devices, IMAGE="image", MLU_VISIBLE_DEVICES="1")
+    monitor = devices / "cnmon"
+    monitor.touch(mode=0o755)
+    settings = {"DEVICES": devices, "CNMON": monitor, "IMAGE": "image", "MLU_VISIBLE_DEVICES": "1"}
+    shown = run_docker(tmp_path, "kits-unet3d", "device", **settings)
     for node in ("dev0", "dev1", "ctl", "ipcm0"):
         assert f"--device {devices}/cambricon_{node} --group-add" in shown
     assert f"-v {tmp_path}/data:/data -v {tmp_path}/checkpoints:/checkpoints" in shown
     assert f"--user {os.getuid()}:{os.getgid()}" in shown and "-e MLU_VISIBLE_DEVICES=1" in shown
+    assert f"-v {monitor}:/usr/bin/cnmon:ro" in shown and "-e ENABLE_FALLBACK_TO_CPU=0" in shown
     assert shown.endswith(" image kits-unet3d device\n")
 
 
 def test_without_cards_the_container_runs_on_the_cpu(tmp_path):
-    shown = run_docker(tmp_path, DEVICES=tmp_path)
-    assert "--device" not in shown and "--privileged" not in shown and shown.endswith(" kits-unet3d\n")
+    shown = run_docker(tmp_path, DEVICES=tmp_path, CNMON=tmp_path / "none")
+    assert (
+        "--device" not in shown
+        and "cnmon" not in shown
+        and "--privileged" not in shown
+        and shown.endswith(" kits-unet3d\n")
+    )

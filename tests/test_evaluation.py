@@ -19,8 +19,10 @@ from monai.bundle import ConfigWorkflow
 from monai.transforms import Compose
 
 from kits_unet3d.networks import UNet3D
+from kits_unet3d.pipeline import training
 from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.data import Index, OpenPreparedd
+from kits_unet3d.pipeline.device import resolve
 from kits_unet3d.pipeline.evaluation import Scores, kits19_scores, start, surface_scores
 from kits_unet3d.pipeline.inference import ReferenceWindows
 from kits_unet3d.transforms import evaluation
@@ -195,6 +197,16 @@ def evaluate(processes, **options):
         return "".join(process.result(timeout=300) for process in running)
 
 
+@pytest.mark.parametrize(("begin", "batch_size"), [(start, ()), (training.start, (1,))])
+def test_evaluating_and_training_begin_with_a_line_about_the_device(
+    begin, batch_size, prepared_phantoms, tiny_recipe, caplog
+):
+    caplog.set_level("INFO", "kits_unet3d")
+    accelerator = resolve("cpu")
+    begin(prepared_phantoms, tiny_recipe, accelerator, *batch_size)
+    assert caplog.messages == [f"device: {accelerator.describe()}"]
+
+
 @pytest.mark.slow
 def test_the_bundles_evaluation_gives_one_number_for_one_two_and_five_processes(checkpoint, seven_cases, tmp_path):
     # What each case scores, without evaluator and configuration.
@@ -219,6 +231,7 @@ def test_the_bundles_evaluation_gives_one_number_for_one_two_and_five_processes(
         assert printed.count("mean over 7 cases") == 1
         assert sorted(path.name for path in out.iterdir()) == ["scores.csv", "scores.json"]
         results[processes] = strict_json(out / "scores.json")
+        assert results[processes]["device"]["device"] == "cpu"
     for result in results.values():
         assert list(result["cases"]) == sorted(expected)
         for case_id, scores in result["cases"].items():

@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("transforms", "networks", "pipeline")
-DEVICE_WORDS = re.compile(r"\b(cuda|mlu|cncl|nccl)\b|torch\.backends", re.IGNORECASE)
+#: Also as parts of others: torch_mlu, is_cuda, MLU_VISIBLE_DEVICES.
+DEVICE_WORDS = re.compile(r"cuda|mlu|cncl|nccl|torch\.backends", re.IGNORECASE)
 #: Which rooms each room may import; its own is always allowed.
 ALLOWED = {"transforms": set(), "networks": set(), "pipeline": {"transforms", "networks"}}
 #: The file that reads checkpoints needs the room of networks, but no network's name.
@@ -62,18 +63,23 @@ def test_the_pipeline_names_no_network_of_ours():
         assert not names & FORBIDDEN_NAMES, path
 
 
-def code_of(path: Path) -> str:
-    """A file's identifiers, attributes and strings, without comments and docstrings' layout."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    return "\n".join([ast.unparse(tree)])
-
-
 def test_only_one_file_knows_the_kinds_of_devices():
-    for room in ROOMS:
-        for path in sources(room):
-            if path != ROOT / "pipeline" / "device.py":
-                found = DEVICE_WORDS.search(code_of(path))
-                assert not found, f"{path}: {found.group(0)}"
+    """Code, comments, pages and data alike."""
+    files = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*")) if path.is_file()]
+    assert {".py", ".js", ".html", ".json"} <= {path.suffix for path in files}
+    for path in [*files, ROOT / "setup.cfg"]:
+        if path != ROOT / "pipeline" / "device.py" and path.suffix != ".pyc":
+            found = DEVICE_WORDS.search(path.read_text(encoding="utf-8"))
+            assert not found, f"{path}: {found.group(0)}"
+
+
+def test_no_other_file_asks_whether_it_runs_on_a_cpu():
+    """What depends on that asks the accelerator."""
+    for path in (path for room in ROOMS for path in sources(room) if path != ROOT / "pipeline" / "device.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            compared = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+            found = [part.value for part in compared if isinstance(part, ast.Constant) and part.value == "cpu"]
+            assert not found, f"{path}:{node.lineno} compares with {found}"
 
 
 def test_no_configuration_names_a_device():

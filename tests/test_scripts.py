@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -22,12 +23,12 @@ def phantoms(tmp_path_factory):
 def script(phantoms, tmp_path_factory):
     models = tmp_path_factory.mktemp("models")
 
-    def run(name, *arguments, **settings):
+    def run(name, *arguments, folder=ROOT, **settings):
         environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTORCH_TRAIN")}
         environment |= {"DEVICE": "cpu", "PYTHON": sys.executable, "PHANTOMS": str(phantoms)}
         environment |= {"PYTORCH_TRAIN_CHECKPOINT": str(models)} | settings
         return subprocess.run(
-            ["bash", f"scripts/{name}.sh", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True,
+            ["bash", f"scripts/{name}.sh", *arguments], cwd=folder, env=environment, capture_output=True, text=True,
             timeout=500,
         )  # fmt: skip
 
@@ -80,3 +81,35 @@ def test_the_result_line_has_the_seed_that_was_given_to_the_script(script):
     assert script("train_4mlu", "--seed", "7", DEVICE="xpu:7", CARDS="1").stdout.startswith(
         "RESULT,image_segmentation,7,"
     )
+
+
+def test_all_that_a_training_writes_goes_where_its_checkpoints_go(script, prepared_phantoms, tiny_config, tmp_path):
+    """In an image the project's folder belongs to someone else."""
+    project, out = tmp_path / "project", tmp_path / "checkpoints"
+    for name in ("scripts", "bundle"):
+        ignored = shutil.ignore_patterns("models", "eval")
+        shutil.copytree(ROOT / name, project / name, ignore=ignored)
+    before = sorted(project.rglob("*"))
+    settings = {**json.loads(tiny_config.read_text()), "epochs": 1}
+    options = [part for key, value in settings.items() for part in (f"--{key}", json.dumps(value))]
+    done = script(
+        "train", "--dataset_dir", str(prepared_phantoms), *options,
+        folder=project, PYTORCH_TRAIN_CHECKPOINT=str(out), PYTORCH_TRAIN_DATASET="unused", CARDS="1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (out / "model.pt").is_file() and (out / "eval" / "mlperf.log").is_file()
+    assert sorted(project.rglob("*")) == before
+
+
+def test_on_hardware_no_operation_runs_quietly_on_the_cpu_unless_asked_to():
+    for given, then in (({}, "0"), ({"ENABLE_FALLBACK_TO_CPU": "1"}, "1")):
+        outer = {key: value for key, value in os.environ.items() if key != "ENABLE_FALLBACK_TO_CPU"}
+        said = subprocess.run(
+            ["bash", "-c", '. scripts/env.sh; "$PYTHON" -c "import os; print(os.environ[\'ENABLE_FALLBACK_TO_CPU\'])"'],
+            cwd=ROOT, env={**outer, "DEVICE": "mlu", "PYTHON": sys.executable, **given}, capture_output=True, text=True,
+        )  # fmt: skip
+        assert said.stdout == f"{then}\n", said.stderr
+
+
+def test_what_the_scripts_write_by_default_is_not_for_the_repository():
+    assert {"/models/", "/phantoms/"} <= set((ROOT / ".gitignore").read_text().splitlines())

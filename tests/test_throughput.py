@@ -65,9 +65,11 @@ def benchmark(folder, **knobs):
     return report
 
 
-def test_the_benchmark_needs_no_data(tmp_path):
+def test_the_benchmark_needs_no_data_and_logs_the_device(tmp_path, caplog):
+    caplog.set_level("INFO", "kits_unet3d")
     report = benchmark(tmp_path, benchmark_steps=3, warmup_steps=1, dataset_dir=str(tmp_path / "none"))
     assert (report["steps"], report["warmup_steps"], report["samples_per_step"]) == (3, 1, 2)
+    assert f"device: {report['device']}" in caplog.messages
 
 
 def test_the_benchmark_reads_prepared_data_over_and_over(tmp_path, prepared_phantoms):

@@ -19,7 +19,7 @@ PACKAGES = ("torch", "monai", "numpy", "nibabel", "openvino", "isal")
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, memory and versions."""
+    """Processor, cores, versions, and what the adapter says of the device."""
     model = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -32,14 +32,11 @@ def machine() -> dict[str, Any]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    about = resolve("cpu").describe()
     return {
         "processor": model,
         "cores": os.cpu_count(),
-        "threads": about["threads"],
-        "bf16": about["bf16"],
-        "python": platform.python_version(),
         "versions": versions,
+        "device": resolve("cpu").describe(),
     }
 
 

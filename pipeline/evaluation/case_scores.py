@@ -10,6 +10,7 @@ from ignite.engine import Engine, Events
 from monai.metrics import DiceMetric
 
 from .. import distributed
+from ..device import Accelerator
 from .scores import Scores
 
 
@@ -80,15 +81,16 @@ class CaseScores:
 
 class ScoreWriter:
     """Prints the means of a :class:`CaseScores` when its evaluation is over, and writes ``scores.json`` and
-    ``scores.csv``, by case; on the first process only.
+    ``scores.csv``, by case; on the first process only. The JSON says on which device.
 
     Args:
         scores: attached to the same evaluator.
         folder: where to.
+        accelerator: that it runs on.
     """
 
-    def __init__(self, scores: CaseScores, folder: str | Path) -> None:
-        self.scores, self.folder = scores, Path(folder)
+    def __init__(self, scores: CaseScores, folder: str | Path, accelerator: Accelerator) -> None:
+        self.scores, self.folder, self.accelerator = scores, Path(folder), accelerator
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.COMPLETED, self)
@@ -97,6 +99,7 @@ class ScoreWriter:
         if distributed.rank() > 0:
             return
         table = self.scores.table
-        table.write(self.folder / "scores.json", self.folder / "scores.csv")
+        about = self.accelerator.describe()
+        table.write(self.folder / "scores.json", self.folder / "scores.csv", device=about)
         means = "  ".join(f"{name} {value:.5f}" for name, value in table.mean.items())
         print(f"{means}  (mean over {len(table.by_case)} cases)\n{self.folder / 'scores.json'}")

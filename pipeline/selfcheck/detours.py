@@ -37,16 +37,17 @@ def _on_cpu(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """``func`` on CPU copies of its tensors; what it writes into or gives back is on the device again."""
     copies: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     devices: list[torch.device] = []
+    cpu = torch.device("cpu")
 
     def lower(value: Any) -> Any:
-        if isinstance(value, torch.Tensor) and value.device.type != "cpu":
+        if isinstance(value, torch.Tensor) and not value.is_cpu:
             devices.append(value.device)
             copy = value.detach().cpu()
             copies[id(copy)] = (copy, value)
             return copy
-        if isinstance(value, torch.device) and value.type != "cpu":
+        if isinstance(value, torch.device) and value != cpu:
             devices.append(value)
-            return torch.device("cpu")
+            return cpu
         return value
 
     def lift(value: Any) -> Any:

@@ -49,7 +49,8 @@ class TrainStep:
         a dictionary, or one for each sample if the trainer decollates.
 
         Raises:
-            NotFiniteError: if the loss or a gradient is not finite; the weights are left as they were.
+            NotFiniteError: if the loss or a gradient is not finite, or with a loss scaler no gradient of many steps in
+                a row was; the weights are left as they were.
         """
         image, label = engine.prepare_batch(batch, engine.state.device, engine.non_blocking)
         position = (engine.state.iteration - 1) % (engine.state.epoch_length or 1)
@@ -82,13 +83,21 @@ class TrainStep:
             self._require_finite(engine, "norm of the gradient", torch.nn.utils.get_total_norm(gradients))
         self.scaler.step(engine.optimizer)
         self.scaler.update()
+        # Each overflow halves the scale. Below 1 it no longer lifts gradients into what half precision holds, but is
+        # a sign that none is finite any more, and the run would leave out steps for ever.
+        if (scale := self.scaler.get_scale()) < 1:
+            raise _diverged(engine, f"the scale of the loss is down to {scale}")
         if self.average is not None:
             self.average.update()
 
     @staticmethod
     def _require_finite(engine: Any, name: str, value: torch.Tensor) -> None:
         if not torch.isfinite(value):
-            raise NotFiniteError(
-                f"{name} is {value.item()} in epoch {engine.state.epoch}, iteration {engine.state.iteration}: "
-                "lower the learning rate, lengthen the warm-up, or train in fp32"
-            )
+            raise _diverged(engine, f"{name} is {value.item()}")
+
+
+def _diverged(engine: Any, what: str) -> NotFiniteError:
+    return NotFiniteError(
+        f"{what} in epoch {engine.state.epoch}, iteration {engine.state.iteration}: "
+        "lower the learning rate, lengthen the warm-up, or train in fp32"
+    )

@@ -69,6 +69,7 @@ class Throughput:
         engine.add_event_handler(Events.COMPLETED, self._completed)
 
     def _started(self) -> None:
+        logger.info("device: %s", self.accelerator.describe())
         self.ends = []
         self._step_ended()
 

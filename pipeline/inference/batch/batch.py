@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ from ..results.report import DONE, FAILED, Report
 from ..results.viewer import save_slices
 from ..scan import Scan
 from .ahead import ScansAhead
+
+logger = logging.getLogger("kits_unet3d.inference")
 
 
 def require_writable(folder: str | Path) -> Path:
@@ -94,6 +97,8 @@ class Batch:
         self._identity = frozenset() if self.keep_names else frozenset().union(*(s.identity for s in scans))
         named = [found if self.keep_names else anonymous(found, self._identity) for found in scans]
         self.report.skipped = {self._clean(path): self._clean(reason) for path, reason in (skipped or {}).items()}
+        self.report.device = self.predictor.accelerator.describe()
+        logger.info("device: %s", self.report.device)
         mine = share(named)
         pending = [found for found in mine if not self._is_finished(found)]
         if len(pending) < len(mine):

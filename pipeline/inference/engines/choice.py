@@ -37,7 +37,7 @@ def make_engine(name: str, network: nn.Module, accelerator: Accelerator, window:
     plain = Eager(network, Accelerator(accelerator.device))
 
     def approve(engine: Engine) -> None:
-        if accelerator.kind == "cpu" and accelerator.precision in TOLERANCE:
+        if accelerator.on_cpu and accelerator.precision in TOLERANCE:
             require_agreement(plain, engine, window, accelerator.precision)
 
     if name == "eager":
@@ -60,7 +60,7 @@ def choose_engine(network: nn.Module, accelerator: Accelerator, window: Sequence
         window: (1, C, D, H, W).
         windows: how many a scan has.
     """
-    if accelerator.kind != "cpu" or accelerator.precision not in TOLERANCE:
+    if not accelerator.on_cpu or accelerator.precision not in TOLERANCE:
         return Eager(network, accelerator)
     work = operations(network, window) * windows
     for name in (name for name, least in WORTH_MAKING.items() if name != "eager" and work >= least):

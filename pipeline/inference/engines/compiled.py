@@ -23,7 +23,7 @@ class Compiled(Eager):
     """
 
     def __init__(self, network: nn.Module, accelerator: Accelerator) -> None:
-        if accelerator.kind == "cpu":
+        if accelerator.on_cpu:
             if shutil.which(os.environ.get("CXX", "g++")) is None:
                 raise MissingEngineError("the engine compiled needs a C++ compiler (g++, or CXX); install one")
             network = ChannelsLast(network, accelerator).network

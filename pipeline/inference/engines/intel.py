@@ -49,7 +49,7 @@ class OpenVINO:
             import openvino
         except ModuleNotFoundError as error:
             raise MissingEngineError("openvino is not installed; `pip install 'kits-unet3d[openvino]'`") from error
-        if accelerator.kind != "cpu" or accelerator.precision not in PRECISIONS:
+        if not accelerator.on_cpu or accelerator.precision not in PRECISIONS:
             raise MissingEngineError(
                 f"the engine openvino computes on a CPU in {' or '.join(PRECISIONS)}, "
                 f"not on {accelerator.device} in {accelerator.precision}; choose the engine eager"

@@ -28,6 +28,7 @@ class Report:
         self.part = None if part is None else self.folder / f".report-{part}.json"
         self.cases: dict[str, dict[str, Any]] = {}
         self.skipped: dict[str, str] = {}
+        self.device: dict[str, Any] = {}
         for earlier in (self.folder / SUMMARY, *sorted(self.folder.glob(".report-*.json"))):
             self.cases |= _cases(earlier)
 
@@ -57,7 +58,8 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """All of it, for JSON."""
-        return {"summary": self.summary, "cases": dict(sorted(self.cases.items())), "left_out": self.skipped}
+        cases = dict(sorted(self.cases.items()))
+        return {"summary": self.summary, "device": self.device, "cases": cases, "left_out": self.skipped}
 
     def write(self) -> None:
         """Writes ``summary.json`` and ``summary.csv``, and drops the parts they were made of."""

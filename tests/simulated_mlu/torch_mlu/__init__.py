@@ -43,8 +43,9 @@ kernels.register()
 autocast.register()
 storage.register()
 collectives.register()
-# As on the hardware: convolutions use TF32 until told otherwise.
+# As on the hardware: convolutions use TF32 until told otherwise, and torch's version says nothing.
 torch.backends.cnnl = SimpleNamespace(allow_tf32=True)
 torch.backends.mlu = SimpleNamespace(matmul=SimpleNamespace(allow_tf32=False))
+torch.version.mlu = None
 if "SIMULATED_MLU_REPORT" in os.environ:
     atexit.register(_write_report, os.environ["SIMULATED_MLU_REPORT"])
