@@ -83,6 +83,7 @@ def test_the_bundle_and_the_command_line_write_the_same_mask(trained, tmp_path, 
 
 def test_what_a_message_offers_can_be_given_to_the_bundle(trained, tmp_path):
     voxels = np.full((8, 10, 12), 100, np.int16)
+    voxels[:, 0] = -1000
     write_series(tmp_path / "in" / "Doe_Jane", voxels, leave_out=[3])
     options = {"input": tmp_path / "in", "output_dir": tmp_path / "out", "device_name": "cpu"}
     options["ckpt_path"] = trained[0] / "model.pt"
