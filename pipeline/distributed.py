@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+from datetime import timedelta
 from typing import Any
 
 import ignite.distributed as idist
@@ -14,8 +15,13 @@ from torch.distributed.rendezvous import rendezvous
 from .device import Accelerator
 
 
-def join(accelerator: Accelerator) -> int:
-    """Joins the process group that torchrun announces, if there is one; returns this process's rank."""
+def join(accelerator: Accelerator, patience: timedelta | None = None) -> int:
+    """Joins the process group that torchrun announces, if there is one; returns this process's rank.
+
+    Args:
+        accelerator: whose backend carries what processes tell each other.
+        patience: how long one may wait for another; torch's own half hour at most, if not given.
+    """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
         store, number, size = next(rendezvous("env://"))
         if int(os.environ.get("GROUP_WORLD_SIZE", 1)) == 1:
@@ -23,7 +29,7 @@ def join(accelerator: Accelerator) -> int:
             # addresses there. Several hosts may have counted differently; torchrun gives them a new store each
             # time if TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 is set for it.
             store = dist.PrefixStore(f"attempt-{restarts()}", store)  # type: ignore[attr-defined]
-        dist.init_process_group(accelerator.backend, store=store, rank=number, world_size=size)
+        dist.init_process_group(accelerator.backend, store=store, timeout=patience, rank=number, world_size=size)
         # A process that ends with an open group may abort the others' last messages.
         atexit.register(_leave)
         # ignite's first call asks all processes something, and may else come on the first one alone.

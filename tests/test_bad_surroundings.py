@@ -53,19 +53,55 @@ def test_35_an_output_folder_that_cannot_be_written_is_found_before_the_model_is
     assert "nothing can be written there" in capsys.readouterr().err
 
 
-def test_36_a_full_disk_keeps_what_is_finished_and_nothing_half_written(tmp_path, model_file):
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 300 kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)]
+    if not sys.platform.startswith("linux") or os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root, where it may, can mount a small file system")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_36_a_full_disk_keeps_what_is_finished_and_nothing_half_written(tmp_path, model_file, small_disk, capsys):
     noise = np.random.default_rng(0).integers(-1000, 1000, (64, 64, 64)).astype(np.int16)
     scans = [nifti(tmp_path / "a.nii.gz"), nifti(tmp_path / "b.nii", noise), nifti(tmp_path / "c.nii.gz")]
-    out = tmp_path / "out"
-    code = (
-        "import resource, sys; from kits_unet3d.pipeline.cli import main;"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); sys.exit(main(sys.argv[1:]))"
-    )
-    command = [sys.executable, "-c", code, "predict", *map(str, scans), "-o", str(out), "--checkpoint", str(model_file)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1 and "b.nii" in done.stderr and "File too large" in done.stderr
-    finished = {f"{name}_{ending}" for name in "ac" for ending in ("seg.nii.gz", "report.json")}
+    out = small_disk / "out"
+    command = ["predict", *map(str, scans), "-o", str(out), "--checkpoint", str(model_file), "--no-page"]
+    assert main([*command, "--output=probabilities"]) == 1  # which are 1.5 MB of the second
+    error = capsys.readouterr().err
+    assert "b.nii" in error and "No space left" in error and "1 of 3 scans failed (b)" in error
+    finished = {f"{name}_{ending}" for name in "ac" for ending in ("seg.nii.gz", "probabilities.npy", "report.json")}
     assert {path.name for path in out.iterdir()} == {*finished, "summary.json", "summary.csv"}
+
+
+def test_36_a_report_that_cannot_be_written_stops_no_scan_and_is_told(tmp_path, model_file, capsys):
+    scans = [nifti(tmp_path / f"{name}.nii.gz") for name in "abc"]
+    out = tmp_path / "out"
+    (out / "summary.json").mkdir(parents=True)  # where nothing can be written, however much room there is
+    command = ["predict", *map(str, scans), "-o", str(out), "--checkpoint", str(model_file), "--no-page"]
+    assert main(command) == 1
+    assert "the report could not be written" in capsys.readouterr().err
+    assert len(list(out.glob("*_seg.nii.gz"))) == 3
+    (out / "summary.json").rmdir()
+    assert main([*command, "--overwrite"]) == 0 and len(json.loads((out / "summary.json").read_text())["cases"]) == 3
+
+
+def test_a_name_with_a_byte_that_is_no_text_is_done_and_told(tmp_path, model_file):
+    for name in (b"sc\xffan.nii.gz", b"b\xffad.nii.gz", b"last.nii.gz"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        nifti(tmp_path / "in" / os.fsdecode(name))
+    (tmp_path / "in" / os.fsdecode(b"b\xffad.nii.gz")).write_bytes(b"")
+    command = [sys.executable, "-m", "kits_unet3d.pipeline.cli", "predict", str(tmp_path / "in")]
+    command += ["-o", str(tmp_path / "out"), "--checkpoint", str(model_file)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "b\\udcffad.nii.gz: is empty" in done.stderr, done.stderr
+    assert r"sc\udcffan_seg.nii.gz" in done.stdout
+    report = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert report["summary"] == {"done": 2, "failed": 1}
+    assert r"sc\udcffan" in (tmp_path / "out" / "summary.csv").read_text()
 
 
 def test_46_to_48_a_model_that_cannot_be_used_is_exit_code_3(tmp_path, model_file, capsys):

@@ -1,23 +1,28 @@
-"""Batches that are continued, interrupted, killed, shared out, and measured."""
+"""Batches that are continued, and what is told of them."""
 
 import csv
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
+import threading
+from contextlib import closing
 
 import nibabel as nib
 import numpy as np
 import pytest
+from dicoms import write_series
+from niftis import nifti
+from test_bad_dicom import BAD_DICOM
+from test_bad_files import REFUSED
+from test_restore import BrightIsKidney
 
 from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.device import resolve
 from kits_unet3d.pipeline.errors import CaseError, UsageError
-from kits_unet3d.pipeline.inference import Grid, Scan
-from kits_unet3d.pipeline.inference.masks.measures import longest_axial_mm, measure
+from kits_unet3d.pipeline.inference import Predictor, ReadOptions, find_scans
+from kits_unet3d.pipeline.inference.batch import Batch, start
+from kits_unet3d.pipeline.inference.batch.ahead import ScansAhead
+from kits_unet3d.pipeline.inference.batch.batch import time_left
 from kits_unet3d.pipeline.inference.memory import needed_bytes, parse_memory, require_memory
+from kits_unet3d.pipeline.model import Model
 from kits_unet3d.transforms import Recipe
 
 
@@ -120,117 +125,102 @@ def test_the_page_is_one_file_with_every_case_and_escapes_what_it_is_told(tmp_pa
     assert f"{volume:.1f}" in page
 
 
+def held(number):
+    """A body with a kidney and a tumour, elsewhere in every scan, and what is true of it."""
+    truth = np.zeros((24, 28, 20), np.uint8)
+    truth[4 + number % 5 : 14 + number % 5, 6:20, 5 + number % 3 : 15] = 1
+    truth[7 + number % 5 : 11 + number % 5, 9:15, 8:12] = 2
+    voxels = np.array([-50, 150, 300], np.int16)[truth]
+    voxels[:2] = -1000
+    return voxels, truth
+
+
 @pytest.mark.slow
-def test_of_40_inputs_15_bad_ones_are_told_in_15_lines_and_25_masks_are_right(tmp_path, model, capsys):
-    for index in range(25):
-        scan_file(tmp_path / "in" / f"good{index:02d}.nii.gz", index)
-    for index in range(15):
-        content = (tmp_path / "in" / f"good{index:02d}.nii.gz").read_bytes()
-        (tmp_path / "in" / f"bad{index:02d}.nii.gz").write_bytes(content[: index * 100])
-    assert run(tmp_path / "in", tmp_path / "all", model) == 1
+def test_of_40_inputs_15_bad_ones_are_told_in_15_lines_and_25_masks_are_right(tmp_path, capsys):
+    """Fifteen rows of the catalogue, and among the good ones DICOM."""
+    files, series = ({row: rest for row, *rest in reversed(table)} for table in (REFUSED, BAD_DICOM))
+    bad = [(row, files[row]) for row in (1, 4, 5, 7, 9, 14, 16, 20, 22, 23)]
+    bad += [(row, series[row]) for row in (37, 38, 40, 43, 44)]
+    truths = {}
+    for number in range(25):
+        voxels, truth = held(number)
+        name, path = f"good{number:02d}", tmp_path / "in" / f"good{number:02d}"
+        truths[name] = truth
+        if number % 5:
+            nifti(scan_file(path.with_suffix(".nii.gz")), voxels)
+        else:
+            write_series(path, voxels.T, (0, 0, 8.0), PixelSpacing=[6.0, 6.0], SeriesInstanceUID=f"1.2.3.{number + 10}")
+    for row, (make, *_) in bad:
+        (tmp_path / "in" / f"row{row}").mkdir()
+        make(tmp_path / "in" / f"row{row}")
+    recipe = Recipe(spacing_mm=(8.0, 6.0, 6.0), roi_size=(32, 32, 32))
+    batch = Batch(Predictor(Model(BrightIsKidney(), recipe), "cpu"), tmp_path / "out")
+    with pytest.raises(SystemExit) as done:
+        start(batch, sorted((tmp_path / "in").iterdir()))  # one by one: the bad series share a UID
+    assert done.value.code == 1 and batch.report.summary == {"done": 25, "failed": 15}
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed: ")]
-    assert len(lines) == 15 and all(f"bad{index:02d}.nii.gz: " in lines[index] for index in range(15))
-    for index in range(25):
-        name = f"good{index:02d}"
-        assert run(tmp_path / "in" / f"{name}.nii.gz", tmp_path / "alone", model) == 0
-        alone = (tmp_path / "alone" / f"{name}_seg.nii.gz").read_bytes()
-        assert (tmp_path / "all" / f"{name}_seg.nii.gz").read_bytes() == alone
+    assert len(lines) == 15
+    for row, (_, message, *_) in bad:
+        (line,) = (line for line in lines if f"row{row}/bad" in line)
+        assert message in line, row
+    for name, truth in truths.items():
+        mask = np.asarray(nib.load(tmp_path / "out" / f"{name}_seg.nii.gz").dataobj)
+        assert mask.shape == truth.shape and (mask != truth).mean() < 1e-3, name
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 130), (signal.SIGKILL, -9)])
-def test_ended_at_any_moment_nothing_is_half_written_and_a_rerun_completes(tmp_path, model, number, code):
-    for index in range(16):
-        scan_file(tmp_path / "in" / f"scan{index:02d}.nii.gz", index)
+def test_the_model_is_loaded_once(tmp_path, scans, model):
+    copy = tmp_path / "model.pt"
+    copy.write_bytes(model.read_bytes())
+    batch = Batch(Predictor(copy, "cpu"), tmp_path / "out", page=False)
+    copy.unlink()
+    assert batch.run(find_scans(scans)) == [] and batch.report.summary["done"] == 4
+
+
+def test_the_next_scan_is_read_while_one_is_computed(scans):
+    class Watched(ScansAhead):
+        def _read(self, found):
+            scan = super()._read(found)
+            read[found.name].set()
+            return scan
+
+    found = find_scans(scans)
+    read = {one.name: threading.Event() for one in found}
+    with closing(iter(Watched(found, ReadOptions(), Recipe(), float("inf")))) as ahead:
+        next(ahead)
+        assert read["scan1"].wait(60) and not read["scan2"].is_set()
+
+
+def test_the_time_that_is_left_is_told_beyond_a_minute():
+    assert time_left(240.0, 2, 5) == "; 6 min left"
+    assert time_left(60.0, 3, 4) == "" and time_left(600.0, 4, 4) == ""
+
+
+def test_a_scan_that_fails_later_keeps_its_earlier_mask_and_says_so(tmp_path, scans, model, capsys):
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "kits_unet3d.pipeline.cli", "predict", str(tmp_path / "in"), "-o", str(out)]
-    command += ["--checkpoint", str(model), "--device", "cpu"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not list(out.glob("scan0[1-9]_seg.nii.gz")) and process.poll() is None:
-        time.sleep(0.002)
-    process.send_signal(number)
-    process.communicate(timeout=60)
-    assert process.returncode == code
-    for path in out.glob("*_seg.nii.gz"):
-        assert np.asarray(nib.load(path).dataobj).shape == (16, 16, 12)
-    assert len(cases(out)) < 16
-    if code == 130:
-        assert not list(out.glob(".*"))
-    assert main(command[3:]) == 0
-    assert len(list(out.glob("*_seg.nii.gz"))) == 16 and len(cases(out)) == 16
-    assert not list(out.glob(".*"))
+    assert run(scans, out, model) == 0
+    before = (out / "scan0_seg.nii.gz").read_bytes()
+    (scans / "scan0.nii.gz").write_bytes(b"")
+    assert run(scans, out, model) == 1
+    assert "earlier results of this name are kept" in capsys.readouterr().err
+    case = cases(out)["scan0"]
+    assert case["outcome"] == "failed" and "scan0_seg.nii.gz" in case["files"]
+    assert (out / "scan0_seg.nii.gz").read_bytes() == before
 
 
-@pytest.mark.slow
-def test_processes_share_a_batch_and_make_one_report(tmp_path, scans, model):
-    (scans / "bad.nii.gz").write_bytes(b"no image")
+def test_a_case_that_fails_half_way_leaves_no_mask(tmp_path, scans, model):
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += ["-m", "kits_unet3d.pipeline.cli", "predict", str(scans), "-o", str(out)]
-    command += ["--checkpoint", str(model), "--device", "cpu"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 1 and set(cases(out)) == {"bad", "scan0", "scan1", "scan2", "scan3"}
-    assert len(list(out.glob("*_seg.nii.gz"))) == 4 and not list(out.glob(".report-*"))
+    (out / "scan0_report.json").mkdir(parents=True)  # where no file can be written
+    assert run(scans, out, model, "--no-page") == 1
+    assert cases(out)["scan0"]["files"] == {} and not (out / "scan0_seg.nii.gz").exists()
 
 
-def grid(shape, affine):
-    return Grid("scan", "scan", shape, np.asarray(affine, dtype=np.float64))
-
-
-def test_structures_are_measured_on_each_side():
-    """RAS, voxels of 2 x 2 x 4 mm: 8 x 10 x 6 voxels of kidney on the right are 7.68 mL; the left has a tumour."""
-    voxels = np.full((40, 40, 20), -1000, np.int16)
-    voxels[2:-2, 2:-2] = 40
-    mask = np.zeros(voxels.shape, np.uint8)
-    mask[28:36, 10:20, 4:10] = 1
-    mask[4:12, 10:20, 4:14] = 1
-    mask[6:9, 12:16, 6:8] = 2
-    voxels[mask == 1], voxels[mask == 2] = 150, 90
-    affine = np.diag([2.0, 2.0, 4.0, 1.0])
-    for turn in (np.eye(4), np.array([[0, 0, 1, 0], [0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1.0]])):
-        order = np.argmax(np.abs(turn[:3, :3]), axis=0)
-        stored = affine @ turn
-        flips = tuple(slice(None, None, -1) if turn[:3, :3].sum(axis=0)[i] < 0 else slice(None) for i in range(3))
-        scan_voxels, scan_mask = (a.transpose(order)[flips] for a in (voxels, mask))
-        found = measure(Scan(grid(scan_mask.shape, stored), scan_voxels), scan_mask, ("background", "kidney", "tumour"))
-        assert found["volumes_ml"] == pytest.approx({"kidney": (480 + 776) * 0.016, "tumour": 24 * 0.016})
-        assert found["sides_ml"]["kidney"] == pytest.approx({"right": 7.68, "left": 776 * 0.016})
-        assert found["sides_ml"]["tumour"] == pytest.approx({"right": 0, "left": 24 * 0.016})
-        assert found["mean_hu"] == {"kidney": 150, "tumour": 90}
-        assert found["counts"] == {"kidney": 2, "tumour": 1}
-        left, right, tumour = found["structures"]
-        assert (left["side"], right["side"], tumour["side"]) == ("left", "right", "left")
-        assert right["volume_ml"] == pytest.approx(7.68) and right["mean_hu"] == 150 and tumour["mean_hu"] == 90
-        assert right["longest_axial_mm"] == pytest.approx(np.hypot(16, 20))  # 8 and 10 voxels of 2 mm
-        assert tumour["longest_axial_mm"] == pytest.approx(10)  # 3 and 4 voxels of 2 mm
-        assert found["flags"] == ["no kidney"]  # both are below 20 mL
-
-
-def test_flags_tell_what_to_look_at_twice():
-    voxels = np.full((40, 40, 20), -200, np.int16)
-    mask = np.zeros(voxels.shape, np.uint8)
-    mask[5:20, 5:20, 0:10] = 1
-    voxels[mask == 1] = 30
-    found = measure(Scan(grid(mask.shape, np.diag([2.0, 2, 4, 1])), voxels), mask, ("background", "kidney", "tumour"))
-    assert found["flags"] == ["cut by the field of view", "one kidney", "likely no contrast", "unusual HU"]
-
-
-@pytest.mark.parametrize(("right", "flags"), [(slice(22, 30), []), (slice(20, 21), ["one kidney"])])
-def test_two_kidneys_that_are_one_part_are_two(right, flags):
-    """The middle plane lies between voxels 19 and 20; 10 x 10 voxels of 32 mm³ in each of the slices along X."""
-    voxels = np.full((40, 40, 20), 100, np.int16)
-    voxels[0, 0, 0] = -1000
-    mask = np.zeros(voxels.shape, np.uint8)
-    mask[8:20, 10:20, 5:15] = 1
-    mask[20:22, 14:16, 9:11] = 1
-    mask[right, 10:20, 5:15] = 1
-    found = measure(Scan(grid(mask.shape, np.diag([2.0, 4, 4, 1])), voxels), mask, ("background", "kidney", "tumour"))
-    assert found["flags"] == flags and found["counts"]["kidney"] == 1
-
-
-def test_the_longest_axial_diameter_is_of_one_slice():
-    part = np.zeros((3, 5, 5), bool)
-    part[0, 0, 0] = part[2, 4, 4] = part[1, 2, 1:4] = True
-    assert longest_axial_mm(part, np.diag([5.0, 1.0, 1.0, 1.0])) == pytest.approx(np.hypot(1, 3))
+def test_a_run_without_names_keeps_nothing_of_one_with_names(tmp_path, model):
+    write_series(tmp_path / "in" / "DOE_JANE", held(0)[0].T)
+    assert run(tmp_path / "in", tmp_path / "out", model, "--keep-names") == 0
+    assert "DOE_JANE" in cases(tmp_path / "out")
+    assert run(tmp_path / "in", tmp_path / "out", model) == 0
+    assert len(cases(tmp_path / "out")) == 1
+    assert "doe" not in (tmp_path / "out" / "summary.json").read_text().lower()
 
 
 def test_memory_is_estimated_and_refused_with_the_number():
@@ -238,6 +228,11 @@ def test_memory_is_estimated_and_refused_with_the_number():
     assert 2e9 < need < 4e9
     turned = needed_bytes((1059, 512, 512), np.diag([0.78, 0.78, 0.5, 1])[:, [2, 0, 1, 3]], Recipe())
     assert turned == pytest.approx(need, rel=1e-6)
+    oblique = np.diag([0.5, 0.5, 0.5, 1.0])
+    oblique[:2, :2] = [[0.4, -0.3], [0.3, 0.4]]
+    shape, box = (800, 800, 200), 1400 * 1400 * 200  # its own voxels, and those of 0.4 mm of the box around it
+    # As they are stored, as a copy that is turned, and turned.
+    assert needed_bytes(shape, oblique, Recipe()) > 0.7e9 + 4 * (2 * np.prod(shape) + box)
     with pytest.raises(CaseError, match=f"scan.nii: needs about {need / 1e9:.1f} GB of memory, more than the 1.0 GB"):
         require_memory(need, parse_memory("1000 MB"), "scan.nii")
     for wrong in ("much", "0", "-3GB"):

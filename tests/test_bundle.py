@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, TINY
+from dicoms import write_series
 from monai.bundle import ConfigParser
 
 from kits_unet3d.pipeline.cli import main
@@ -78,6 +79,28 @@ def test_the_bundle_and_the_command_line_write_the_same_mask(trained, tmp_path, 
         tmp_path / "b" / "case_00003_seg.nii.gz"
     ).read_bytes()
     assert masks[0].shape == nib.load(scan).shape and np.array_equal(masks[0].affine, nib.load(scan).affine)
+
+
+def test_what_a_message_offers_can_be_given_to_the_bundle(trained, tmp_path):
+    voxels = np.full((8, 10, 12), 100, np.int16)
+    voxels[:, 0] = -1000
+    write_series(tmp_path / "in" / "Doe_Jane", voxels, leave_out=[3])
+    options = {"input": tmp_path / "in", "output_dir": tmp_path / "out", "device_name": "cpu"}
+    options["ckpt_path"] = trained[0] / "model.pt"
+    done = bundle("inferring", "bundle/configs/inference.json", **options, page=False)
+    assert done.returncode == 1 and "--allow-gaps" in done.stderr and "Doe" not in done.stderr
+    options |= {"allow_gaps": True, "keep_names": True, "probabilities": True, "max_memory": "8GB", "series": 1}
+    done = bundle("inferring", "bundle/configs/inference.json", **options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"Doe_Jane_seg.nii.gz", "Doe_Jane_seg.png", "Doe_Jane_probabilities.npy", "report.html"} <= files
+
+
+def test_an_output_folder_that_cannot_be_written_is_found_before_the_bundle_loads_a_model(tmp_path):
+    (tmp_path / "file").touch()
+    done = bundle("inferring", "bundle/configs/inference.json", input=tmp_path, output_dir=tmp_path / "file" / "out",
+                  ckpt_path=tmp_path / "none.pt", device_name="cpu")  # fmt: skip
+    assert done.returncode == 2 and "nothing can be written there" in done.stderr
 
 
 def test_inference_without_a_trained_model_writes_nothing(tmp_path, raw_phantoms):

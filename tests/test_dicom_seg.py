@@ -5,10 +5,11 @@ import numpy as np
 import pydicom
 import pytest
 from dicoms import write_series
+from pydicom.uid import CTImageStorage, SegmentationStorage
 
 from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.errors import CaseError
-from kits_unet3d.pipeline.inference import Grid, read_scan
+from kits_unet3d.pipeline.inference import Grid, ReadOptions, read_scan
 from kits_unet3d.pipeline.inference.results.dicom_seg import write_segmentation
 
 CLASSES = ("background", "kidney", "tumour")
@@ -41,12 +42,66 @@ def test_a_segmentation_has_the_masks_voxels_on_the_slices_it_refers_to(tmp_path
     assert world == {tuple(np.round((scan.affine @ [3, 4, 2, 1])[:3], 3))}
 
 
-def test_what_is_no_dicom_or_empty_has_none(tmp_path):
+def test_what_is_no_dicom_has_none(tmp_path):
     scan = read_scan(write_series(tmp_path / "ct", voxels()))
-    empty = np.zeros(scan.grid.shape, np.uint8)
-    assert write_segmentation(empty, scan.grid, tmp_path, CLASSES) is None
     nifti = Grid(tmp_path / "x.nii", "x", scan.grid.shape, scan.affine)
-    assert write_segmentation(empty + 1, nifti, tmp_path, CLASSES) is None
+    assert write_segmentation(np.ones(scan.grid.shape, np.uint8), nifti, tmp_path, CLASSES) is None
+
+
+def test_an_empty_mask_and_slices_that_were_filled_in_are_told_of(tmp_path):
+    scan = read_scan(write_series(tmp_path / "ct", voxels()))
+    with pytest.raises(CaseError, match="its mask is empty"):
+        write_segmentation(np.zeros(scan.grid.shape, np.uint8), scan.grid, tmp_path, CLASSES)
+    gap = read_scan(write_series(tmp_path / "gap", voxels(), leave_out=[3]), ReadOptions(allow_gaps=True))
+    with pytest.raises(CaseError, match="5 slices were put onto a grid of 6"):
+        write_segmentation(np.ones(gap.grid.shape, np.uint8), gap.grid, tmp_path, CLASSES)
+    assert not list(tmp_path.glob("*.dcm"))
+
+
+def test_the_file_has_what_the_standard_demands_of_a_segmentation(tmp_path):
+    """Read by pydicom alone: PS3.3, A.51 and C.8.20.2."""
+    scan = read_scan(write_series(tmp_path / "ct", voxels()))
+    mask = np.zeros(scan.grid.shape, np.uint8)
+    mask[2:5, 3:7, 1:4], mask[3, 4, 2] = 1, 2
+    seg = pydicom.dcmread(write_segmentation(mask, scan.grid, tmp_path, CLASSES))
+    slices = [pydicom.dcmread(file, stop_before_pixels=True) for file in scan.grid.header]
+    assert seg.SOPClassUID == seg.file_meta.MediaStorageSOPClassUID == SegmentationStorage
+    assert (seg.Modality, seg.SegmentationType, list(seg.ImageType)[:2]) == ("SEG", "BINARY", ["DERIVED", "PRIMARY"])
+    for tag in ("ContentLabel", "ContentDate", "ContentTime", "Manufacturer", "ManufacturerModelName", "SeriesNumber",
+                "DeviceSerialNumber", "SoftwareVersions", "InstanceNumber", "LossyImageCompression"):  # fmt: skip
+        assert seg.get(tag) not in (None, ""), tag
+    for tag in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
+                "AccessionNumber", "ReferringPhysicianName", "ContentDescription", "ContentCreatorName"):  # fmt: skip
+        assert tag in seg, tag
+    for tag in ("PatientName", "PatientID", "StudyInstanceUID", "FrameOfReferenceUID"):
+        assert seg[tag].value == slices[0][tag].value
+    assert seg.SeriesInstanceUID != slices[0].SeriesInstanceUID
+    (series,) = seg.ReferencedSeriesSequence
+    assert series.SeriesInstanceUID == slices[0].SeriesInstanceUID
+    uids = {one.SOPInstanceUID: one for one in slices}
+    assert {one.ReferencedSOPInstanceUID for one in series.ReferencedInstanceSequence} <= set(uids)
+    codes = [
+        (kind.CodeValue, kind.CodingSchemeDesignator, category.CodeValue, segment.SegmentAlgorithmType)
+        for segment in seg.SegmentSequence
+        for kind in segment.SegmentedPropertyTypeCodeSequence
+        for category in segment.SegmentedPropertyCategoryCodeSequence
+    ]
+    assert codes == [("64033007", "SCT", "123037004", "AUTOMATIC"), ("126880001", "SCT", "49755003", "AUTOMATIC")]
+    assert [segment.SegmentNumber for segment in seg.SegmentSequence] == [1, 2]
+    (shared,) = seg.SharedFunctionalGroupsSequence
+    (measures,), (orientation,) = shared.PixelMeasuresSequence, shared.PlaneOrientationSequence
+    assert list(measures.PixelSpacing) == list(slices[0].PixelSpacing) and float(measures.SliceThickness) == 5
+    assert list(orientation.ImageOrientationPatient) == list(slices[0].ImageOrientationPatient)
+    assert len(seg.PerFrameFunctionalGroupsSequence) == seg.NumberOfFrames == 3 + 1
+    for frame in seg.PerFrameFunctionalGroupsSequence:
+        (source,) = frame.DerivationImageSequence[0].SourceImageSequence
+        position = frame.PlanePositionSequence[0].ImagePositionPatient
+        assert list(position) == list(uids[source.ReferencedSOPInstanceUID].ImagePositionPatient)
+        assert source.ReferencedSOPClassUID == CTImageStorage
+        assert frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber in (1, 2)
+        assert len(frame.FrameContentSequence[0].DimensionIndexValues) == len(seg.DimensionIndexSequence)
+    assert (seg.BitsAllocated, seg.BitsStored, seg.Rows, seg.Columns) == (1, 1, slices[0].Rows, slices[0].Columns)
+    assert seg.pixel_array.sum() == (mask > 0).sum()
 
 
 def test_slices_without_what_a_segmentation_repeats_are_named(tmp_path):
@@ -59,7 +114,7 @@ def test_slices_without_what_a_segmentation_repeats_are_named(tmp_path):
 def test_the_command_writes_one_beside_the_mask(tmp_path, model_file):
     write_series(tmp_path / "ct", voxels(), StudyID="7")
     command = ["predict", str(tmp_path / "ct"), "-o", str(tmp_path / "out"), "--checkpoint", str(model_file)]
-    assert main([*command, "--dicom-seg"]) == 0
+    assert main([*command, "--dicom-seg", "--no-page"]) == 0
     assert {path.name for path in (tmp_path / "out").glob("ct_*")} == {"ct_seg.nii.gz", "ct_seg.dcm", "ct_report.json"}
 
 

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import sys
 
 import nibabel as nib
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 from chromium import PROGRAM, Chromium
 
 from kits_unet3d.pipeline.cli import main
+from kits_unet3d.pipeline.errors import UsageError
 from kits_unet3d.pipeline.inference import Grid, Scan
-from kits_unet3d.pipeline.inference.results.page import write_page
+from kits_unet3d.pipeline.inference.results.page import page_wanted, write_page
 from kits_unet3d.pipeline.inference.results.picture import picture, place_to_show
 from kits_unet3d.pipeline.inference.results.report import Report
 from kits_unet3d.pipeline.inference.results.viewer import HU_OF_GREY, MOST_SLICES, read_slices, save_slices, slices_of
@@ -93,7 +95,7 @@ def page(tmp_path_factory, raw_phantoms, tiny_checkpoint):
         (folder / f"case_{number}.nii.gz").symlink_to(case / "imaging.nii.gz")
     (folder / "bad<b>.nii.gz").write_bytes(b"nothing")
     out = folder / "out"
-    assert main(["predict", str(folder), "-o", str(out), "--checkpoint", str(tiny_checkpoint), "--page"]) == 1
+    assert main(["predict", str(folder), "-o", str(out), "--checkpoint", str(tiny_checkpoint)]) == 1
     return out / "report.html"
 
 
@@ -145,6 +147,14 @@ def test_in_a_browser_the_table_sorts_and_slices_are_looked_through(page, tmp_pa
         browser.press("Escape")
         browser.wait("!document.querySelector('#viewer').open")
         assert not browser.errors and not browser.value("performance.getEntriesByType('resource').length")
+
+
+def test_without_the_extra_there_is_a_note_in_place_of_a_page(monkeypatch, capsys):
+    assert page_wanted(None) and page_wanted(True) and not page_wanted(False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert not page_wanted(None) and "kits-unet3d[figures]" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="figures"):
+        page_wanted(True)
 
 
 def test_the_page_stays_of_a_size_that_opens(tmp_path, monkeypatch):

@@ -1,4 +1,5 @@
 import itertools
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -7,8 +8,8 @@ import torch
 from torch.nn import functional
 
 from kits_unet3d.networks import UNet3D
-from kits_unet3d.pipeline.inference import Predictor, labels_on_grid
-from kits_unet3d.pipeline.inference.restore import slabs_on_grid
+from kits_unet3d.pipeline.inference import Grid, Predictor, labels_on_grid
+from kits_unet3d.pipeline.inference.restore import along_the_body, slabs_on_grid
 from kits_unet3d.pipeline.model import Model
 from kits_unet3d.transforms import Recipe
 
@@ -48,6 +49,13 @@ def test_on_a_turned_or_sheared_grid_values_are_interpolated_all_at_once():
     expected = np.array([1, 2, -1]) @ places
     assert inside.sum() > 60
     np.testing.assert_allclose(result[0].ravel()[inside], expected[inside], atol=1e-4)
+
+
+def test_a_turned_scan_keeps_its_own_voxels():
+    voxels = np.full((8, 9, 10), 40, np.float32)
+    turned = np.array([[0.8, -0.6, 0, 0], [0.6, 0.8, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+    result, _ = along_the_body(voxels, Grid(Path("x"), "x", voxels.shape, turned), -1024)
+    assert (voxels == 40).all() and result.max() == pytest.approx(40)
 
 
 class BrightIsKidney(torch.nn.Module):

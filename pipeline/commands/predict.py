@@ -35,7 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--roi", choices=("full", "coarse"), default="full", help="coarse: find the kidneys first")
     parser.add_argument("--output", choices=("mask", "probabilities"), default="mask", help="probabilities: those too")
     parser.add_argument("--dicom-seg", action="store_true", help="DICOM segmentations of DICOM scans too")
-    parser.add_argument("--page", action="store_true", help="a picture of each scan, and a page of all: report.html")
+    parser.add_argument(
+        "--page",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="a picture of each scan, and a page of all: report.html; where the extra figures is installed",
+    )
     parser.add_argument("--overwrite", action="store_true", help="do again what is finished")
     parser.add_argument("--keep-names", action="store_true", help="let patients' names appear in names and reports")
     parser.add_argument("--max-memory", default=None, help="refuse scans that need more, such as 8GB; what is free")
@@ -56,11 +61,9 @@ def run(arguments: argparse.Namespace) -> Outcome:
     from ..device import resolve
     from ..distributed import join, rank
     from ..inference import PostProcessing, Predictor
-    from ..inference.batch import Batch, require_writable
-    from ..inference.memory import available_bytes, parse_memory
+    from ..inference.batch import PATIENCE, Batch, require_ready
+    from ..inference.memory import memory_limit
     from ..inference.reading import ReadOptions, find_scans
-    from ..inference.results.dicom_seg import require_highdicom
-    from ..inference.results.page import require_page
 
     options = ReadOptions(
         arguments.volume,
@@ -71,16 +74,12 @@ def run(arguments: argparse.Namespace) -> Outcome:
         arguments.allow_gaps,
     )
     postprocessing = PostProcessing(arguments.keep_kidneys, arguments.tumour_touches_kidney, arguments.min_tumour_mm3)
-    limit = available_bytes() if arguments.max_memory is None else parse_memory(arguments.max_memory)
-    if arguments.dicom_seg:
-        require_highdicom()
-    if arguments.page:
-        require_page()
+    limit = memory_limit(arguments.max_memory)
     skipped: dict[str, str] = {}
     scans = find_scans(arguments.scan, options, skipped)
-    require_writable(arguments.output_dir)
+    require_ready(arguments.output_dir, arguments.page, arguments.dicom_seg)
     accelerator = resolve(arguments.device, arguments.precision)
-    join(accelerator)
+    join(accelerator, PATIENCE)
     predictor = Predictor(
         arguments.checkpoint or "bundle/models/model.pt",
         accelerator,

@@ -4,7 +4,7 @@ from .autocast import AutocastInferer
 from .bundle_io import LoadImageScand, MaskWriter, OrientScand, mask_saver, scan_preparation
 from .engines import EngineInferer
 from .masks.postprocessing import PostProcessing
-from .memory import available_bytes
+from .memory import available_bytes, memory_limit
 from .predictor import Prediction, Predictor
 from .reading import Grid, ReadOptions, find_scans
 from .restore import RestoreToScand, labels_on_grid
@@ -31,6 +31,7 @@ __all__ = [
     "labels_on_grid",
     "make_windows",
     "mask_saver",
+    "memory_limit",
     "read_scan",
     "reference_weights",
     "scan_preparation",

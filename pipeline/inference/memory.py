@@ -12,6 +12,7 @@ from kits_unet3d.transforms import Recipe
 from kits_unet3d.transforms.geometry import resampled_shape
 
 from ..errors import CaseError, UsageError
+from .reading import Grid
 
 GB = 1e9
 #: Of Python with torch, MONAI and a small network, before any scan.
@@ -29,6 +30,11 @@ def parse_memory(text: str) -> float:
     if not match or match.group(2) not in UNITS or float(match.group(1)) == 0:
         raise UsageError(f"max-memory must be a size such as 4GB or 500MB, got {text!r}")
     return float(match.group(1)) * UNITS[match.group(2)]
+
+
+def memory_limit(given: str | float | None) -> float:
+    """Bytes that a scan may need: as :func:`parse_memory` reads them, or what is free if nothing is given."""
+    return available_bytes() if given is None else parse_memory(str(given))
 
 
 def stored_bytes(shape: Sequence[int]) -> float:
@@ -53,7 +59,10 @@ def needed_bytes(shape: Sequence[int], affine: np.ndarray, recipe: Recipe) -> fl
     # With the windows' padding: to the window at least, else by up to a stride.
     network = float(np.prod([max(n + s, r) for n, s, r in zip(seen, recipe.stride, recipe.roi_size, strict=True)]))
     stored = stored_bytes(shape)
-    resampling = stored + 4 * float(np.prod(boxed)) + 4 * network
+    # An oblique scan is turned from a copy in float32.
+    x, y, z = shape
+    turned = 4 * voxels if Grid(Path(), "", (x, y, z), np.asarray(affine)).oblique else 0.0
+    resampling = stored + turned + 4 * float(np.prod(boxed)) + 4 * network
     windows = stored + 4 * network * (len(recipe.classes) + 4)
     restoring = stored + 4 * network * len(recipe.classes) + 2 * voxels
     return LIBRARIES + max(resampling, windows, restoring)

@@ -151,8 +151,8 @@ def along_the_body(voxels: np.ndarray, grid: Grid, outside: float) -> tuple[torc
     affine[:3, 3], affine[3, 3] = corners.max(axis=0), 1
     x, y, z = np.ceil(np.ptp(corners, axis=0) / spacing - 1e-3).astype(int) + 1
     shape = (int(z), int(y), int(x))
-    # Zero is what the sampling gives outside.
-    source = torch.from_numpy(np.ascontiguousarray(voxels, dtype=np.float32))[None].sub_(outside)
+    # Zero is what the sampling gives outside. A copy, whatever the voxels are: the scan keeps its own.
+    source = torch.from_numpy(np.array(voxels, dtype=np.float32, order="C"))[None].sub_(outside)
     matrix = np.linalg.inv(grid.affine) @ affine
     result = torch.empty(shape)
     slab = max(1, SLAB_VOXELS // (shape[1] * shape[2]))

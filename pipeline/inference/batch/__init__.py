@@ -1,6 +1,7 @@
 """Many scans, one after the other, into one folder."""
 
-from .batch import Batch, require_writable
-from .start import start
+from .batch import PATIENCE, Batch
+from .folder import require_writable
+from .start import ready, require_ready, start
 
-__all__ = ["Batch", "require_writable", "start"]
+__all__ = ["PATIENCE", "Batch", "ready", "require_ready", "require_writable", "start"]

@@ -7,47 +7,32 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from ...distributed import gather_by_case, rank, share, world_size
-from ...errors import CaseError, UsageError
+from ...distributed import from_first, gather_by_case, rank, share, world_size
+from ...errors import CaseError
 from ...files import file_hash, write_json
 from ..predictor import Predictor
 from ..reading import Found, ReadOptions
 from ..reading.privacy import anonymous, without_names
 from ..results.dicom_seg import write_segmentation
-from ..results.page import PICTURE, SLICES, write_page
+from ..results.page import PICTURE, SLICES, page_wanted, write_page
 from ..results.picture import save_picture
 from ..results.probabilities import probabilities_path
 from ..results.report import DONE, FAILED, Report
 from ..results.viewer import save_slices
 from ..scan import Scan
 from .ahead import ScansAhead
+from .folder import only_run
 
 logger = logging.getLogger("kits_unet3d.inference")
 
-
-def require_writable(folder: str | Path) -> Path:
-    """Makes the folder if need be, and tries it, so that nobody waits for results that cannot be kept.
-
-    Raises:
-        UsageError: if nothing can be written there.
-    """
-    folder = Path(folder)
-    trial = folder / f".part-trial-{rank()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        trial.write_bytes(b"trial")
-        trial.unlink()
-    except OSError as error:
-        trial.unlink(missing_ok=True) if folder.is_dir() else None
-        raise UsageError(
-            f"{folder}: nothing can be written there ({error.strerror}); choose another folder, or free it"
-        ) from error
-    return folder
+#: How long the processes of a batch wait for the last one.
+PATIENCE = timedelta(days=30)
 
 
 class Batch:
@@ -61,7 +46,8 @@ class Batch:
         limit: bytes of memory a scan may need.
         probabilities: write them too.
         dicom_seg: write DICOM segmentations of DICOM scans too.
-        page: draw a picture and slices of each scan, and make a page of them.
+        page: draw a picture and slices of each scan, and make a page of them; if not given, where the extra
+            ``figures`` is installed.
         overwrite: do everything again.
         keep_names: let patients' names appear.
     """
@@ -73,17 +59,19 @@ class Batch:
         options: ReadOptions | None = None,
         limit: float = float("inf"),
         probabilities: bool = False,
-        page: bool = False,
+        page: bool | None = None,
         dicom_seg: bool = False,
         overwrite: bool = False,
         keep_names: bool = False,
     ) -> None:
         self.predictor, self.folder, self.options = predictor, Path(folder), options or ReadOptions()
-        self.limit, self.probabilities, self.page, self.dicom_seg = limit, probabilities, page, dicom_seg
+        self.limit, self.probabilities, self.dicom_seg = limit, probabilities, dicom_seg
+        self.page = page_wanted(page)
         self.overwrite, self.keep_names = overwrite, keep_names
-        self.report = Report(folder, rank() if world_size() > 1 else None)
+        self.report = Report(folder)
         self._model = [file_hash(source) for source in predictor.model.sources]
         self._identity: frozenset[str] = frozenset()
+        self._unwritten: OSError | None = None
 
     def run(self, scans: Sequence[Found], skipped: dict[str, str] | None = None) -> list[str]:
         """Does all of them; returns the names of those that failed.
@@ -93,35 +81,62 @@ class Batch:
         Args:
             scans: from :func:`find_scans`.
             skipped: what was left out when they were looked for, for the report.
+
+        Raises:
+            UsageError: if another run is writing into the folder.
+            CaseError: at the end, if the report could not be written.
         """
         self._identity = frozenset() if self.keep_names else frozenset().union(*(s.identity for s in scans))
         named = [found if self.keep_names else anonymous(found, self._identity) for found in scans]
         self.report.skipped = {self._clean(path): self._clean(reason) for path, reason in (skipped or {}).items()}
         self.report.device = self.predictor.accelerator.describe()
         logger.info("device: %s", self.report.device)
-        mine = share(named)
-        pending = [found for found in mine if not self._is_finished(found)]
-        if len(pending) < len(mine):
-            print(f"{len(mine) - len(pending)} of {len(mine)} are finished already; --overwrite does them again")
+        self.report.part = rank() if world_size() > 1 else None
+        with only_run(self.folder) if rank() == 0 else nullcontext():
+            if rank() == 0:
+                self._keep(lambda: self.report.take_over({_source(found): found.name for found in named}))
+            self.report.cases = from_first(self.report.cases)
+            self._do(self._pending(named))
+            self.report.cases |= gather_by_case(self.report.added)
+            if rank() == 0:
+                self._unwritten = None  # what could not be written after a case is written now
+                self._keep(self.report.write)
+                if self.page:
+                    self._keep(lambda: write_page(self.report))
+        failed = [found.name for found in named if self.report.cases[found.name]["outcome"] == FAILED]
+        if failed and rank() == 0:
+            print(f"{len(failed)} of {len(named)} scans failed ({', '.join(failed)})", file=sys.stderr)
+        if self._unwritten is not None and rank() == 0:
+            raise CaseError(
+                f"{self.folder}: the report could not be written ({self._unwritten.strerror}); free the disk, and the "
+                "same command completes it"
+            )
+        return failed
+
+    def _keep(self, write: Callable[[], Any]) -> None:
+        """Writes what the batch can go on without."""
+        try:
+            write()
+        except OSError as error:
+            self._unwritten = error
+
+    def _pending(self, named: Sequence[Found]) -> list[Found]:
+        """This process's share of what is still to be done; they verify the masks of earlier runs together."""
+        finished = gather_by_case({found.name: self._is_finished(found) for found in share(list(named))})
+        if rank() == 0 and any(finished.values()):
+            count = sum(finished.values())
+            print(f"{count} of {len(named)} are finished already; --overwrite does them again")
+        return share([found for found in named if not finished[found.name]])
+
+    def _do(self, pending: Sequence[Found]) -> None:
         began = time.monotonic()
         with closing(ScansAhead(pending, self.options, self.predictor.model.recipe, self.limit).__iter__()) as ahead:
             for number, (found, scan) in enumerate(ahead, start=1):
                 case = self._case(found, scan)
-                self.report.add(found.name, case)
-                left = (time.monotonic() - began) / number * (len(pending) - number)
-                self._tell(
-                    found, case, f"[{number}/{len(pending)}]", f"; {left / 60:.0f} min left" if left > 60 else ""
-                )
+                self._keep(lambda name=found.name, case=case: self.report.add(name, case))  # type: ignore[misc]
+                left = time_left(time.monotonic() - began, number, len(pending))
+                self._tell(found, case, f"[{number}/{len(pending)}]", left)
                 del scan
-        self.report.cases |= gather_by_case({found.name: self.report.cases[found.name] for found in mine})
-        if rank() == 0:
-            self.report.write()
-            if self.page:
-                write_page(self.report)
-        failed = [found.name for found in named if self.report.cases[found.name]["outcome"] == FAILED]
-        if failed and rank() == 0:
-            print(f"{len(failed)} of {len(named)} scans failed ({', '.join(failed)})", file=sys.stderr)
-        return failed
 
     def _clean(self, text: str) -> str:
         return text if self.keep_names else without_names(text, self._identity)
@@ -133,7 +148,7 @@ class Batch:
             paths = sorted(one.path for series in found.dicom.series for one in series.slices)
         states = [(str(p), s.st_size, s.st_mtime_ns) for p in paths if p.exists() for s in (p.stat(),)]
         content: list[Any] = [states, found.series, self._model, vars(self.options), self.predictor.settings]
-        content += [self.probabilities, self.page, self.dicom_seg]
+        content += [self.probabilities, self.page, self.dicom_seg, self._clean(str(found.path))]
         return hashlib.sha256(json.dumps(content).encode("utf-8", "surrogateescape")).hexdigest()
 
     def _is_finished(self, found: Found) -> bool:
@@ -142,32 +157,37 @@ class Batch:
     def _case(self, found: Found, scan: Scan | Exception) -> dict[str, Any]:
         began, made_from = time.monotonic(), self._made_from(found)
         case: dict[str, Any] = {"scan": self._clean(str(found.path)), "outcome": FAILED, "files": {}}
-        case["source"] = hashlib.sha256(
-            f"{found.path.absolute()}\n{found.series}".encode("utf-8", "surrogateescape")
-        ).hexdigest()
+        case["source"] = _source(found)
+        earlier = self.report.cases.get(found.name, {"files": {}})
+        written: list[Path] = []
         try:
+            if earlier["files"] and earlier.get("source") != case["source"] and not self.overwrite:
+                case["source"] = earlier.get("source")  # so that the next run does not take them for this scan's
+                raise CaseError(
+                    f"{found.path}: {', '.join(earlier['files'])} in {self.folder} is another scan's result; "
+                    "use another folder, or --overwrite"
+                )
             if isinstance(scan, Exception):
                 raise scan
-            self._keep_anothers(found, case["source"])
-            done = self._predict(scan)
+            done = self._predict(scan, written)
             case |= {"outcome": DONE, "made_from": made_from, "seconds": round(time.monotonic() - began, 1), **done}
         except Exception as error:  # whatever is wrong with one scan, the others are still to be done
             text = str(error) if isinstance(error, CaseError) else f"{type(error).__name__}: {error}"
             case["error"] = self._clean(text if str(found.path) in text else f"{found.path}: {text}")
+            for file in written:
+                with suppress(OSError):
+                    file.unlink()
+            # A scan that cannot be reached today costs nobody the mask of yesterday.
+            case["files"] = {file: digest for file, digest in earlier["files"].items() if (self.folder / file).exists()}
+            if case["files"]:
+                case["error"] += "; earlier results of this name are kept"
         return case
 
-    def _keep_anothers(self, found: Found, source: str) -> None:
-        earlier = self.report.cases.get(found.name, {})
-        if earlier.get("outcome") == DONE and earlier.get("source") != source and not self.overwrite:
-            raise CaseError(
-                f"{found.path}: {', '.join(earlier['files'])} in {self.folder} is another scan's result; "
-                "use another folder, or --overwrite"
-            )
-
-    def _predict(self, scan: Scan) -> dict[str, Any]:
+    def _predict(self, scan: Scan, files: list[Path]) -> dict[str, Any]:
+        """Results of one scan; adds to ``files`` what it writes, for one who has to take it back."""
         file = probabilities_path(scan.grid, self.folder) if self.probabilities else None
         prediction = self.predictor.predict(scan, probabilities=file)
-        files = [prediction.save(self.folder), *([file] if file else [])]
+        files += [prediction.save(self.folder), *([file] if file else [])]
         warnings = [self._clean(warning) for warning in scan.warnings]
         if self.dicom_seg:
             try:
@@ -192,4 +212,18 @@ class Batch:
             return
         volumes = ", ".join(f"{name} {ml:.1f} mL" for name, ml in case["volumes_ml"].items())
         notes = "".join(f" ({note})" for note in (*case["flags"], *case["warnings"]))
-        print(f"{count} {self.folder / next(iter(case['files']))}: {volumes}{notes}{left}")
+        text = f"{count} {self.folder / next(iter(case['files']))}: {volumes}{notes}{left}"
+        # A terminal may not know the letters of a name, or a name hold bytes that are none.
+        encoding = sys.stdout.encoding or "utf-8"
+        print(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def _source(found: Found) -> str:
+    """By which a scan is known again, whatever it is called."""
+    return hashlib.sha256(f"{found.path.absolute()}\n{found.series}".encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def time_left(seconds: float, done: int, count: int) -> str:
+    """For the end of a line, after so many of ``count`` scans; nothing if it is about a minute."""
+    left = seconds / done * (count - done)
+    return f"; {left / 60:.0f} min left" if left > 60 else ""

@@ -62,13 +62,21 @@ def write_segmentation(mask: np.ndarray, like: Grid, folder: str | Path, classes
     It belongs to the scan's patient and study, as their tags say. Empty segments have no frames.
 
     Returns:
-        The file's path; None for a scan that is no DICOM, whose slices were filled in, or whose mask is empty.
+        The file's path; None for a scan that is no DICOM.
 
     Raises:
-        CaseError: if the slices lack what a segmentation must repeat of them.
+        CaseError: if the mask is empty, has other slices than the series, or these lack what a segmentation must
+            repeat of them.
     """
-    if not isinstance(like.header, tuple) or len(like.header) != mask.shape[2] or not mask.any():
+    if not isinstance(like.header, tuple):
         return None
+    if len(like.header) != mask.shape[2]:
+        raise CaseError(
+            f"{like.path}: no DICOM segmentation can be made of it, whose {len(like.header)} slices were put onto a "
+            f"grid of {mask.shape[2]}; export the missing ones"
+        )
+    if not mask.any():
+        raise CaseError(f"{like.path}: no DICOM segmentation is made of it, since its mask is empty")
     import highdicom as hd  # an extra: only who wants these files needs it
     import pydicom
 

@@ -29,6 +29,23 @@ def require_page() -> None:
         raise UsageError(f"{error.name} is not installed; `pip install 'kits-unet3d[figures]'`") from error
 
 
+def page_wanted(asked: bool | None) -> bool:
+    """Whether pictures and a page are made: as asked, else, with a note, wherever what draws them is installed.
+
+    Raises:
+        UsageError: if they are asked for and it is not.
+    """
+    if asked is None:
+        try:
+            require_page()
+        except UsageError as error:
+            print(f"no pictures and no {PAGE}: {error}")
+            return False
+    elif asked:
+        require_page()
+    return asked is not False
+
+
 def write_page(report: Report) -> Path:
     """Writes ``report.html`` into the report's folder: every case with its measures, notes, picture and slices.
 
@@ -58,7 +75,7 @@ def write_page(report: Report) -> Path:
         summary=report.summary,
     )
     path = report.folder / PAGE
-    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as stream:
+    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8", errors="backslashreplace") as stream:
         stream.writelines(pieces)
     return path
 

@@ -5,32 +5,48 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ...files import file_hash, whole_file, write_json
 
-SUMMARY, TABLE = "summary.json", "summary.csv"
+SUMMARY, TABLE, PARTS = "summary.json", "summary.csv", ".report-*.json"
 DONE, FAILED = "done", "failed"
 
 
 class Report:
     """The report in an output folder, which later runs continue; written whole after every case.
 
-    Args:
-        folder: with the results; an earlier report in it is taken over.
-        part: number of this process where several share the work; each then keeps a part of its own,
-            and :meth:`write` by the first makes the whole of them.
+    Attributes:
+        cases: what is known of each.
+        added: those of them that this process has done.
+        part: number of this process where several share the work; each then keeps a part of its own, and
+            :meth:`write` by the first makes the whole of them.
+        skipped: what was left out, and why.
+        device: on which they were done last.
     """
 
-    def __init__(self, folder: str | Path, part: int | None = None) -> None:
+    def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.part = None if part is None else self.folder / f".report-{part}.json"
         self.cases: dict[str, dict[str, Any]] = {}
+        self.added: dict[str, dict[str, Any]] = {}
+        self.part: int | None = None
         self.skipped: dict[str, str] = {}
         self.device: dict[str, Any] = {}
-        for earlier in (self.folder / SUMMARY, *sorted(self.folder.glob(".report-*.json"))):
+
+    def take_over(self, named: Mapping[str, str]) -> None:
+        """Continues an earlier report, the parts of a run that was killed among it.
+
+        Args:
+            named: what each source is called now; what is known of it by another name is dropped.
+        """
+        parts = sorted(self.folder.glob(PARTS))
+        for earlier in (self.folder / SUMMARY, *parts):
             self.cases |= _cases(earlier)
+        self.cases = {n: case for n, case in self.cases.items() if named.get(case.get("source", ""), n) == n}
+        if parts:  # before this run's own take their place
+            self.write()
 
     def is_finished(self, name: str, made_from: str) -> bool:
         """Whether the case was done from exactly this, and its mask is as it was written."""
@@ -44,11 +60,11 @@ class Report:
 
     def add(self, name: str, case: dict[str, Any]) -> None:
         """Notes a case and saves; in this process's part, where there are several."""
-        self.cases[name] = case
+        self.cases[name] = self.added[name] = case
         if self.part is None:
             self.write()
         else:
-            write_json(self.part, {"cases": self.cases})
+            write_json(self.folder / PARTS.replace("*", str(self.part)), {"cases": self.added})
 
     @property
     def summary(self) -> dict[str, int]:
@@ -67,7 +83,11 @@ class Report:
         cases = report["cases"]
         write_json(self.folder / SUMMARY, report)
         classes = dict.fromkeys(name for case in cases.values() for name in case.get("volumes_ml", {}))
-        with whole_file(self.folder / TABLE) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
+        with (
+            whole_file(self.folder / TABLE) as temporary,
+            # A path may hold bytes that are no text.
+            open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
+        ):
             table = csv.writer(stream)
             sizes = [f"{name}_{of}" for name in classes for of in _of_a_class({}, name)]
             table.writerow(["case", "outcome", *sizes, "flags", "warnings", "error", "seconds", "scan"])
@@ -77,7 +97,7 @@ class Report:
                 rounded = [round(v, 3) if isinstance(v, float) else v for v in values]
                 seconds, error = case.get("seconds", ""), case.get("error", "")
                 table.writerow([name, case["outcome"], *rounded, *texts, error, seconds, case["scan"]])
-        for part in self.folder.glob(".report-*.json"):
+        for part in self.folder.glob(PARTS):
             part.unlink()
 
 

@@ -1,0 +1,68 @@
+"""What is measured of a mask."""
+
+import numpy as np
+import pytest
+
+from kits_unet3d.pipeline.inference import Grid, Scan
+from kits_unet3d.pipeline.inference.masks.measures import longest_axial_mm, measure
+
+
+def grid(shape, affine):
+    return Grid("scan", "scan", shape, np.asarray(affine, dtype=np.float64))
+
+
+def test_structures_are_measured_on_each_side():
+    """RAS, voxels of 2 x 2 x 4 mm: 8 x 10 x 6 voxels of kidney on the right are 7.68 mL; the left has a tumour."""
+    voxels = np.full((40, 40, 20), -1000, np.int16)
+    voxels[2:-2, 2:-2] = 40
+    mask = np.zeros(voxels.shape, np.uint8)
+    mask[28:36, 10:20, 4:10] = 1
+    mask[4:12, 10:20, 4:14] = 1
+    mask[6:9, 12:16, 6:8] = 2
+    voxels[mask == 1], voxels[mask == 2] = 150, 90
+    affine = np.diag([2.0, 2.0, 4.0, 1.0])
+    for turn in (np.eye(4), np.array([[0, 0, 1, 0], [0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1.0]])):
+        order = np.argmax(np.abs(turn[:3, :3]), axis=0)
+        stored = affine @ turn
+        flips = tuple(slice(None, None, -1) if turn[:3, :3].sum(axis=0)[i] < 0 else slice(None) for i in range(3))
+        scan_voxels, scan_mask = (a.transpose(order)[flips] for a in (voxels, mask))
+        found = measure(Scan(grid(scan_mask.shape, stored), scan_voxels), scan_mask, ("background", "kidney", "tumour"))
+        assert found["volumes_ml"] == pytest.approx({"kidney": (480 + 776) * 0.016, "tumour": 24 * 0.016})
+        assert found["sides_ml"]["kidney"] == pytest.approx({"right": 7.68, "left": 776 * 0.016})
+        assert found["sides_ml"]["tumour"] == pytest.approx({"right": 0, "left": 24 * 0.016})
+        assert found["mean_hu"] == {"kidney": 150, "tumour": 90}
+        assert found["counts"] == {"kidney": 2, "tumour": 1}
+        left, right, tumour = found["structures"]
+        assert (left["side"], right["side"], tumour["side"]) == ("left", "right", "left")
+        assert right["volume_ml"] == pytest.approx(7.68) and right["mean_hu"] == 150 and tumour["mean_hu"] == 90
+        assert right["longest_axial_mm"] == pytest.approx(np.hypot(16, 20))  # 8 and 10 voxels of 2 mm
+        assert tumour["longest_axial_mm"] == pytest.approx(10)  # 3 and 4 voxels of 2 mm
+        assert found["flags"] == ["no kidney"]  # both are below 20 mL
+
+
+def test_flags_tell_what_to_look_at_twice():
+    voxels = np.full((40, 40, 20), -200, np.int16)
+    mask = np.zeros(voxels.shape, np.uint8)
+    mask[5:20, 5:20, 0:10] = 1
+    voxels[mask == 1] = 30
+    found = measure(Scan(grid(mask.shape, np.diag([2.0, 2, 4, 1])), voxels), mask, ("background", "kidney", "tumour"))
+    assert found["flags"] == ["cut by the field of view", "one kidney", "likely no contrast", "unusual HU"]
+
+
+@pytest.mark.parametrize(("right", "flags"), [(slice(22, 30), []), (slice(20, 21), ["one kidney"])])
+def test_two_kidneys_that_are_one_part_are_two(right, flags):
+    """The middle plane lies between voxels 19 and 20; 10 x 10 voxels of 32 mm³ in each of the slices along X."""
+    voxels = np.full((40, 40, 20), 100, np.int16)
+    voxels[0, 0, 0] = -1000
+    mask = np.zeros(voxels.shape, np.uint8)
+    mask[8:20, 10:20, 5:15] = 1
+    mask[20:22, 14:16, 9:11] = 1
+    mask[right, 10:20, 5:15] = 1
+    found = measure(Scan(grid(mask.shape, np.diag([2.0, 4, 4, 1])), voxels), mask, ("background", "kidney", "tumour"))
+    assert found["flags"] == flags and found["counts"]["kidney"] == 1
+
+
+def test_the_longest_axial_diameter_is_of_one_slice():
+    part = np.zeros((3, 5, 5), bool)
+    part[0, 0, 0] = part[2, 4, 4] = part[1, 2, 1:4] = True
+    assert longest_axial_mm(part, np.diag([5.0, 1.0, 1.0, 1.0])) == pytest.approx(np.hypot(1, 3))
