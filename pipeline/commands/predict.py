@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", choices=engines, default="auto", help="what runs the network")
     fewer = ("reference", "body", "skip-air", "even")
     parser.add_argument(
-        "--windows", nargs="+", choices=fewer, default=["reference"], help="the reference's, or ways to need fewer"
+        "--windows", nargs="+", choices=fewer, default=["body", "skip-air"], help="fewer than the reference's, or those"
     )
     parser.add_argument("--roi", choices=("full", "coarse"), default="full", help="coarse: find the kidneys first")
     parser.add_argument("--output", choices=("mask", "probabilities"), default="mask", help="probabilities: those too")

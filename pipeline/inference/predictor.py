@@ -27,7 +27,7 @@ from .results.mask import write_mask
 from .results.picture import picture
 from .results.probabilities import probabilities_file
 from .scan import Scan, read_scan
-from .windows import make_windows
+from .windows import DEFAULT, make_windows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -89,7 +89,7 @@ class Predictor:
         progress: bool = False,
         postprocessing: PostProcessing | None = None,
         engine: str = "auto",
-        windows: Sequence[str] = ("reference",),
+        windows: Sequence[str] = DEFAULT,
         roi: str = "full",
         mirror: bool = False,
     ) -> None:
