@@ -36,7 +36,7 @@ OWN_WAY = {
     "initialize": "seeds are drawn for training only",
     "run": "each runs its own workflow",
     "dataset_dir": "prepared cases here, scans there",
-    "network": "the same arguments, spelt out where they can be changed",
+    "network_factory": "the same arguments, spelt out where they can be changed",
     "network_def": "fresh here, from the checkpoint there",
     "recipe": "set here, from the checkpoint there",
 }
@@ -135,7 +135,7 @@ def test_what_two_configurations_both_define_is_the_same():
     for name in ("train", "inference"):
         parser = ConfigParser()
         parser.read_config(CONFIGS / f"{name}.json")
-        networks.append(parser.get_parsed_content("network"))
+        networks.append(parser.get_parsed_content("network_factory"))
     bound = [signature(n.func).bind(**n.keywords) for n in networks]
     for arguments in bound:
         arguments.apply_defaults()

@@ -144,6 +144,45 @@ def test_monai_label_gets_a_mask_on_the_scans_grid(trained_bundle, raw_phantoms,
     assert np.array_equal(np.asarray(data["pred"][0]), expected)
 
 
+def test_monai_label_trains_on_scans_and_label_maps_as_they_are_stored(
+    trained_bundle, raw_phantoms, tiny_config, tiny_checkpoint, tmp_path, monkeypatch
+):
+    """What MONAI Label 0.8.5 does in BundleTrainTask: its data lists, its handlers, its device, no prepared folder."""
+    monkeypatch.chdir(tmp_path)  # a server's folder, with nothing of ours in it
+    monkeypatch.setattr(sys, "path", list(sys.path))  # run() adds the bundle's folder
+    config, model = trained_bundle / "configs" / "train.json", trained_bundle / "models" / "model.pt"
+    small = json.loads(tiny_config.read_text())
+    kept = {name: small[name] for name in ("spacing_mm", "roi_size", "channels", "workers")}
+    config.write_text(json.dumps(json.loads(config.read_text()) | kept))
+    parser = ConfigParser()
+    parser.read_config(config)
+    parser.config.update({"bundle_root": str(trained_bundle)})
+    handlers = parser.get("train#handlers", [])
+    handlers.insert(
+        0,
+        {
+            "_target_": "CheckpointLoader",
+            "load_path": str(model),
+            "load_dict": {"model": "$@network"},
+            "strict": False,
+        },
+    )
+    cases = [
+        {"image": str(folder / "imaging.nii.gz"), "label": str(folder / "segmentation.nii.gz")}
+        for folder in sorted(raw_phantoms.glob("case_*"))
+    ]
+    overrides = {
+        "bundle_root": str(trained_bundle), "train#trainer#max_epochs": 1, "train#dataset#data": cases[:4],
+        "device": torch.device("cpu"), "train#handlers": handlers, "validate#dataset#data": cases[4:],
+    }  # fmt: skip
+    run(run_id="run", init_id=None, final_id=None, meta_file=str(trained_bundle / "configs" / "metadata.json"),
+        config_file=str(config), **overrides)  # fmt: skip
+    first, now = (torch.load(path, weights_only=True) for path in (tiny_checkpoint, model))
+    assert (now["epoch"], now["iteration"], now["evaluated"]) == (1, 2, 1)  # the best is what MONAI Label uses next
+    change = max(float((first["model"][n] - now["model"][n]).abs().max()) for n in first["model"])
+    assert 0 < change < 0.01  # two steps of the warm-up away from what it was given
+
+
 @pytest.mark.parametrize("space", ["RAS", "LPS"])
 def test_a_deployed_application_brings_its_own_image(tmp_path, raw_phantoms, tiny_checkpoint, space):
     """What the Deploy App SDK 4.0 does in MonaiBundleInferenceOperator with the TorchScript file alone."""

@@ -258,5 +258,5 @@ def test_data_prepared_for_another_model_or_without_evaluation_cases_are_refused
     Index(tmp_path, "phantoms", tiny_recipe).write()
     for recipe, reason in ((type(tiny_recipe)(), "spacing_mm"), (tiny_recipe, "0 evaluation case(s) for 1 process")):
         with pytest.raises(SystemExit) as stop:
-            start(tmp_path, recipe, None)
+            start(tmp_path, recipe, None, [])
         assert stop.value.code == 2 and reason in capsys.readouterr().err

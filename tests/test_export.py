@@ -87,7 +87,7 @@ def test_the_configurations_in_the_zip_agree_with_its_checkpoint(archive, tmp_pa
     for name in ("train", "inference"):
         parser = ConfigParser()
         parser.read_config(folder / "configs" / f"{name}.json")
-        network = parser.get_parsed_content("network")()
+        network = parser.get_parsed_content("network_factory")()
         assert network.channels == (4, 8, 8)
     train = json.loads((folder / "configs" / "train.json").read_text())
     assert train["roi_size"] == TINY["roi_size"] and train["spacing_mm"] == TINY["spacing_mm"]
@@ -106,7 +106,7 @@ def test_a_checkpoint_of_the_reference_is_exported_with_the_bundles_network(tmp_
     shutil.copytree(BUNDLE, bundle)
     config = bundle / "configs" / "inference.json"
     content = json.loads(config.read_text())
-    content["network"]["channels"] = [2, 4]
+    content["network_factory"]["channels"] = [2, 4]
     config.write_text(json.dumps(content))
     torch.save({"best_model_state_dict": UNet3D(channels=(2, 4)).state_dict()}, tmp_path / "reference.pt")
     command = ["export", "bundle", "--checkpoint", str(tmp_path / "reference.pt"), "--bundle", str(bundle)]

@@ -53,7 +53,7 @@ def _check(arguments: argparse.Namespace) -> Outcome:
     from ..device import resolve
     from ..selfcheck import Workload, gathered, run_checks
 
-    workload = Workload(section("network", *arguments.config), section("loss", *arguments.config), arguments.patch)
+    workload = Workload(section("network_factory", *arguments.config), section("loss", *arguments.config), arguments.patch)
     accelerator = resolve(arguments.device)
     first = distributed.join(accelerator) == 0
     if first:

@@ -55,14 +55,14 @@ def describe(checkpoint: str | Path, bundle: str | Path = "bundle") -> Descripti
     if isinstance(best, float):  # the key metric of a training, which its configuration calls so
         best = {"mean_dice": best}
     scores = {str(k): float(v) for k, v in best.items() if v is not None} if isinstance(best, Mapping) else {}
-    network = dict(named if isinstance(named, Mapping) else configs["inference"]["network"])
+    network = dict(named if isinstance(named, Mapping) else configs["inference"]["network_factory"])
     network.pop("_mode_", None)
     model = read_model(checkpoint, partial(build_network, network, checkpoint))
     recipe = model.recipe.as_dict()
 
-    configs["inference"]["network"] = {**network, "_mode_": "callable"}
+    configs["inference"]["network_factory"] = {**network, "_mode_": "callable"}
     known = {**recipe, **network}
-    configs["train"].update({name: known[name] for name in configs["train"].keys() & known.keys() - {"network"}})
+    configs["train"].update({name: known[name] for name in configs["train"].keys() & known.keys()})
     configs["metadata"]["eval_metrics"] = scores
     tensors = configs["metadata"]["network_data_format"]
     image, pred = tensors["inputs"]["image"], tensors["outputs"]["pred"]

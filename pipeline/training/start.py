@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from kits_unet3d.transforms import Recipe
 
-from ..data import Index
+from ..data import require_data
 from ..device import Accelerator
 from ..errors import UsageError
 
@@ -20,19 +22,16 @@ def start(
     recipe: Recipe,
     accelerator: Accelerator,
     batch_size: int,
-    training_cases: int | None = None,
-    evaluation_cases: int | None = None,
+    training_data: Sequence[Mapping[str, Any]],
+    evaluation_data: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Checks that there are data prepared as the configuration says, enough for all processes; logs the device.
+    """Checks that the data lists are prepared as the configuration says, and enough for all processes; logs the device.
 
     Ends the program with one sentence and exit code 2 if the data do not serve; a configuration's run has
     no other way to speak to its user.
     """
     try:
-        index = Index.read(dataset_dir)
-        index.require(recipe)
-        index.require_cases("training", training_cases, batch_size)
-        index.require_cases("evaluation", evaluation_cases)
+        require_data(dataset_dir, recipe, evaluation_data, training_data, batch_size)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
