@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..device import strict_environment
+    from ..device import resolve, strict_environment
     from ..errors import UsageError
 
     if arguments.cards < 1:
@@ -37,14 +38,23 @@ def run(arguments: argparse.Namespace) -> Outcome:
     launched = int(os.environ.get("WORLD_SIZE", 1)) >= arguments.cards
     if launched and strict.items() <= os.environ.items():
         return _check(arguments)
+    # The last card that is asked for is there, or none is tried: an error is said once, and not by each process.
+    resolve(arguments.device, local_rank=arguments.cards - 1)
     # What forbids quiet detours is read while torch starts, and each card wants a process: so start anew.
     command = [sys.executable, "-m", "kits_unet3d.pipeline.cli", "device", "--device", arguments.device]
     command += ["--cards", str(arguments.cards), "--patch", str(arguments.patch), "--config", *arguments.config]
     if not launched:
         command[1:1] = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={arguments.cards}"]
-    command += ["--json"] if arguments.json else []
-    done = subprocess.run(command, env={**os.environ, **strict})
-    return Outcome(None, done.returncode)  # its first process has told the results
+    command += [f"--{flag}" for flag in ("json", "debug") if getattr(arguments, flag)]
+    done = subprocess.run(
+        command, env={**os.environ, **strict}, text=True, stdout=subprocess.PIPE if arguments.json else None
+    )
+    if not arguments.json:
+        return Outcome(None, done.returncode)
+    if not done.stdout:
+        raise UsageError(f"the processes ended with {done.returncode} before they had results; see above")
+    results = json.loads(done.stdout)
+    return Outcome(results, results.get("exit_code", done.returncode))
 
 
 def _check(arguments: argparse.Namespace) -> Outcome:
@@ -53,7 +63,9 @@ def _check(arguments: argparse.Namespace) -> Outcome:
     from ..device import resolve
     from ..selfcheck import Workload, gathered, run_checks
 
-    workload = Workload(section("network_factory", *arguments.config), section("loss", *arguments.config), arguments.patch)
+    workload = Workload(
+        section("network_factory", *arguments.config), section("loss", *arguments.config), arguments.patch
+    )
     accelerator = resolve(arguments.device)
     first = distributed.join(accelerator) == 0
     if first:
