@@ -71,6 +71,20 @@ def test_a_client_of_a_federation_trains_evaluates_and_exchanges_weights(client,
     assert (tmp_path / "app" / "kits" / "models" / "model_final.pt").is_file()
 
 
+@pytest.mark.slow
+def test_a_client_as_it_is_by_default_evaluates_what_the_server_sends(tmp_path, prepared_phantoms, tiny_config):
+    """MonaiAlgo's own names of configurations, train.json and evaluate.json, and a bundle without weights."""
+    bundle = tmp_path / "app" / "kits"
+    shutil.copytree(ROOT / "bundle", bundle, ignore=shutil.ignore_patterns("*.pt", "eval"))
+    config = bundle / "configs" / "train.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | json.loads(tiny_config.read_text())))
+    settings = {"dataset_dir": str(prepared_phantoms), "device_name": "cpu"}
+    client = MonaiAlgo("kits", train_kwargs=settings, eval_kwargs=dict(settings))
+    client.initialize({ExtraItems.CLIENT_NAME: "site", ExtraItems.APP_ROOT: str(tmp_path / "app")})
+    metrics = client.evaluate(ExchangeObject(weights=UNet3D(channels=(4, 8, 8)).state_dict())).metrics
+    assert 0 <= metrics["mean_dice"] <= 1
+
+
 def test_experiment_logs_get_the_loss_and_tensorboard_gets_pictures(
     tmp_path, monkeypatch, prepared_phantoms, tiny_config
 ):
