@@ -123,7 +123,7 @@ def _read_one(path: Path, factory: partial[nn.Module] | None, missing_ok: bool) 
 
 
 def model_of_run(path: str | Path, factory: partial[nn.Module]) -> Model:
-    """:func:`read_model` for a bundle's run, which it ends with one sentence and exit code 3 if the file cannot be used.
+    """:func:`read_model` for a bundle's run, which it ends with one sentence and exit code 3 if the file is of no use.
 
     Where there is none the weights are fresh: a federation sends them later. :func:`require_trained` is for the rest.
     """

@@ -85,7 +85,6 @@ def test_a_command_refuses_a_configuration_with_a_key_that_nothing_reads(
     overlay = tmp_path / "overlay.json"
     overlay.write_text(json.dumps({key: 1}))
     configs = [str(overlay)] if command[0] == "prepare" else [str(CONFIGS / "train.json"), str(overlay)]
-    monkeypatch.setenv("WORLD_SIZE", "1")
     assert main([*command, "--config", *configs]) == 2
     error = capsys.readouterr().err
     assert f"unknown key {key}" in error and near in error

@@ -119,13 +119,14 @@ def test_the_commands_of_a_document_run_one_after_the_other(document, place):
     path = [str(place / "commands"), os.environ["PATH"], str(Path(sys.executable).parent)]
     variables = {**os.environ, "PATH": os.pathsep.join(path)}
     variables.pop("PYTORCH_TRAIN_DATASET", None)
+    folder = place / "bundle" if document.startswith("bundle") else place
     for block in blocks(document):
         if block.reason is not None:
             continue
         code = block.code.replace("file:///path/to", f"file://{place}/path/to")
         line = ["bash", "-euo", "pipefail", "-c", code] if block.language == "bash" else [sys.executable, "-c", code]
         done = subprocess.run(
-            line, cwd=place / "bundle" if document.startswith("bundle") else place, env=variables, capture_output=True, text=True,
-            timeout=500,
+            line, cwd=folder, env=variables, capture_output=True, text=True, timeout=500
+
         )  # fmt: skip
         assert done.returncode == 0, f"{document}, block {block.number}:\n{code}\n{done.stdout}\n{done.stderr[-4000:]}"

@@ -21,8 +21,8 @@ class OpenPreparedd(MapTransform):
 
     The maps are copy-on-write: whoever writes to one changes memory, never the file.
 
-    A case of other programs, which have scans and label maps as they were stored, is prepared each time it is asked for;
-    that takes seconds, so `kits-unet3d prepare` is the better way for many epochs.
+    A case of other programs, which have scans and label maps as they were stored, is prepared each time it is asked
+    for; that takes seconds, so `kits-unet3d prepare` is the better way for many epochs.
 
     Args:
         keys: of the paths.

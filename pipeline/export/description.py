@@ -94,10 +94,11 @@ def _named(described: Description) -> dict[str, str]:
     """The metadata's words on what the model is, has learnt from and is for."""
     organs = ", ".join(described.model.recipe.classes[1:])
     data = described.data or "data that the checkpoint does not name"
+    size = f"{described.parameters:,} parameters"
     return {
         "name": f"3D U-Net: {organs}",
         "task": f"Segmentation of CT: {organs}",
-        "description": f"A network of {described.parameters:,} parameters, trained on {data} by the MLPerf 3D U-Net recipe",
+        "description": f"A network of {size}, trained on {data} by the MLPerf 3D U-Net recipe",
         "data_source": described.data or "not named by the checkpoint",
     }
 
