@@ -74,3 +74,22 @@ def test_a_missing_device_is_an_error_and_the_result_line_still_comes(script, na
     done = script(name, DEVICE="xpu:7", CARDS="1")
     assert done.returncode != 0
     assert "is not there" in done.stderr and RESULT.search(done.stdout)
+
+
+def test_the_quickstart_goes_from_phantoms_to_scores(script, tmp_path):
+    """In an environment that is ready, with fewer cases and seconds of training."""
+    pytest.importorskip("matplotlib")
+    venv = tmp_path / "venv"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin" / "python").write_text(f"#!/bin/sh\nexec '{sys.executable}' \"$@\"\n")
+    (venv / "bin" / "python").chmod(0o755)
+    stamp = subprocess.run(
+        ["bash", "-c", "cat setup.cfg constraints.txt pyproject.toml | cksum; pwd -P"], cwd=ROOT, capture_output=True
+    )
+    (venv / ".installed-figures").write_bytes(stamp.stdout)
+    out = tmp_path / "out"
+    done = script("quickstart", VENV=str(venv), OUT=str(out), CASES="6", MINUTES="0.2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "installing" not in done.stdout and "Done in" in done.stdout
+    assert sorted(json.loads((out / "scores.json").read_text())["cases"]) == ["case_00000", "case_00005"]
+    assert (out / "picture.png").stat().st_size > 10_000 and (out / "models" / "model.pt").is_file()
