@@ -45,7 +45,7 @@ def test_a_case_as_it_was_stored_is_prepared_on_the_way(prepared_phantoms, raw_p
     opened, made = (OpenPreparedd(["image", "label"], tiny_recipe)(data) for data in (case, stored))
     for key in ("image", "label"):
         assert np.array_equal(opened[key], made[key]) and opened[key].dtype == made[key].dtype
-    assert made["boxes"].keys() == case["boxes"].keys() and made["case_id"] == "imaging"
+    assert made["boxes"].keys() == case["boxes"].keys() and made["case_id"] == stored["image"]
     with pytest.raises(CaseError, match="cannot be opened"):
         OpenPreparedd(["image", "label"])(stored)
 

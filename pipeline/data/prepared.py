@@ -26,8 +26,8 @@ class OpenPreparedd(MapTransform):
 
     Args:
         keys: of the paths.
-        recipe: for what is not prepared: a case with the paths ``image`` and ``label``, which gets ``boxes`` and, from
-            its image's name, a ``case_id``. Without one such a case is an error.
+        recipe: for what is not prepared: a case with the paths ``image`` and ``label``, which gets ``boxes`` and, as
+            ``case_id``, its image's path. Without one such a case is an error.
         allow_missing_keys: pass over keys that the dictionary lacks.
     """
 
@@ -52,7 +52,7 @@ class OpenPreparedd(MapTransform):
 
 
 def _prepared(image: Path, label: Path, recipe: Recipe) -> dict[str, Any]:
-    case = RawCase(image.name.removesuffix(".gz").removesuffix(".nii"), image, label, "")
+    case = RawCase(str(image), image, label, "")
     done = preparation(recipe, source_key="spacing_mm")(read_case(case, len(recipe.classes)))
     arrays = {"image": np.asarray(done["image"], np.float32), "label": np.asarray(done["label"], np.uint8)}
     return {**arrays, "boxes": component_boxes(arrays["label"]), "case_id": case.case_id}
