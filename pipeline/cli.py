@@ -16,8 +16,10 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
+from typing import NoReturn
 
-from .commands import Outcome
+from .commands import Outcome, predict
+from .errors import UsageError
 
 #: Each is a module of ``commands`` with HELP, EXAMPLE, ``add_arguments(parser)`` and ``run(arguments)``.
 COMMANDS = (
@@ -26,9 +28,26 @@ COMMANDS = (
 )  # fmt: skip
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """A wrong command line is an error like any other, also for machines."""
+        self.print_usage(sys.stderr)
+        raise UsageError(message)
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a default where it says something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        silent = action.default is None or action.default is False or action.default == ()
+        return action.help if silent else super()._get_help_string(action)
+
+
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="kits-unet3d", description="Segment kidneys and kidney tumours in CT, from data to masks."
+    parser = _Parser(
+        prog="kits-unet3d",
+        description="Segment kidneys and kidney tumours in CT, from data to masks.",
+        epilog=f"example: {predict.EXAMPLE}",
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
@@ -38,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
             help=module.HELP,
             description=module.HELP[0].upper() + module.HELP[1:] + ".",
             epilog=f"example: {module.EXAMPLE}",
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            formatter_class=_Help,
         )
         module.add_arguments(subparser)
         subparser.add_argument("--json", action="store_true", help="print the results as one JSON document")
@@ -49,33 +68,43 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
-    parser = build_parser()
-    if "_ARGCOMPLETE" in os.environ:  # a shell asks, as `register-python-argcomplete kits-unet3d` has told it to
-        import argcomplete
-
-        argcomplete.autocomplete(parser)
-    arguments = parser.parse_args(argv)
+    argv = sys.argv[1:] if argv is None else list(argv)
+    # Looked for before the rest is parsed, which may fail; a command line may shorten it.
+    machine = any(word.startswith("--j") and "--json".startswith(word) for word in argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    with redirect_stdout(sys.stderr) if arguments.json else nullcontext():
-        outcome = _outcome(arguments)
-    if arguments.json and outcome.results is not None:
+    with redirect_stdout(sys.stderr) if machine else nullcontext():
+        outcome = _outcome(argv)
+    # Of the processes of one command, the first tells.
+    if machine and outcome.results is not None and int(os.environ.get("RANK", 0)) == 0:
         print(json.dumps(outcome.results, indent=1))
     return outcome.exit_code
 
 
-def _outcome(arguments: argparse.Namespace) -> Outcome:
+def _outcome(argv: Sequence[str]) -> Outcome:
     try:
+        parser = build_parser()
+        if "_ARGCOMPLETE" in os.environ:  # a shell asks, as `register-python-argcomplete kits-unet3d` has told it to
+            _complete(parser)
+        arguments = parser.parse_args(argv)
         outcome: Outcome = arguments.run(arguments)
         return outcome
     except KeyboardInterrupt:
         text, code = "interrupted; what is finished is kept", 130
         print(text, file=sys.stderr)
     except Exception as error:  # the last place that can turn an error into a sentence and an exit code
-        if arguments.debug:
+        if "--debug" in argv:
             traceback.print_exc()
         text, code = str(error) or type(error).__name__, _exit_code(error)
         print(f"error: {text}", file=sys.stderr)
     return Outcome({"error": text, "exit_code": code}, code)
+
+
+def _complete(parser: argparse.ArgumentParser) -> None:
+    try:
+        import argcomplete
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{error.name} is not installed; `pip install 'kits-unet3d[completion]'`") from error
+    argcomplete.autocomplete(parser)
 
 
 def _exit_code(error: Exception) -> int:

@@ -24,17 +24,19 @@ def recipe_of(config: str | Path | None) -> Recipe:
     Only plain values are taken; nothing in the file is run.
 
     Raises:
-        UsageError: if the file cannot be used, or has an entry that is almost one of the recipe's.
+        UsageError: if the file cannot be used, or has an entry that nothing reads: neither it nor the training's
+            configuration, which is the ``train.json`` beside it or else the bundle's.
     """
     if config is None:
         return Recipe()
     names = {field.name for field in fields(Recipe)}
     try:
         content = json.loads(Path(config).read_text(encoding="utf-8"))
-        # A whole train.json has many other keys, so only what looks like a slip of the pen is refused.
-        for key in content.keys() - names:
-            if meant := get_close_matches(key, names, n=1, cutoff=0.8):
-                raise UsageError(f"unknown key {key}; the nearest known one is {meant[0]}")
+        places = (Path(config).with_name("train.json"), Path("bundle") / "configs" / "train.json")
+        training = next((path for path in places if path.is_file()), None)
+        # Where there is none, nothing tells what else is read.
+        if training and (found := unread_key([json.loads(training.read_text(encoding="utf-8")), content])):
+            raise UsageError(unknown_key(*found))
         return Recipe.from_dict({name: value for name, value in content.items() if name in names})
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UsageError(f"{config}: no usable configuration ({error})") from error
@@ -47,13 +49,19 @@ def section(name: str, *configs: str | Path) -> dict[str, Any]:
     left out, and nothing in the files is run. ``_target_`` is the only underscored entry kept.
 
     Raises:
-        UsageError: if a file cannot be used.
+        UsageError: if a file cannot be used, or an overlay has an entry that nothing reads.
     """
     content: dict[str, Any] = {}
+    contents: list[dict[str, Any]] = []
     try:
         for config in configs:
-            content |= json.loads(Path(config).read_text(encoding="utf-8"))
+            contents.append(json.loads(Path(config).read_text(encoding="utf-8")))
+            content |= contents[-1]
         found = dict(content[name])
+        if unread := unread_key(contents):
+            raise UsageError(unknown_key(*unread))
+    except UsageError as error:
+        raise UsageError(f"{', '.join(map(str, configs))}: {error}") from error
     except (OSError, ValueError, TypeError, KeyError) as error:
         given = ", ".join(map(str, configs))
         raise UsageError(f"{given}: no usable configuration ({error}); name the bundle's train.json") from error
@@ -93,6 +101,12 @@ def unread_key(configs: Sequence[Mapping[str, Any]], overrides: Iterable[str] = 
     return None
 
 
+def unknown_key(key: str, near: str | None) -> str:
+    """What :func:`unread_key` found, as a sentence."""
+    way_out = f"the nearest known one is {near}" if near else "see the first configuration"
+    return f"unknown key {key}, which nothing reads; {way_out}"
+
+
 def _nearest(key: str, known: Iterable[str]) -> str | None:
     return next(iter(get_close_matches(key, sorted(known), n=1)), None)
 
@@ -124,12 +138,7 @@ def require_known_keys(argv: Sequence[str] | None = None) -> None:
     own |= set(settings["configs"]) if "tracking" in given else set()
     found = unread_key(configs, [key for key in given if re.split("#|::", key)[0] not in own])
     if found is not None:
-        key, near = found
-        print(
-            f"error: unknown key {key}, which nothing reads"
-            + (f"; the nearest known one is {near}" if near else "; see the first configuration"),
-            file=sys.stderr,
-        )
+        print(f"error: {unknown_key(*found)}", file=sys.stderr)
         raise SystemExit(2)
 
 

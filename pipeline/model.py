@@ -122,14 +122,13 @@ def _read_one(path: Path, factory: partial[nn.Module] | None, missing_ok: bool) 
     return Model(network, recipe, (path,))
 
 
-def trained_model(path: str | Path, factory: partial[nn.Module]) -> Model:
-    """:func:`read_model` for a bundle's run, which it ends with one sentence and exit code 3 if the file is
-    missing or cannot be used.
+def model_of_run(path: str | Path, factory: partial[nn.Module]) -> Model:
+    """:func:`read_model` for a bundle's run, which it ends with one sentence and exit code 3 if the file is of no use.
+
+    Where there is none the weights are fresh: a federation sends them later. :func:`require_trained` is for the rest.
     """
     try:
-        model = read_model(path, factory, missing_ok=True)
+        return read_model(path, factory, missing_ok=True)
     except CheckpointError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(3) from None
-    require_trained(model, path)
-    return model

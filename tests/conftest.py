@@ -116,6 +116,8 @@ def tiny_checkpoint(tmp_path_factory) -> Path:
     torch.manual_seed(3)
     factory = partial(UNet3D, channels=[4, 8, 8])
     content = {"model": factory().state_dict(), "network": describe_network(factory), "recipe": TINY}
+    settings = {"dataset": "phantoms", "batch_size": 2, "learning_rate": 0.05, "warmup_epochs": 1}
+    content["configuration"] = {**settings, "optimizer": {"name": "SGD"}}
     torch.save({**content, "best": {"mean_dice": 0.25}}, path)
     return path
 

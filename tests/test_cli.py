@@ -7,9 +7,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 
 from kits_unet3d.networks import UNet3D
-from kits_unet3d.pipeline.cli import COMMANDS, main
+from kits_unet3d.pipeline.cli import COMMANDS, build_parser, main
 
 
 def test_help_names_every_command_and_each_has_an_example(capsys):
@@ -129,6 +130,46 @@ def test_for_machines_an_error_is_a_document_too(tmp_path, capsys):
     code, results, told = printed_json(capsys, "verify", "--out", tmp_path)
     assert code == 2 and results == {"error": f"{tmp_path}: holds no prepared file", "exit_code": 2}
     assert told.endswith(f"error: {tmp_path}: holds no prepared file\n")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_wrong_command_line_is_one_json_document_too(command, capsys):
+    code, results, told = printed_json(capsys, command, "--no-such-option")
+    assert code == results["exit_code"] == 2 and results["error"]
+    assert told.startswith("usage: kits-unet3d") and f"error: {results['error']}" in told
+
+
+def test_help_shows_only_defaults_that_say_something(capsys):
+    for command in COMMANDS:
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        shown = " ".join(capsys.readouterr().out.split())
+        assert "default: None" not in shown and "default: False" not in shown
+    assert "example: kits-unet3d predict" in build_parser().format_help()
+
+
+@pytest.mark.slow
+def test_a_device_that_is_not_there_is_said_once_for_all_cards():
+    command = [
+        sys.executable,
+        "-m",
+        "kits_unet3d.pipeline.cli",
+        "device",
+        "--device",
+        "abacus",
+        "--cards",
+        "2",
+        "--json",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and "abacus" in json.loads(done.stdout)["error"]
+
+
+def test_without_argcomplete_a_shell_that_asks_gets_a_sentence(monkeypatch, capsys):
+    monkeypatch.setenv("_ARGCOMPLETE", "1")
+    monkeypatch.setitem(sys.modules, "argcomplete", None)
+    assert main([]) == 2
+    assert "kits-unet3d[completion]" in capsys.readouterr().err
 
 
 def test_where_an_error_came_from_is_shown_on_demand(tmp_path, capsys):

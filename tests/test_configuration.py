@@ -7,6 +7,7 @@ import sys
 import pytest
 from conftest import ROOT
 
+from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.configuration import recipe_of, unread_key
 from kits_unet3d.pipeline.errors import UsageError
 
@@ -75,10 +76,27 @@ def test_monai_is_not_let_run_with_a_key_that_nothing_reads(arguments, message):
     assert message in done.stderr and "Traceback" not in done.stderr
 
 
-def test_almost_a_key_of_the_recipe_is_refused_in_preparation(tmp_path):
+@pytest.mark.parametrize("command", [["prepare", "--data-dir", ".", "--out", "out"], ["device", "--device", "cpu"]])
+@pytest.mark.parametrize(("key", "near"), [("xyzzy", "see the first"), ("hu_men", "hu_mean"), ("hu_range", "hu_")])
+def test_a_command_refuses_a_configuration_with_a_key_that_nothing_reads(
+    command, key, near, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(ROOT)
+    overlay = tmp_path / "overlay.json"
+    overlay.write_text(json.dumps({key: 1}))
+    configs = [str(overlay)] if command[0] == "prepare" else [str(CONFIGS / "train.json"), str(overlay)]
+    assert main([*command, "--config", *configs]) == 2
+    error = capsys.readouterr().err
+    assert f"unknown key {key}" in error and near in error
+
+
+def test_almost_a_key_of_the_recipe_is_refused_in_preparation(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
     config = tmp_path / "config.json"
     config.write_text('{"spacing_m": [3, 2, 2]}')
-    with pytest.raises(UsageError, match="config.json: no usable.*unknown key spacing_m; the nearest.*spacing_mm"):
+    with pytest.raises(
+        UsageError, match="config.json: no usable.*unknown key spacing_m, which.*the nearest.*spacing_mm"
+    ):
         recipe_of(config)
     config.write_text((CONFIGS / "train.json").read_text())
     assert recipe_of(config) == recipe_of(None)

@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, shared
+from conftest import ROOT
 from monai.bundle import (
     ConfigParser,
     ConfigWorkflow,
@@ -24,6 +24,7 @@ from monai.bundle import (
 )
 
 from kits_unet3d.networks import UNet3D
+from kits_unet3d.pipeline.export import describe
 from kits_unet3d.pipeline.model import read_model
 
 CONFIGS = ROOT / "bundle" / "configs"
@@ -36,10 +37,12 @@ OWN_WAY = {
     "initialize": "seeds are drawn for training only",
     "run": "each runs its own workflow",
     "dataset_dir": "prepared cases here, scans there",
-    "network": "the same arguments, spelt out where they can be changed",
+    "network_factory": "the same arguments, spelt out where they can be changed",
     "network_def": "fresh here, from the checkpoint there",
     "recipe": "set here, from the checkpoint there",
 }
+#: The same for train.json with evaluate.json upon it.
+OWN_WAY_EVALUATING = OWN_WAY.keys() - {"network_def", "recipe"} | {"model"}
 
 
 def content(name: str) -> dict:
@@ -63,10 +66,13 @@ def copied_bundle(tmp_path, tiny_checkpoint):
     return folder
 
 
-def test_monai_finds_the_metadata_in_order(tmp_path):
+def test_monai_finds_the_metadata_in_order(tmp_path, tiny_checkpoint):
     schema = tmp_path / "schema.json"
-    shutil.copy(shared("reference/meta_schema_20240725.json"), schema)  # there already, so that nothing is fetched
+    shutil.copy(ROOT / "tests" / "goldens" / "meta_schema_20240725.json", schema)  # there, so that nothing is fetched
     verify_metadata(meta_file=METADATA, filepath=str(schema))
+    made = tmp_path / "metadata.json"
+    made.write_text(json.dumps(describe(tiny_checkpoint, ROOT / "bundle").configs["metadata"]))
+    verify_metadata(meta_file=str(made), filepath=str(schema))
 
 
 def test_the_metadata_name_installed_packages_and_their_tested_versions():
@@ -128,14 +134,16 @@ def test_no_property_of_an_inference_is_missing(where, raw_phantoms):
 
 
 def test_what_two_configurations_both_define_is_the_same():
-    train, inference = content("train"), content("inference")
-    both = set(train) & set(inference)
-    assert {name for name in both if train[name] != inference[name]} <= set(OWN_WAY)
+    evaluate = {name.lstrip("+"): value for name, value in content("evaluate").items()}
+    inference = content("inference")
+    for whole, own in ((content("train"), OWN_WAY), (content("train") | evaluate, OWN_WAY_EVALUATING)):
+        both = set(whole) & set(inference)
+        assert {name for name in both if whole[name] != inference[name]} == set(own)
     networks = []
     for name in ("train", "inference"):
         parser = ConfigParser()
         parser.read_config(CONFIGS / f"{name}.json")
-        networks.append(parser.get_parsed_content("network"))
+        networks.append(parser.get_parsed_content("network_factory"))
     bound = [signature(n.func).bind(**n.keywords) for n in networks]
     for arguments in bound:
         arguments.apply_defaults()
@@ -175,6 +183,23 @@ def test_a_scan_is_segmented_from_any_folder(copied_bundle, monkeypatch, tmp_pat
     masks = [(tmp_path / f / "case_00003_seg.nii.gz").read_bytes() for f in ("in", "out", "flow")]
     assert masks[0] == masks[1] == masks[2]
     assert nib.load(tmp_path / "in" / "case_00003_seg.nii.gz").shape == nib.load(scan).shape
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [["run"], ["run_workflow", "--workflow_type", "train"]])
+@pytest.mark.parametrize("names", [["train"], ["train", "evaluate"], ["train", "benchmark"], ["train", "multi_device"]])
+def test_every_other_run_works_from_elsewhere(command, names, copied_bundle, tmp_path, prepared_phantoms, tiny_config):
+    files = [str(copied_bundle / "configs" / f"{name}.json") for name in names]
+    files.insert(1, str(tiny_config))
+    options = {"config_file": str(files), "bundle_root": copied_bundle, "dataset_dir": prepared_phantoms}
+    options |= {"device_name": "cpu", "output_dir": tmp_path / "out"}
+    if "benchmark" in names:
+        options |= {"benchmark_steps": 2, "warmup_steps": 1}
+    line = [sys.executable, "-m", "monai.bundle", *command]
+    line += [part for key, value in options.items() for part in (f"--{key}", str(value))]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.slow

@@ -71,6 +71,20 @@ def test_a_client_of_a_federation_trains_evaluates_and_exchanges_weights(client,
     assert (tmp_path / "app" / "kits" / "models" / "model_final.pt").is_file()
 
 
+@pytest.mark.slow
+def test_a_client_as_it_is_by_default_evaluates_what_the_server_sends(tmp_path, prepared_phantoms, tiny_config):
+    """MonaiAlgo's own names of configurations, train.json and evaluate.json, and a bundle without weights."""
+    bundle = tmp_path / "app" / "kits"
+    shutil.copytree(ROOT / "bundle", bundle, ignore=shutil.ignore_patterns("*.pt", "eval"))
+    config = bundle / "configs" / "train.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | json.loads(tiny_config.read_text())))
+    settings = {"dataset_dir": str(prepared_phantoms), "device_name": "cpu"}
+    client = MonaiAlgo("kits", train_kwargs=settings, eval_kwargs=dict(settings))
+    client.initialize({ExtraItems.CLIENT_NAME: "site", ExtraItems.APP_ROOT: str(tmp_path / "app")})
+    metrics = client.evaluate(ExchangeObject(weights=UNet3D(channels=(4, 8, 8)).state_dict())).metrics
+    assert 0 <= metrics["mean_dice"] <= 1
+
+
 def test_experiment_logs_get_the_loss_and_tensorboard_gets_pictures(
     tmp_path, monkeypatch, prepared_phantoms, tiny_config
 ):
@@ -142,6 +156,45 @@ def test_monai_label_gets_a_mask_on_the_scans_grid(trained_bundle, raw_phantoms,
     assert np.array_equal(data["image"].meta["original_affine"], stored.affine)
     expected = Predictor(tiny_checkpoint, "cpu").predict(scan).mask
     assert np.array_equal(np.asarray(data["pred"][0]), expected)
+
+
+def test_monai_label_trains_on_scans_and_label_maps_as_they_are_stored(
+    trained_bundle, raw_phantoms, tiny_config, tiny_checkpoint, tmp_path, monkeypatch
+):
+    """What MONAI Label 0.8.5 does in BundleTrainTask: its data lists, its handlers, its device, no prepared folder."""
+    monkeypatch.chdir(tmp_path)  # a server's folder, with nothing of ours in it
+    monkeypatch.setattr(sys, "path", list(sys.path))  # run() adds the bundle's folder
+    config, model = trained_bundle / "configs" / "train.json", trained_bundle / "models" / "model.pt"
+    small = json.loads(tiny_config.read_text())
+    kept = {name: small[name] for name in ("spacing_mm", "roi_size", "channels", "workers")}
+    config.write_text(json.dumps(json.loads(config.read_text()) | kept))
+    parser = ConfigParser()
+    parser.read_config(config)
+    parser.config.update({"bundle_root": str(trained_bundle)})
+    handlers = parser.get("train#handlers", [])
+    handlers.insert(
+        0,
+        {
+            "_target_": "CheckpointLoader",
+            "load_path": str(model),
+            "load_dict": {"model": "$@network"},
+            "strict": False,
+        },
+    )
+    cases = [
+        {"image": str(folder / "imaging.nii.gz"), "label": str(folder / "segmentation.nii.gz")}
+        for folder in sorted(raw_phantoms.glob("case_*"))
+    ]
+    overrides = {
+        "bundle_root": str(trained_bundle), "train#trainer#max_epochs": 1, "train#dataset#data": cases[:4],
+        "device": torch.device("cpu"), "train#handlers": handlers, "validate#dataset#data": cases[4:],
+    }  # fmt: skip
+    run(run_id="run", init_id=None, final_id=None, meta_file=str(trained_bundle / "configs" / "metadata.json"),
+        config_file=str(config), **overrides)  # fmt: skip
+    first, now = (torch.load(path, weights_only=True) for path in (tiny_checkpoint, model))
+    assert (now["epoch"], now["iteration"], now["evaluated"]) == (1, 2, 1)  # the best is what MONAI Label uses next
+    change = max(float((first["model"][n] - now["model"][n]).abs().max()) for n in first["model"])
+    assert 0 < change < 0.01  # two steps of the warm-up away from what it was given
 
 
 @pytest.mark.parametrize("space", ["RAS", "LPS"])

@@ -15,8 +15,15 @@ from typing import NamedTuple
 import pytest
 from conftest import ROOT, TINY
 
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"(?:^<!-- not run: (?P<reason>.+?) -->\n+)?^```bash\n(?P<code>.*?)^```", re.M | re.S)
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "bundle/docs/README.md",
+    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+]
+BLOCK = re.compile(
+    r"(?:^<!-- not run: (?P<reason>.+?) -->\n+)?^```(?P<language>bash|python)\n(?P<code>.*?)^```", re.M | re.S
+)
 #: What a training here may take: the bundle's configurations are cut down to it.
 SMALL = {
     **TINY,
@@ -35,12 +42,15 @@ class Block(NamedTuple):
     document: str
     number: int
     reason: str | None
+    language: str
     code: str
 
 
 def blocks(document: str) -> list[Block]:
     found = BLOCK.finditer((ROOT / document).read_text(encoding="utf-8"))
-    return [Block(document, n, match["reason"], match["code"]) for n, match in enumerate(found, start=1)]
+    return [
+        Block(document, n, match["reason"], match["language"], match["code"]) for n, match in enumerate(found, start=1)
+    ]
 
 
 ALL = [block for document in DOCUMENTS for block in blocks(document)]
@@ -71,6 +81,8 @@ def place(tmp_path, raw_phantoms, prepared_phantoms, tiny_checkpoint) -> Path:
     shutil.copytree(raw_phantoms, files / "raw")
     shutil.copytree(prepared_phantoms, files / "prepared")
     shutil.copytree(folder / "bundle" / "configs", files / "bundle" / "configs")
+    (folder / "bundle" / "path").symlink_to(folder / "path")  # the bundle's own document stands in its folder
+    (folder / "kits_unet3d").symlink_to(folder / "bundle")
     commands = folder / "commands"
     commands.mkdir()
     for name, starts in (
@@ -94,18 +106,27 @@ def test_every_block_is_run_or_says_why_not():
         ), document
 
 
+def test_no_command_hides_in_a_table():
+    for document in DOCUMENTS:
+        rows = re.findall(r"^\|.*$", (ROOT / document).read_text(encoding="utf-8"), re.M)
+        hidden = [row for row in rows if re.search(r"`(python -m|kits-unet3d \w+ --|torchrun)", row)]
+        assert not hidden, f"{document}: {hidden}"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("document", sorted({block.document for block in RUN}))
 def test_the_commands_of_a_document_run_one_after_the_other(document, place):
     path = [str(place / "commands"), os.environ["PATH"], str(Path(sys.executable).parent)]
     variables = {**os.environ, "PATH": os.pathsep.join(path)}
     variables.pop("PYTORCH_TRAIN_DATASET", None)
+    folder = place / "bundle" if document.startswith("bundle") else place
     for block in blocks(document):
         if block.reason is not None:
             continue
         code = block.code.replace("file:///path/to", f"file://{place}/path/to")
+        line = ["bash", "-euo", "pipefail", "-c", code] if block.language == "bash" else [sys.executable, "-c", code]
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", code], cwd=place, env=variables, capture_output=True, text=True,
-            timeout=500,
+            line, cwd=folder, env=variables, capture_output=True, text=True, timeout=500
+
         )  # fmt: skip
         assert done.returncode == 0, f"{document}, block {block.number}:\n{code}\n{done.stdout}\n{done.stderr[-4000:]}"

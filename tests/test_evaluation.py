@@ -13,6 +13,7 @@ import monai.bundle
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from conftest import ROOT, TINY
 from monai.bundle import ConfigWorkflow
@@ -23,7 +24,9 @@ from kits_unet3d.pipeline import training
 from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.data import Index, OpenPreparedd
 from kits_unet3d.pipeline.device import resolve
+from kits_unet3d.pipeline.errors import UsageError
 from kits_unet3d.pipeline.evaluation import Scores, kits19_scores, start, surface_scores
+from kits_unet3d.pipeline.evaluation.folders import score_folders
 from kits_unet3d.pipeline.inference import ReferenceWindows
 from kits_unet3d.transforms import evaluation
 
@@ -145,6 +148,17 @@ def test_the_command_writes_each_case_and_the_means_as_json_and_csv(tmp_path, ra
     assert rows["case_00001"]["tumour_hd95_mm"] == "" and rows["mean"]["tumour_dice"] == "0.5"
     assert "tumour_hd95_mm is not defined where just one mask is empty: mean of 1 of 2 cases" in printed.out
     assert "case_00001   tumour  dice 0.0000  hd95_mm none" in printed.out
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nrrd", ".mha"])
+def test_masks_are_scored_in_every_format_that_predict_writes(ending, raw_phantoms, tmp_path):
+    truth = sitk.ReadImage(str(raw_phantoms / "case_00000" / "segmentation.nii.gz"))
+    sitk.WriteImage(truth, str(tmp_path / f"case_00000_seg{ending}"))
+    scores, failed = score_folders(tmp_path, raw_phantoms)
+    assert not failed and scores.by_case["case_00000"]["kidney_dice"] == 1
+    sitk.WriteImage(truth, str(tmp_path / "case_00000.nii.gz"))
+    with pytest.raises(UsageError, match="case_00000 has another mask"):
+        score_folders(tmp_path, raw_phantoms)
 
 
 @pytest.fixture(scope="module")
@@ -271,5 +285,5 @@ def test_data_prepared_for_another_model_or_without_evaluation_cases_are_refused
     Index(tmp_path, "phantoms", tiny_recipe).write()
     for recipe, reason in ((type(tiny_recipe)(), "spacing_mm"), (tiny_recipe, "0 evaluation case(s) for 1 process")):
         with pytest.raises(SystemExit) as stop:
-            start(tmp_path, recipe, None)
+            start(tmp_path, recipe, None, [])
         assert stop.value.code == 2 and reason in capsys.readouterr().err

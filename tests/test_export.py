@@ -73,6 +73,16 @@ def test_without_openvino_the_way_to_get_it_is_said(tmp_path, capsys, monkeypatc
     assert "kits-unet3d[openvino]" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
+def test_without_the_packages_for_onnx_a_bundle_is_written_without_it(tmp_path, monkeypatch, caplog, tiny_checkpoint):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    out = tmp_path / "b.zip"
+    command = ["export", "bundle", "--checkpoint", str(tiny_checkpoint), "--bundle", BUNDLE, "--out", str(out)]
+    assert main([*command, "--without", "torchscript"]) == 0
+    assert "left out: models/model.onnx" in caplog.text and "kits-unet3d[onnx]" in caplog.text
+    assert sorted(path.name for path in (unpack(out, tmp_path) / "models").iterdir()) == ["model.pt"]
+    assert main(["export", "onnx", *command[2:6], "--out", str(tmp_path / "m.onnx")]) == 2
+
+
 def test_an_unpacked_bundle_predicts_by_itself(archive, tmp_path, raw_phantoms, tiny_checkpoint):
     assert main(["unpack", str(archive), "--out", str(tmp_path)]) == 0
     scan = raw_phantoms / "case_00003" / "imaging.nii.gz"
@@ -87,7 +97,7 @@ def test_the_configurations_in_the_zip_agree_with_its_checkpoint(archive, tmp_pa
     for name in ("train", "inference"):
         parser = ConfigParser()
         parser.read_config(folder / "configs" / f"{name}.json")
-        network = parser.get_parsed_content("network")()
+        network = parser.get_parsed_content("network_factory")()
         assert network.channels == (4, 8, 8)
     train = json.loads((folder / "configs" / "train.json").read_text())
     assert train["roi_size"] == TINY["roi_size"] and train["spacing_mm"] == TINY["spacing_mm"]
@@ -97,6 +107,13 @@ def test_the_configurations_in_the_zip_agree_with_its_checkpoint(archive, tmp_pa
     assert set(metadata["sha256"]) == {"models/model.pt", "models/model.ts", "models/model.onnx"}
     assert {"LICENSE", "docs/README.md", "docs/data_license.txt", "configs/logging.conf"} <= set(manifest)
     assert metadata["eval_metrics"] == {"mean_dice": 0.25}
+    assert metadata["data_source"] == "phantoms" and "KiTS19" not in metadata["name"] + metadata["description"]
+    readme = (folder / "docs" / "README.md").read_text()
+    parameters = sum(p.numel() for p in UNet3D(channels=(4, 8, 8)).parameters())
+    assert f"widths 4 8 8, instance norm, {parameters:,} parameters; patches of 32 × 32 × 32 voxels" in readme
+    assert "Resampled to 8 × 6 × 6 mm" in readme and "phantoms." in readme and "mean_dice 0.2500" in readme
+    assert "batch 2, SGD, rate 0.05 after 1 epochs" in readme
+    assert "210 labelled" not in readme and "31,190,243" not in readme and "$" not in readme
     content = torch.load(folder / "models" / "model.pt", weights_only=True)
     assert content["recipe"]["roi_size"] == TINY["roi_size"] and content["best"] == {"mean_dice": 0.25}
 
@@ -106,7 +123,7 @@ def test_a_checkpoint_of_the_reference_is_exported_with_the_bundles_network(tmp_
     shutil.copytree(BUNDLE, bundle)
     config = bundle / "configs" / "inference.json"
     content = json.loads(config.read_text())
-    content["network"]["channels"] = [2, 4]
+    content["network_factory"]["channels"] = [2, 4]
     config.write_text(json.dumps(content))
     torch.save({"best_model_state_dict": UNet3D(channels=(2, 4)).state_dict()}, tmp_path / "reference.pt")
     command = ["export", "bundle", "--checkpoint", str(tmp_path / "reference.pt"), "--bundle", str(bundle)]

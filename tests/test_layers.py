@@ -106,5 +106,21 @@ def test_every_top_level_key_of_a_configuration_is_read():
         base = folder / overlays.get(path.name, path.name)
         text = path.read_text() + base.read_text()
         unread = {key for key in keys - read_by_monai if not re.search(rf"[@%]{key}\b", text)}
-        unread -= {"train", "validate", "evaluator"}
+        unread -= {"train", "validate", "evaluator"}  # whose entries the next test looks at
         assert not unread, f"{path.name}: {unread}"
+
+
+def test_every_part_of_a_training_is_read_and_every_import_used():
+    folder = ROOT / "bundle" / "configs"
+    train = json.loads((folder / "train.json").read_text())
+    text = json.dumps(train)
+    read_by_monai = {"train": {"trainer"}, "validate": set()}  # properties that MONAI looks up by themselves
+    for group, known in read_by_monai.items():
+        unread = {part for part in train[group].keys() - known if f"@{group}#{part}" not in text}
+        assert not unread, f"{group}: {unread}"
+    for path in sorted(folder.glob("*.json")):
+        content = json.loads(path.read_text())
+        lines = content.get("imports", []) + content.get("+imports", [])
+        names = [line.removeprefix("$import ").split(" as ")[-1] for line in lines]
+        unused = [name for name in names if not re.search(rf"\b{name}\.", json.dumps(content))]
+        assert not unused, f"{path.name}: {unused}"

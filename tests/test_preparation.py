@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import SHARED, TINY, shared
 
-from kits_unet3d.pipeline.data import Index, OpenPreparedd, prepare_dataset, verify
+from kits_unet3d.pipeline.data import Index, OpenPreparedd, prepare_dataset, require_data, verify
 from kits_unet3d.pipeline.data.cases import read_volume
 from kits_unet3d.pipeline.data.kits19 import known_cases
 from kits_unet3d.pipeline.errors import CaseError, UsageError
@@ -36,6 +36,34 @@ def test_the_files_are_the_references_and_the_index_tells_about_them(prepared_ph
         assert record["source_shape"] == list(source.shape)
         np.testing.assert_allclose(record["source_affine"], source.affine)
     assert {verdict.outcome for verdict in verify(prepared_phantoms)} == {"right"}
+
+
+def test_a_case_as_it_was_stored_is_prepared_on_the_way(prepared_phantoms, raw_phantoms, tiny_recipe):
+    case = next(case for case in Index.read(prepared_phantoms).data_list("training") if case["case_id"] == "case_00002")
+    folder = raw_phantoms / "case_00002"
+    stored = {"image": str(folder / "imaging.nii.gz"), "label": str(folder / "segmentation.nii.gz")}
+    opened, made = (OpenPreparedd(["image", "label"], tiny_recipe)(data) for data in (case, stored))
+    for key in ("image", "label"):
+        assert np.array_equal(opened[key], made[key]) and opened[key].dtype == made[key].dtype
+    assert made["boxes"].keys() == case["boxes"].keys() and made["case_id"] == stored["image"]
+    with pytest.raises(CaseError, match="cannot be opened"):
+        OpenPreparedd(["image", "label"])(stored)
+
+
+def test_the_lists_a_run_uses_are_checked_and_the_folder_only_if_they_are_its_own(
+    prepared_phantoms, tiny_recipe, tmp_path
+):
+    given = [{"image": "a.nii.gz", "label": "b.nii.gz"}] * 2
+    require_data(tmp_path, tiny_recipe, given, given, batch_size=2)
+    with pytest.raises(UsageError, match="2 training case.*each of which needs 3"):
+        require_data(tmp_path, tiny_recipe, given, given, batch_size=3)
+    with pytest.raises(UsageError, match="no prepared data here"):
+        require_data(tmp_path, tiny_recipe, [], given)
+    own = Index.or_empty(prepared_phantoms).data_list("evaluation")
+    require_data(prepared_phantoms, tiny_recipe, own)
+    with pytest.raises(UsageError, match="was prepared with spacing_mm"):
+        require_data(prepared_phantoms, Recipe(), own)
+    assert Index.or_empty(tmp_path).cases == {}
 
 
 def test_workers_and_reruns_give_the_same_bytes(tmp_path, raw_phantoms, prepared_phantoms, tiny_recipe):

@@ -143,6 +143,18 @@ def test_resampling_of_a_whole_chain_inverts_to_the_old_grid(mode):
     assert float(((back > 0.5) == (image > 0.5)).float().mean()) > 0.9
 
 
+def test_a_chain_that_ends_with_the_evaluation_crop_inverts_to_the_old_grid():
+    image = MetaTensor(torch.from_numpy(volume("float32")), affine=AFFINE)
+    chain = Compose([ResampleToSpacingd("ct", (1.5, 1.0, 1.0), "nearest"), CropToStrided("ct", 9)])
+    cut = chain({"ct": image})
+    assert cut["ct"].shape != ResampleToSpacing((1.5, 1.0, 1.0))(image).shape
+    back = chain.inverse(cut)["ct"]
+    assert back.shape == image.shape and not back.applied_operations
+    torch.testing.assert_close(back.affine, AFFINE, atol=1e-9, rtol=0)
+    alone = CropToStride(9)
+    assert alone.inverse(alone(image)).shape == image.shape
+
+
 def test_tensors_stay_on_their_device():
     """The meta device knows shapes only, so whatever fell back to the CPU would fail."""
     image = torch.zeros(1, 12, 14, 10, device="meta")

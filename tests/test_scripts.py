@@ -113,3 +113,22 @@ def test_on_hardware_no_operation_runs_quietly_on_the_cpu_unless_asked_to():
 
 def test_what_the_scripts_write_by_default_is_not_for_the_repository():
     assert {"/models/", "/phantoms/"} <= set((ROOT / ".gitignore").read_text().splitlines())
+
+
+def test_the_quickstart_goes_from_phantoms_to_scores(script, tmp_path):
+    """In an environment that is ready, with fewer cases and seconds of training."""
+    pytest.importorskip("matplotlib")
+    venv = tmp_path / "venv"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin" / "python").write_text(f"#!/bin/sh\nexec '{sys.executable}' \"$@\"\n")
+    (venv / "bin" / "python").chmod(0o755)
+    stamp = subprocess.run(
+        ["bash", "-c", "cat setup.cfg constraints.txt pyproject.toml | cksum; pwd -P"], cwd=ROOT, capture_output=True
+    )
+    (venv / ".installed-figures").write_bytes(stamp.stdout)
+    out = tmp_path / "out"
+    done = script("quickstart", VENV=str(venv), OUT=str(out), CASES="6", MINUTES="0.2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "installing" not in done.stdout and "Done in" in done.stdout
+    assert sorted(json.loads((out / "scores.json").read_text())["cases"]) == ["case_00000", "case_00005"]
+    assert (out / "picture.png").stat().st_size > 10_000 and (out / "models" / "model.pt").is_file()

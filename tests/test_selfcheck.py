@@ -20,13 +20,13 @@ def test_two_processes_on_a_cpu_are_found_sound_alone_and_together(capfd, tiny_c
 
 
 def test_the_configurations_network_is_read_without_running_it(tiny_config, tmp_path):
-    network = section("network", TRAIN, tiny_config)
+    network = section("network_factory", TRAIN, tiny_config)
     # the classes are counted by an expression, which is left out; the network's own default is the recipe's three
     assert network == {"_target_": "kits_unet3d.networks.UNet3D", "in_channels": 1, "channels": [4, 8, 8]}
     (tmp_path / "c.json").write_text('{"loss": {"_target_": "L", "weight": "$exit(1)", "batch": "@b#c"}}')
     assert section("loss", tmp_path / "c.json") == {"_target_": "L"}
     with pytest.raises(UsageError, match="nowhere.json.*train.json"):
-        section("network", "nowhere.json")
+        section("network_factory", "nowhere.json")
 
 
 def test_a_device_that_is_not_there_is_exit_code_2(capfd):

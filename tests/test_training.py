@@ -144,7 +144,7 @@ def test_lamb_and_adam_overlays_train():
     for name in ("adam", "lamb"):
         network = UNet3D(channels=(2, 4))
         parser = ConfigParser(json.loads((ROOT / "bundle" / "configs" / f"{name}.json").read_text()))
-        parser["wrapped"], parser["learning_rate"] = network, 0.01
+        parser["network"], parser["learning_rate"] = network, 0.01
         optimizer = parser.get_parsed_content("optimizer")
         cpu = resolve("cpu")
         factory = partial(UNet3D, channels=(2, 4))

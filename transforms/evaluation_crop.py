@@ -7,15 +7,18 @@ from typing import Any
 
 import torch
 from monai.config import KeysCollection, NdarrayOrTensor
-from monai.transforms import MapTransform, SpatialCrop, Transform
-from monai.utils import TransformBackends, ensure_tuple_rep
+from monai.data import get_track_meta
+from monai.transforms import BorderPad, InvertibleTransform, MapTransform
+from monai.transforms.croppad.functional import crop_func
+from monai.utils import TraceKeys, TransformBackends, convert_to_tensor, ensure_tuple_rep
 
 from .geometry import crop_to_stride
 
 
-class CropToStride(Transform):
+class CropToStride(InvertibleTransform):
     """Cuts a channel-first image (C, D, H, W) along the axes that exceed a multiple of ``stride`` by less
-    than half a stride, so that no window is spent on a few voxels; a cut is recorded in a MetaTensor.
+    than half a stride, so that no window is spent on a few voxels; a cut is recorded in a MetaTensor, and undone
+    by the inverse: what was cut comes back as zeros, on the grid before.
 
     Args:
         stride: step between windows in voxels, one number or three; 64 in the reference.
@@ -32,11 +35,19 @@ class CropToStride(Transform):
 
     def __call__(self, img: NdarrayOrTensor) -> torch.Tensor:
         kept = [crop_to_stride(int(n), s) for n, s in zip(img.shape[1:], self.stride, strict=True)]
-        crop = SpatialCrop(roi_start=[a for a, _ in kept], roi_end=[b for _, b in kept])
-        return crop(img).clone()  # type: ignore[arg-type]  # MONAI gives a view of the input
+        image: Any = convert_to_tensor(img, track_meta=get_track_meta())
+        # By MONAI's function and not its transform, which would record the cut as its own, for nobody here to undo.
+        cut = crop_func(image, (slice(None), *(slice(a, b) for a, b in kept)), False, self.get_transform_info())
+        return cut.clone()  # MONAI gives a view of the input
+
+    def inverse(self, data: torch.Tensor) -> torch.Tensor:
+        """``data`` (C, d, h, w) as it was cut, padded to the grid before, with its affine."""
+        back = BorderPad(self.pop_transform(data)[TraceKeys.EXTRA_INFO]["cropped"])
+        with back.trace_transform(False):
+            return back(data)
 
 
-class CropToStrided(MapTransform):
+class CropToStrided(MapTransform, InvertibleTransform):
     """Dictionary form of :class:`CropToStride`.
 
     Args:
@@ -55,4 +66,10 @@ class CropToStrided(MapTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             d[key] = self.crop(d[key])
+        return d
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[key] = self.crop.inverse(d[key])
         return d

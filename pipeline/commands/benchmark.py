@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         raise UsageError("--checkpoint and --scans go together")
     if arguments.repeats < 1:
         raise UsageError(f"--repeats must be at least 1, got {arguments.repeats}")
-    network, loss = section("network", arguments.config), section("loss", arguments.config)
+    network, loss = section("network_factory", arguments.config), section("loss", arguments.config)
     if arguments.widths:
         network["channels"] = arguments.widths
     folder = Path(arguments.out)

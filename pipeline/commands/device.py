@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -28,32 +29,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..device import strict_environment
+    from ..configuration import section
+    from ..device import resolve, strict_environment
     from ..errors import UsageError
 
     if arguments.cards < 1:
         raise UsageError(f"--cards must be at least 1, got {arguments.cards}")
+    network, loss = section("network_factory", *arguments.config), section("loss", *arguments.config)
     strict = strict_environment()
     launched = int(os.environ.get("WORLD_SIZE", 1)) >= arguments.cards
     if launched and strict.items() <= os.environ.items():
-        return _check(arguments)
+        return _check(arguments, network, loss)
+    if not launched:  # the last card is there, or none is tried: an error is said once, and not by each process
+        resolve(arguments.device, local_rank=arguments.cards - 1)
     # What forbids quiet detours is read while torch starts, and each card wants a process: so start anew.
     command = [sys.executable, "-m", "kits_unet3d.pipeline.cli", "device", "--device", arguments.device]
     command += ["--cards", str(arguments.cards), "--patch", str(arguments.patch), "--config", *arguments.config]
     if not launched:
         command[1:1] = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={arguments.cards}"]
-    command += ["--json"] if arguments.json else []
-    done = subprocess.run(command, env={**os.environ, **strict})
-    return Outcome(None, done.returncode)  # its first process has told the results
+    command += [f"--{flag}" for flag in ("json", "debug") if getattr(arguments, flag)]
+    told = arguments.json and int(os.environ.get("RANK", 0)) == 0
+    done = subprocess.run(command, env={**os.environ, **strict}, text=True, stdout=subprocess.PIPE if told else None)
+    if not told:
+        return Outcome(None, done.returncode)
+    if not done.stdout:
+        raise UsageError(f"the processes ended with {done.returncode} before they had results; see above")
+    results = json.loads(done.stdout)
+    return Outcome(results, results.get("exit_code", done.returncode))
 
 
-def _check(arguments: argparse.Namespace) -> Outcome:
+def _check(arguments: argparse.Namespace, network: dict[str, Any], loss: dict[str, Any]) -> Outcome:
     from .. import distributed
-    from ..configuration import section
     from ..device import resolve
     from ..selfcheck import Workload, gathered, run_checks
 
-    workload = Workload(section("network", *arguments.config), section("loss", *arguments.config), arguments.patch)
+    workload = Workload(network, loss, arguments.patch)
     accelerator = resolve(arguments.device)
     first = distributed.join(accelerator) == 0
     if first:

@@ -15,7 +15,9 @@ EXAMPLE = "kits-unet3d evaluate --predictions path/to/masks --labels path/to/kit
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--predictions", required=True, help="folder of masks <case>_seg.nii.gz or <case>.nii.gz")
+    parser.add_argument(
+        "--predictions", required=True, help="folder of masks <case>_seg.nii.gz or <case>.nii.gz (.nii, .nrrd, …)"
+    )
     parser.add_argument("--labels", required=True, help="folder of case_XXXXX/segmentation.nii.gz or <case>.nii.gz")
     parser.add_argument(
         "--structures",

@@ -2,7 +2,7 @@
 
 from .cases import RawCase, read_case
 from .datasets import find_cases
-from .index import Index, default_folder
+from .index import Index, default_folder, require_data
 from .preparation import prepare_case, prepare_dataset
 from .prepared import OpenPreparedd
 from .sampling import CaseSampler, SeededDataset, Seeds, leave_ctrl_c_to_the_trainer
@@ -24,5 +24,6 @@ __all__ = [
     "prepare_case",
     "prepare_dataset",
     "read_case",
+    "require_data",
     "verify",
 ]

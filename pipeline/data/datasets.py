@@ -38,7 +38,9 @@ def find_cases(source: str | Path) -> tuple[str, list[RawCase]]:
     described = source if source.suffix == ".json" else source / DATASET_FILE
     folder = described.parent
     if not (folder.is_dir() and (described.is_file() or described is not source)):
-        raise UsageError(f"{source}: no such folder; name the one that holds case_00000, case_00001, …")
+        raise UsageError(
+            f"{source}: no such folder; name the one that holds case_00000, case_00001, … or a dataset.json"
+        )
     content = _content(described) if described.is_file() else None
     if content is not None and all(isinstance(case, dict) for case in content["training"]):
         return _data_list(described, content)
@@ -47,7 +49,8 @@ def find_cases(source: str | Path) -> tuple[str, list[RawCase]]:
     if not any((path / "imaging.nii.gz").is_file() for path in found.values()):
         raise UsageError(
             f"{folder}: holds no case_XXXXX/imaging.nii.gz with segmentation.nii.gz beside it; "
-            "fetch KiTS19 with `kits-unet3d download`, or make a data set with `kits-unet3d phantom`"
+            "for your own scans list images and labels in a dataset.json (docs/other_data.md), fetch KiTS19 with "
+            "`kits-unet3d download`, or make a data set with `kits-unet3d phantom`"
         )
     name, splits = _splits(described, content)
     unknown = [case_id for case_id in found if case_id not in splits]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,16 @@ class Index:
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(f"{path}: not a usable index ({error}); prepare into a new folder") from error
 
+    @classmethod
+    def or_empty(cls, folder: str | Path) -> Index:
+        """The index in ``folder``; one without cases if it cannot be used, for configurations whose data lists may be
+        given: :func:`require_data` says what is wrong once they run.
+        """
+        try:
+            return cls.read(folder)
+        except UsageError:
+            return cls(Path(folder), "", Recipe())
+
     def write(self) -> None:
         """The index as sorted JSON, whole."""
         write_json(
@@ -86,24 +97,6 @@ class Index:
                     "again with `kits-unet3d prepare --config` and the configuration of the training"
                 )
 
-    def require_cases(self, split: str, limit: int | None = None, each: int = 1) -> None:
-        """Checks that there are cases enough for all processes.
-
-        Args:
-            split: ``"training"`` or ``"evaluation"``.
-            limit: of the split's cases only so many are used; None for all.
-            each: so many a process needs.
-
-        Raises:
-            UsageError: with both numbers, if there are fewer.
-        """
-        found, processes = len(self.data_list(split)[:limit]), distributed.world_size()
-        if found < each * processes:
-            raise UsageError(
-                f"{self.folder}: {found} {split} case(s) for {processes} process(es), each of which needs "
-                f"{each}; prepare more cases, or start fewer processes"
-            )
-
     def data_list(self, split: str) -> list[dict[str, Any]]:
         """The cases of ``"training"`` or ``"evaluation"`` for a MONAI data set.
 
@@ -119,6 +112,42 @@ class Index:
             for case_id, record in sorted(self.cases.items())
             if record["split"] == split
         ]
+
+
+def require_data(
+    folder: str | Path,
+    recipe: Recipe,
+    evaluation: Sequence[Mapping[str, Any]],
+    training: Sequence[Mapping[str, Any]] | None = None,
+    cases_a_step: int = 1,
+) -> None:
+    """Checks the data lists that a run really uses, which may be the index's or somebody else's.
+
+    All processes must call it.
+
+    Args:
+        folder: with the index, from which come lists whose cases have boxes.
+        recipe: for which its cases must have been prepared.
+        evaluation: this process's share of the cases.
+        training: all cases, of which each process needs ``cases_a_step``; None where nothing is trained.
+        cases_a_step: of training, batch size times accumulation: with fewer, an epoch has no step.
+
+    Raises:
+        UsageError: if a list comes from the index, or is empty, and the index is of no use; or there are too few cases.
+    """
+    processes = distributed.world_size()
+    found = {"evaluation": (sum(distributed.gather(len(evaluation))), 1)}
+    if training is not None:
+        found = {"training": (len(training), cases_a_step), **found}
+    cases = [*evaluation, *(training or ())]
+    if not all(count for count, _ in found.values()) or any("boxes" in case for case in cases):
+        Index.read(folder).require(recipe)
+    for split, (count, each) in found.items():
+        if count < each * processes:
+            raise UsageError(
+                f"{folder}: {count} {split} case(s) for {processes} process(es), each of which needs "
+                f"{each}; prepare more cases, or start fewer processes"
+            )
 
 
 def default_folder() -> str:

@@ -1,4 +1,4 @@
-"""Opening prepared cases without reading them."""
+"""Opening prepared cases without reading them, and preparing those that are not."""
 
 from __future__ import annotations
 
@@ -7,26 +7,52 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
+from kits_unet3d.transforms import Recipe, component_boxes, preparation
+
 from ..errors import CaseError
+from .cases import RawCase, read_case
 
 
 class OpenPreparedd(MapTransform):
     """Replaces paths of ``.npy`` files by memory-mapped arrays, so that a crop reads only what it keeps.
 
     The maps are copy-on-write: whoever writes to one changes memory, never the file.
+
+    A case of other programs, which have scans and label maps as they were stored, is prepared each time it is asked
+    for; that takes seconds, so `kits-unet3d prepare` is the better way for many epochs.
+
+    Args:
+        keys: of the paths.
+        recipe: for what is not prepared: a case with the paths ``image`` and ``label``, which gets ``boxes`` and, as
+            ``case_id``, its image's path. Without one such a case is an error.
+        allow_missing_keys: pass over keys that the dictionary lacks.
     """
+
+    def __init__(self, keys: KeysCollection, recipe: Recipe | None = None, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.recipe = recipe
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
-        for key in self.key_iterator(d):
-            if isinstance(d[key], str | Path):
-                try:
-                    d[key] = np.load(d[key], mmap_mode="c", allow_pickle=False)
-                except (OSError, ValueError) as error:
-                    raise CaseError(
-                        f"{d[key]}: cannot be opened ({error}); `kits-unet3d verify` tells which files are "
-                        "damaged, and `kits-unet3d prepare` makes them again once they are removed"
-                    ) from error
+        paths = {key: Path(d[key]) for key in self.key_iterator(d) if isinstance(d[key], str | Path)}
+        if self.recipe is not None and paths and all(path.suffix != ".npy" for path in paths.values()):
+            return {**d, **_prepared(Path(d["image"]), Path(d["label"]), self.recipe)}
+        for key, path in paths.items():
+            try:
+                d[key] = np.load(path, mmap_mode="c", allow_pickle=False)
+            except (OSError, ValueError) as error:
+                raise CaseError(
+                    f"{path}: cannot be opened ({error}); `kits-unet3d verify` tells which files are "
+                    "damaged, and `kits-unet3d prepare` makes them again once they are removed"
+                ) from error
         return d
+
+
+def _prepared(image: Path, label: Path, recipe: Recipe) -> dict[str, Any]:
+    case = RawCase(str(image), image, label, "")
+    done = preparation(recipe, source_key="spacing_mm")(read_case(case, len(recipe.classes)))
+    arrays = {"image": np.asarray(done["image"], np.float32), "label": np.asarray(done["label"], np.uint8)}
+    return {**arrays, "boxes": component_boxes(arrays["label"]), "case_id": case.case_id}

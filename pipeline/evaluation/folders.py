@@ -8,15 +8,32 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import CaseError, UsageError
+from ..inference.reading.find import ITK, NIFTI, ending_of, scan_name
 from ..inference.scan import Scan, read_scan, same_grid
 from .kits19 import STRUCTURES, kits19_scores
 from .scores import Scores
 
 
 def find_masks(folder: str | Path) -> dict[str, Path]:
-    """Masks by case: ``<case>_seg.nii.gz`` or ``<case>.nii.gz``."""
-    found = sorted(path for path in Path(folder).glob("*.nii.gz") if path.name[0] != ".")
-    return {path.name.removesuffix(".nii.gz").removesuffix("_seg"): path for path in found}
+    """Masks by case: ``<case>_seg`` or ``<case>``, in any of the formats that masks are written in.
+
+    Raises:
+        UsageError: if a case has two.
+    """
+    masks: dict[str, Path] = {}
+    for path in sorted(Path(folder).glob("[!.]*")):
+        if ending_of(path):
+            case_id = scan_name(path).removesuffix("_seg")
+            if case_id in masks:
+                raise UsageError(f"{path}: {case_id} has another mask, {masks[case_id].name}; keep one of them")
+            masks[case_id] = path
+    return masks
+
+
+def _truth(folder: Path, case_id: str) -> Path:
+    """``<case>/segmentation.nii.gz``, or ``<case>`` in any format."""
+    beside = (folder / f"{case_id}{ending}" for ending in (*NIFTI, *ITK))
+    return next((path for path in beside if path.is_file()), folder / case_id / "segmentation.nii.gz")
 
 
 def score_folders(
@@ -24,8 +41,8 @@ def score_folders(
 ) -> tuple[Scores, dict[str, str]]:
     """KiTS19's scores and the surfaces' of each mask in ``predictions``; second, why a case has none.
 
-    The truth of a case is ``labels/<case>/segmentation.nii.gz`` or ``labels/<case>.nii.gz``; mask and truth must lie
-    on one grid, and hold no other classes than ``structures`` are made of.
+    The truth of a case is ``labels/<case>/segmentation.nii.gz`` or ``labels/<case>.nii.gz`` (``.nrrd``, …); mask and
+    truth must lie on one grid, and hold no other classes than ``structures`` are made of.
 
     Raises:
         UsageError: if there is no mask.
@@ -36,10 +53,7 @@ def score_folders(
     scores, failed = Scores(), {}
     for case_id, path in masks.items():
         try:
-            truth = Path(labels) / f"{case_id}.nii.gz"
-            if not truth.is_file():
-                truth = Path(labels) / case_id / "segmentation.nii.gz"
-            scores.by_case[case_id] = _score(path, truth, structures)
+            scores.by_case[case_id] = _score(path, _truth(Path(labels), case_id), structures)
         except CaseError as error:
             failed[case_id] = str(error)
     return scores, failed

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from kits_unet3d.transforms import Recipe
 
-from ..data import Index
+from ..data import require_data
 from ..device import Accelerator
 from ..errors import UsageError
 
@@ -16,7 +18,7 @@ logger = logging.getLogger("kits_unet3d.evaluation")
 
 
 def start(
-    dataset_dir: str | Path, recipe: Recipe, accelerator: Accelerator, evaluation_cases: int | None = None
+    dataset_dir: str | Path, recipe: Recipe, accelerator: Accelerator, evaluation_data: Sequence[Mapping[str, Any]]
 ) -> None:
     """Checks that there are evaluation cases prepared as the model wants them, enough for all processes; logs
     the device.
@@ -25,9 +27,7 @@ def start(
     no other way to speak to its user.
     """
     try:
-        index = Index.read(dataset_dir)
-        index.require(recipe)
-        index.require_cases("evaluation", evaluation_cases)
+        require_data(dataset_dir, recipe, evaluation_data)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Collection
@@ -14,7 +15,10 @@ from ..files import file_hash, write_json
 from .archive import pack
 from .description import Description
 from .onnx import export_onnx
+from .readme import filled
 from .torchscript import export_torchscript
+
+logger = logging.getLogger("kits_unet3d.export")
 
 #: The folder in the zip, and the bundle's name for MONAI.
 NAME = "kits_unet3d"
@@ -23,7 +27,8 @@ EXPORTS = {"torchscript": ("model.ts", export_torchscript), "onnx": ("model.onnx
 
 def export_bundle(described: Description, archive: str | Path, without: Collection[str] = ()) -> Path:
     """Writes the zip and returns its path: configurations that agree with the checkpoint, weights, TorchScript,
-    ONNX, documents, licence, and a manifest of SHA-256.
+    ONNX, documents, licence, and a manifest of SHA-256. An export whose packages are not installed is left out with
+    a warning.
 
     Args:
         described: the model and the configurations, from :func:`describe`.
@@ -31,18 +36,21 @@ def export_bundle(described: Description, archive: str | Path, without: Collecti
         without: exports to leave out: ``"torchscript"``, ``"onnx"``.
 
     Raises:
-        UsageError: if the bundle's folder lacks a document or the packages for ONNX are not installed.
+        UsageError: if the bundle's folder lacks a document.
     """
     archive = Path(archive)
     archive.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=archive.parent, prefix=".part-") as temporary:
         folder = Path(temporary) / NAME
         (folder / "models").mkdir(parents=True)
-        _copy_documents(described.folder, folder)
+        _copy_documents(described, folder)
         torch.save(_content(described), folder / "models" / "model.pt")
         for kind, (name, export) in EXPORTS.items():
             if kind not in without:
-                export(described, folder / "models" / name)
+                try:
+                    export(described, folder / "models" / name)
+                except UsageError as error:
+                    logger.warning("left out: models/%s, since %s", name, error)
         metadata = described.configs["metadata"]
         hashes = {f"models/{path.name}": file_hash(path) for path in sorted((folder / "models").iterdir())}
         configs = {**described.configs, "metadata": {**metadata, "sha256": hashes}}
@@ -51,12 +59,15 @@ def export_bundle(described: Description, archive: str | Path, without: Collecti
         return pack(folder, archive)
 
 
-def _copy_documents(source: Path, folder: Path) -> None:
+def _copy_documents(described: Description, folder: Path) -> None:
+    source = described.folder
     for name in ("LICENSE", "docs/README.md", "docs/data_license.txt", "configs/logging.conf"):
         if not (source / name).is_file():
             raise UsageError(f"{source / name}: no such file; a bundle is not complete without it")
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, folder / name)
+    readme = folder / "docs" / "README.md"
+    readme.write_text(filled(readme.read_text(encoding="utf-8"), described), encoding="utf-8")
 
 
 def _content(described: Description) -> dict[str, object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ class Description:
         configs: content of the bundle's JSON files by name without ending, agreeing with the model.
         folder: the bundle that they come from.
         scores: the best of its training by name, if that was evaluated.
+        data: name of the data set it was trained on, if its checkpoint says so.
+        settings: of its training, as far as its checkpoint says them.
     """
 
     model: Model
@@ -32,6 +34,12 @@ class Description:
     configs: dict[str, dict[str, Any]]
     folder: Path
     scores: dict[str, float]
+    data: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.network.parameters())
 
     @property
     def window(self) -> tuple[int, ...]:
@@ -55,14 +63,14 @@ def describe(checkpoint: str | Path, bundle: str | Path = "bundle") -> Descripti
     if isinstance(best, float):  # the key metric of a training, which its configuration calls so
         best = {"mean_dice": best}
     scores = {str(k): float(v) for k, v in best.items() if v is not None} if isinstance(best, Mapping) else {}
-    network = dict(named if isinstance(named, Mapping) else configs["inference"]["network"])
+    network = dict(named if isinstance(named, Mapping) else configs["inference"]["network_factory"])
     network.pop("_mode_", None)
     model = read_model(checkpoint, partial(build_network, network, checkpoint))
     recipe = model.recipe.as_dict()
 
-    configs["inference"]["network"] = {**network, "_mode_": "callable"}
+    configs["inference"]["network_factory"] = {**network, "_mode_": "callable"}
     known = {**recipe, **network}
-    configs["train"].update({name: known[name] for name in configs["train"].keys() & known.keys() - {"network"}})
+    configs["train"].update({name: known[name] for name in configs["train"].keys() & known.keys()})
     configs["metadata"]["eval_metrics"] = scores
     tensors = configs["metadata"]["network_data_format"]
     image, pred = tensors["inputs"]["image"], tensors["outputs"]["pred"]
@@ -75,7 +83,24 @@ def describe(checkpoint: str | Path, bundle: str | Path = "bundle") -> Descripti
     pred["channel_def"] = mask["channel_def"] = {str(number): name for number, name in enumerate(recipe["classes"])}
     named = ", ".join(f"{number} {name}" for number, name in enumerate(recipe["classes"]))
     configs["metadata"]["label_classes"] = configs["metadata"]["pred_classes"] = named
-    return Description(model, network, configs, folder, scores)
+    settings = content.get("configuration")
+    settings = dict(settings) if isinstance(settings, Mapping) else {}
+    described = Description(model, network, configs, folder, scores, str(settings.get("dataset") or ""), settings)
+    configs["metadata"].update(_named(described))
+    return described
+
+
+def _named(described: Description) -> dict[str, str]:
+    """The metadata's words on what the model is, has learnt from and is for."""
+    organs = ", ".join(described.model.recipe.classes[1:])
+    data = described.data or "data that the checkpoint does not name"
+    size = f"{described.parameters:,} parameters"
+    return {
+        "name": f"3D U-Net: {organs}",
+        "task": f"Segmentation of CT: {organs}",
+        "description": f"A network of {size}, trained on {data} by the MLPerf 3D U-Net recipe",
+        "data_source": described.data or "not named by the checkpoint",
+    }
 
 
 def _read_configs(folder: Path) -> dict[str, dict[str, Any]]:

@@ -24,10 +24,7 @@ def export_onnx(described: Description, path: str | Path) -> Path:
         import onnxruntime
         import onnxscript  # noqa: F401  torch's exporter needs it, and says so less clearly
     except ModuleNotFoundError as error:
-        raise UsageError(
-            f"{error.name} is not installed; `pip install 'kits-unet3d[onnx]'`, or leave ONNX out of a bundle with "
-            "--without onnx"
-        ) from error
+        raise UsageError(f"{error.name} is not installed; `pip install 'kits-unet3d[onnx]'`") from error
     path = Path(path)
     for name in ("onnx_ir", "onnxscript"):  # a line for every tensor they simplify
         logging.getLogger(name).setLevel(logging.WARNING)

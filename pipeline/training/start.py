@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from kits_unet3d.transforms import Recipe
 
-from ..data import Index
+from ..data import require_data
 from ..device import Accelerator
 from ..errors import UsageError
 
@@ -20,10 +22,10 @@ def start(
     recipe: Recipe,
     accelerator: Accelerator,
     cases_a_step: int,
-    training_cases: int | None = None,
-    evaluation_cases: int | None = None,
+    training_data: Sequence[Mapping[str, Any]],
+    evaluation_data: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Checks that there are data prepared as the configuration says, enough for all processes; logs the device.
+    """Checks that the data lists are prepared as the configuration says, and enough for all processes; logs the device.
 
     With fewer than ``cases_a_step`` for each of them, which is batch size times accumulation, an epoch would end before
     the optimiser's first step, and nothing be trained.
@@ -32,10 +34,7 @@ def start(
     no other way to speak to its user.
     """
     try:
-        index = Index.read(dataset_dir)
-        index.require(recipe)
-        index.require_cases("training", training_cases, cases_a_step)
-        index.require_cases("evaluation", evaluation_cases)
+        require_data(dataset_dir, recipe, evaluation_data, training_data, cases_a_step)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
