@@ -211,14 +211,13 @@ def evaluate(processes, **options):
         return "".join(process.result(timeout=300) for process in running)
 
 
-@pytest.mark.parametrize(("begin", "batch_size"), [(start, ()), (training.start, (1,))])
-def test_evaluating_and_training_begin_with_a_line_about_the_device(
-    begin, batch_size, prepared_phantoms, tiny_recipe, caplog
-):
+def test_evaluating_and_training_begin_with_a_line_about_the_device(prepared_phantoms, tiny_recipe, caplog):
     caplog.set_level("INFO", "kits_unet3d")
-    accelerator = resolve("cpu")
-    begin(prepared_phantoms, tiny_recipe, accelerator, *batch_size)
-    assert caplog.messages == [f"device: {accelerator.describe()}"]
+    accelerator, index = resolve("cpu"), Index.read(prepared_phantoms)
+    scored, learnt = index.data_list("evaluation"), index.data_list("training")
+    start(prepared_phantoms, tiny_recipe, accelerator, scored)
+    training.start(prepared_phantoms, tiny_recipe, accelerator, 1, learnt, scored)
+    assert caplog.messages == [f"device: {accelerator.describe()}"] * 2
 
 
 @pytest.mark.slow

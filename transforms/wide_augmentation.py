@@ -52,7 +52,7 @@ def wide_augmentation(
                 mode=("bilinear", "nearest"),
                 padding_mode="border",
             ),
-            RandGaussianSmoothd(image_key, *[(0.5, 1.0)] * 3, prob=0.1),
+            RandGaussianSmoothd(image_key, (0.5, 1.0), (0.5, 1.0), (0.5, 1.0), prob=0.1),
             RandSimulateLowResolutiond(image_key, prob=0.1, zoom_range=(0.5, 1.0)),
             RandScaleIntensityd(image_key, factors=0.25, prob=0.3),
             RandShiftIntensityd(image_key, offsets=0.3, prob=0.3),

@@ -51,8 +51,13 @@ class OpenPreparedd(MapTransform):
         return d
 
 
-def _prepared(image: Path, label: Path, recipe: Recipe) -> dict[str, Any]:
+def _prepared(image: Path, label: Path, recipe: Recipe) -> dict[Hashable, Any]:
     case = RawCase(str(image), image, label, "")
     done = preparation(recipe, source_key="spacing_mm")(read_case(case, len(recipe.classes)))
-    arrays = {"image": np.asarray(done["image"], np.float32), "label": np.asarray(done["label"], np.uint8)}
-    return {**arrays, "boxes": component_boxes(arrays["label"]), "case_id": case.case_id}
+    values = np.asarray(done["label"], np.uint8)
+    return {
+        "image": np.asarray(done["image"], np.float32),
+        "label": values,
+        "boxes": component_boxes(values),
+        "case_id": case.case_id,
+    }
