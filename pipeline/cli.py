@@ -56,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argcomplete.autocomplete(parser)
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("highdicom").setLevel(logging.WARNING)  # it tells the UIDs of slices otherwise
     with redirect_stdout(sys.stderr) if arguments.json else nullcontext():
         outcome = _outcome(arguments)
     if arguments.json and outcome.results is not None:
