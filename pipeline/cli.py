@@ -72,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Looked for before the rest is parsed, which may fail; a command line may shorten it.
     machine = any(word.startswith("--j") and "--json".startswith(word) for word in argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("highdicom").setLevel(logging.WARNING)  # it tells the UIDs of slices otherwise
     with redirect_stdout(sys.stderr) if machine else nullcontext():
         outcome = _outcome(argv)
     # Of the processes of one command, the first tells.

@@ -1,6 +1,7 @@
 """Bad DICOM folders, alone in a batch with a good scan, through the command line; no name gets out."""
 
 import gzip
+import json
 import struct
 
 import nibabel as nib
@@ -109,6 +110,120 @@ def test_43_run_length_encoding_is_decoded(tmp_path, predict):
             tmp_path / "ct" / f"{number}.dcm", plane, (0, 0, number * 5), change=lambda ds: ds.compress(RLELossless)
         )
     assert predict(tmp_path / "ct")[0] == 0
+
+
+def damaged(path):
+    """Files that end within their voxels."""
+    write_series(path, slices())
+    for file in path.iterdir():
+        file.write_bytes(file.read_bytes()[:-100])
+    return path
+
+
+def named(name, charset="ISO_IR 6", **tags):
+    return lambda path: write_series(path, slices(), PatientName=name, SpecificCharacterSet=charset, **tags)
+
+
+#: A folder's name, how it is filled, and what must not get out.
+PERSONAL = [
+    ("DOE_JANE", lambda path: write_series(path, slices(), SOPClassUID=ENHANCED), ["doe", "jane"]),
+    ("DOE_JANE", lambda path: write_series(path, slices(), Modality="MR"), ["doe", "jane"]),
+    ("DOE_JANE", unknown_syntax, ["doe", "jane"]),
+    ("DOE_JANE", damaged, ["doe", "jane"]),
+    ("DOE_JANE/first", lambda path: write_series(path, slices(), Modality="MR"), ["doe", "jane"]),
+    ("Müller_Jürgen", named("Müller^Jürgen", "ISO_IR 100"), ["müller", "jürgen"]),
+    ("Müller_Jürgen", named("Müller^Jürgen", "ISO_IR 192"), ["müller", "jürgen"]),
+    ("王伟", named("王伟", "GB18030"), ["王", "伟"]),
+    ("王伟的CT", named("Wang^Wei=王^伟", "GB18030"), ["王", "伟"]),
+    ("WU_LI", named("Wu^Li"), ["wu_", "_li"]),
+    ("doe19600402", named("Doe^J", PatientBirthDate="19600402"), ["doe", "1960"]),
+    ("ACC778899", named("Doe^J", AccessionNumber="ACC778899"), ["778899"]),
+    ("OLD5512", named("Doe^J", OtherPatientIDs="OLD5512"), ["5512"]),
+]
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["beside", "alone"])
+@pytest.mark.parametrize(("folder", "make", "words"), PERSONAL, ids=[f"{i}-{p[0]}" for i, p in enumerate(PERSONAL)])
+def test_45_no_folder_tells_whom_it_is_of(tmp_path, predict, folder, make, words, beside):
+    make(tmp_path / "in" / folder)
+    if beside:
+        other = {"PatientName": "Roe^Rick", "PatientID": "P-1", "SeriesInstanceUID": "1.2.3.9"}
+        write_series(tmp_path / "in" / "other", slices(), **other)
+    _, error, _ = predict(tmp_path / "in")
+    report = str(json.loads((tmp_path / "out" / "summary.json").read_text()))
+    report += (tmp_path / "out" / "summary.csv").read_text()
+    files = " ".join(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*"))
+    told = (error + report + files).lower()
+    assert not [word for word in words if word in told]
+
+
+def test_45_the_list_of_series_holds_no_descriptions(tmp_path, predict):
+    write_series(tmp_path / "bad", slices(), SeriesDescription="ID 991122 Roe")
+    write_series(tmp_path / "bad", slices(), SeriesInstanceUID="1.2.3.2", SeriesNumber=2)
+    _, error, _ = predict(tmp_path / "bad")
+    assert "1 (8 slices), 2 (8 slices)" in error and "991122" not in error and "Roe" not in error
+
+
+def test_45_words_are_replaced_where_they_stand_alone(tmp_path, predict):
+    write_series(tmp_path / "in" / "ct", slices(), leave_out=[3], PatientName="Miss^Scan", PatientID="001")
+    nifti(tmp_path / "in" / "case_00100.nii.gz")
+    nifti(tmp_path / "in" / "scan.nii.gz")
+    code, error, cases = predict(tmp_path / "in")
+    assert code == 1 and "slices are missing or uneven" in error
+    # what a scan is called does not depend on who else is in the batch
+    assert {"case_00100", "scan", "ct"} < set(cases)
+
+
+def text(path, content):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "is empty"),
+        ("version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
+        ("<!DOCTYPE html>", "web page"),
+        ("something", "is no DICOM"),
+    ],
+)
+def test_25_files_that_are_no_dicom_are_named_and_cost_no_series(tmp_path, predict, content, reason):
+    text(write_series(tmp_path / "ct", slices()) / "stray.dcm", content)
+    code, _, cases = predict(tmp_path / "ct")
+    assert code == 0 and reason in " ".join(cases["ct"]["warnings"])
+    for number in range(3):
+        text(tmp_path / "lost" / f"{number}.dcm", content)
+    code, error, cases = predict(tmp_path / "lost")
+    assert code == 1 and reason in cases["lost"]["error"] and "0x" not in error
+
+
+def test_38_a_series_number_leads_out_of_no_folder(tmp_path, predict):
+    write_series(tmp_path / "both", slices())
+    raw = write_slice(tmp_path / "raw.dcm", slices()[0], (0, 0, 0), SeriesNumber=1111111111).read_bytes()
+    assert raw.count(b"1111111111") == 1
+    for number in range(8):
+        path = tmp_path / "both" / f"{number}.dcm"
+        write_slice(path, slices()[number], (0, 0, 5 * number), SeriesInstanceUID="1.2.9", SeriesNumber=1111111111)
+        path.write_bytes(path.read_bytes().replace(b"1111111111", b"../../../e"))
+    code, _, cases = predict(tmp_path / "both", "--series=all")
+    assert code == 0 and "both_series_________e" in cases
+    assert not [path for path in tmp_path.parent.glob("*e_seg*")]
+
+
+def test_38_two_patients_with_one_series_uid_are_two_scans(tmp_path, predict):
+    write_series(tmp_path / "in" / "a", slices())
+    write_series(tmp_path / "in" / "b", slices(), PatientID="Q-1")
+    code, _, cases = predict(tmp_path / "in")
+    assert code == 0 and {"a", "b"} < set(cases)
+
+
+def test_dicom_without_its_mark_is_read(tmp_path, predict):
+    for file in write_series(tmp_path / "ct", slices()).iterdir():
+        content = file.read_bytes()
+        file.rename(file.with_suffix("")).write_bytes(content[132:])
+    code, _, cases = predict(tmp_path / "ct")
+    assert code == 0 and nib.load(tmp_path / "out" / "ct_seg.nii.gz").shape == (14, 10, 8)
 
 
 @pytest.mark.parametrize("keep", [False, True])

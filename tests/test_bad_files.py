@@ -77,6 +77,27 @@ def without_line(path, key):
     return path
 
 
+def with_entry(path, entry):
+    """A MetaImage or NRRD file with a line before its last ones."""
+    head, last, data = path.read_bytes().partition(b"ElementDataFile" if path.suffix == ".mha" else b"encoding:")
+    key = entry.split(b"=")[0].split(b":")[0].strip()
+    lines = [line for line in head.split(b"\n") if line and not line.startswith(key)]
+    path.write_bytes(b"\n".join([*lines, entry]) + b"\n" + last + data)
+    return path
+
+
+def pipe(path):
+    os.mkfifo(path)
+    return path
+
+
+def shifted(change):
+    """HU plus 1024, as floats, with something that only looks like air."""
+    voxels = ct().astype(np.float32) + 1024
+    change(voxels)
+    return voxels
+
+
 def folder(path):
     path.mkdir()
     return path
@@ -92,10 +113,15 @@ REFUSED = [
     (5, lambda d: nifti(d / "bad.nii.gz", with_nan(0.05)), "not finite numbers", None),
     (7, lambda d: nifti(d / "bad.nii.gz", (ct() + 1024).astype(np.uint16)), "--hu-offset", ["--hu-offset=-1024"]),
     (7, lambda d: itk(d / "bad.mha", (ct() + 1024).astype(np.uint16)), "--hu-offset", ["--hu-offset=-1024"]),
+    (7, lambda d: nifti(d / "bad.nii.gz", shifted(lambda v: v[0].fill(-2000))), "--hu-offset", ["--hu-offset=-1024"]),
+    (7, lambda d: nifti(d / "bad.nii.gz", shifted(lambda v: v[0, 0, :1].fill(np.nan))), "--hu-offset", None),
     (9, lambda d: nifti(d / "bad.nii.gz", np.full((8, 8, 8), 1e303)), "are no HU", None),
     (10, lambda d: nifti(d / "bad.nii.gz", pixdim=[1, 0, 6, 8, 0, 0, 0, 0]), "--spacing", ["--spacing", "6", "6", "8"]),
     (10, lambda d: without_line(itk(d / "bad.nrrd"), b"space directions"), "--spacing", ["--spacing", "6", "6", "8"]),
-    (12, lambda d: nifti(d / "bad.nii.gz", pixdim=[1, np.nan, 6, 8, 0, 0, 0, 0]), "voxel size is", None),
+    (12, lambda d: nifti(d / "bad.nii.gz", pixdim=[1, np.nan, 6, 8, 0, 0, 0, 0]), "voxel size is",
+     ["--spacing", "6", "6", "8"]),
+    (13, lambda d: with_entry(itk(d / "bad.nrrd"), b'space units: "m" "m" "m"'), "not in mm",
+     ["--spacing", "6", "6", "8"]),
     (13, lambda d: nifti(d / "bad.nii.gz", affine=np.diag([1e6, 6, 6, 1])), "not believable", None),
     (13, lambda d: nifti(d / "bad.nii.gz", affine=np.diag([0.01, 6, 6, 1])), "not believable", None),
     (13, lambda d: nifti(d / "bad.nii.gz", change=units), "micron is not in mm", None),
@@ -103,6 +129,7 @@ REFUSED = [
     (16, lambda d: nifti(d / "bad.nii.gz", affine=np.array([[6, 6, 0, 0], [6, 6, 0, 0], [0, 0, 6, 0], [0, 0, 0, 1.0]])),
      "singular", None),
     (18, lambda d: nifti(d / "bad.nii.gz", ct()[:, :, 0]), "three axes", None),
+    (18, lambda d: with_entry(itk(d / "bad.mha"), b"NDims = 73"), "73 axes", None),
     (18, lambda d: nifti(d / "bad.nii.gz", ct()[:, :, :1]), "three axes", None),
     (19, lambda d: huge(d / "bad.nii"), "GB of memory, more than the", None),
     (20, lambda d: truncated(nifti(d / "bad.nii")), "announces", None),
@@ -118,6 +145,7 @@ REFUSED = [
     (25, lambda d: text(d / "bad.nii.gz", "<!DOCTYPE html><html>404</html>"), "download incomplete", None),
     (25, lambda d: text(d / "bad.nrrd", "version https://git-lfs.github.com/spec/v1\n"), "download incomplete", None),
     (26, lambda d: folder(d / "bad.nii.gz"), "is a folder", None),
+    (26, lambda d: pipe(d / "bad.nii.gz"), "is a pipe", None),
     (27, lambda d: bomb(d / "bad.nii.gz"), "unpacks to more", None),
 ]  # fmt: skip
 
@@ -157,6 +185,7 @@ ACCEPTED = [
     (8, lambda d: nifti(d / "odd.nii.gz", padded(-2000)), "padding"),
     (8, lambda d: nifti(d / "odd.nii.gz", ct().view(np.uint16)), "wrapped"),
     (11, lambda d: nifti(d / "odd.nii.gz", pixdim=[1, -6, 6, 8, 0, 0, 0, 0]), "negative"),
+    (13, lambda d: nifti(d / "odd.nii.gz", xyzt_units=4), "unit of lengths (code 4) is unknown"),
     (15, lambda d: nifti(d / "odd.nii.gz", sform_code=0, qform_code=0), "left and right are unknown"),
     (17, lambda d: nifti(d / "odd.nii.gz", affine=ROTATED), "oblique"),
     (17, lambda d: nifti(d / "odd.nii.gz", affine=SHEARED), "oblique"),
@@ -175,3 +204,26 @@ def test_an_odd_file_is_done_with_a_warning(tmp_path, predict, row, make, warnin
     assert (warning in warnings) if warning else not warnings
     (shape,) = {nib.load(tmp_path / "out" / file).shape for file in cases["odd"]["files"] if "_seg." in file}
     assert np.prod(shape) == np.prod(nib.load(path).shape) if row != 24 else shape == ct().shape
+
+
+@pytest.mark.parametrize(
+    ("way_out", "warning"),
+    [
+        (["--spacing", "1", "1", "1"], "--spacing is not used"),
+        (["--volume=2"], None),
+        (["--hu-offset=-1024"], "it has air at -1000 already"),
+    ],
+)
+def test_a_way_out_leaves_good_scans_alone_or_says_what_it_does(tmp_path, predict, way_out, warning):
+    (tmp_path / "in").mkdir()
+    nifti(tmp_path / "in" / "scan.nii.gz")
+    code, _, cases = predict(tmp_path / "in", *way_out)
+    warnings = " ".join(cases["good"]["warnings"])
+    assert code == 0 and ((warning in warnings) if warning else not warnings)
+    np.testing.assert_allclose(nib.load(tmp_path / "out" / "good_seg.nii.gz").affine, AFFINE)
+
+
+def test_16_no_spacing_saves_a_singular_affine(tmp_path, predict):
+    flat = nifti(tmp_path / "flat.nii.gz", affine=np.diag([6.0, 0.0, 6.0, 1.0]))
+    code, error, cases = predict(flat, "--spacing", "6", "6", "6")
+    assert code == 1 and cases["flat"]["error"].count("\n") == 0 and "its affine is singular" in error

@@ -115,6 +115,18 @@ def test_46_to_48_a_model_that_cannot_be_used_is_exit_code_3(tmp_path, model_fil
         assert message in capsys.readouterr().err
 
 
+class Code:
+    def __reduce__(self):
+        return os.mkdir, ("pickled-code-was-run",)
+
+
+def test_48_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, model_file, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({**torch.load(model_file, weights_only=True), "extra": Code()}, "evil.pt")
+    assert main(["predict", str(nifti(tmp_path / "scan.nii.gz")), "-o", "out", "--checkpoint", "evil.pt"]) == 3
+    assert "evil.pt" in capsys.readouterr().err and not (tmp_path / "pickled-code-was-run").exists()
+
+
 def test_49_an_unknown_option_is_exit_code_2(capsys):
     with pytest.raises(SystemExit) as done:
         main(["predict", "scan.nii.gz", "-o", "out", "--seris", "2"])

@@ -1,3 +1,4 @@
+import gzip
 import json
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 import torch
 from conftest import SHARED, TINY, shared
 
+from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.data import Index, OpenPreparedd, prepare_dataset, require_data, verify
 from kits_unet3d.pipeline.data.cases import read_volume
 from kits_unet3d.pipeline.data.kits19 import known_cases
@@ -226,3 +228,79 @@ def test_real_labels_have_the_references_md5(case_id, tmp_path):
     with open(tmp_path / "y.npy", "wb") as stream:
         np.save(stream, np.ascontiguousarray(prepared, dtype=np.uint8))
     assert hashlib.md5((tmp_path / "y.npy").read_bytes()).hexdigest() == known_cases()[case_id].label_md5
+
+
+def rgb(image):
+    return nib.Nifti1Image(np.zeros(image.shape, np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])), image.affine)
+
+
+def flat(image):
+    singular = image.affine.copy()
+    singular[:3, 1] = singular[:3, 0]
+    made = nib.Nifti1Image(np.asarray(image.dataobj), None, image.header)
+    made.header.set_sform(singular, 1)
+    made.header["qform_code"] = 0
+    return made
+
+
+def with_pixdim(path, value):
+    """Bytes that no library would write."""
+    image = nib.load(path)
+    header = image.header.copy()
+    header["pixdim"][1] = value
+    header["magic"], header["vox_offset"] = b"n+1", 352
+    path.write_bytes(gzip.compress(header.binaryblock + b"\0" * 4 + np.asarray(image.dataobj).tobytes(order="F")))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda path: relabel(path, rgb), "colour"),
+        (lambda path: relabel(path, flat), "singular"),
+        (lambda path: with_pixdim(path, np.nan), "pixdim says"),
+        (lambda path: with_pixdim(path, 17.0), "pixdim says"),
+        (lambda path: relabel(path, lambda i: nib.Nifti1Image(np.full(i.shape, 1e9), i.affine)), "are no HU"),
+        (lambda path: path.write_bytes(b"\0" * 1000), "cannot be read"),
+    ],
+    ids=["rgb", "singular", "nan", "other size", "1e9", "zeros"],
+)
+def test_a_bad_image_fails_its_case_and_the_others_are_prepared(tmp_path, two_cases, change, reason, capsys):
+    """By the command, which ends with exit code 1."""
+    (tmp_path / "config.json").write_text(json.dumps(TINY))
+    change(two_cases / "case_00000" / "imaging.nii.gz")
+    command = ["prepare", "--data-dir", str(two_cases), "--out", str(tmp_path / "out")]
+    assert main([*command, "--config", str(tmp_path / "config.json")]) == 1
+    error = capsys.readouterr().err
+    assert "failed: " in error and "case_00000/imaging.nii.gz: " in error and reason in error
+    assert list(Index.read(tmp_path / "out").cases) == ["case_00001"]
+
+
+def fractional(image):
+    voxels = np.asarray(image.dataobj).astype(np.float32)
+    voxels[0, 0, :3] = 0.5
+    return nib.Nifti1Image(voxels, image.affine)
+
+
+@pytest.mark.parametrize(
+    ("row", "break_it", "reason"),
+    [
+        (28, lambda raw: relabel(raw / "segmentation.nii.gz", lambda i: i.slicer[1:]), "differs from the image's"),
+        (29, lambda raw: relabel(raw / "segmentation.nii.gz", fractional), "unknown label values {0.5: 3}"),
+        (30, lambda raw: relabel(raw / "segmentation.nii.gz", lambda i: nib.Nifti1Image(i.get_fdata() * 0, i.affine)),
+         "the whole label is 0"),
+    ],
+)  # fmt: skip
+def test_28_to_30_a_bad_label_is_exit_code_1(tmp_path, two_cases, row, break_it, reason, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(TINY))
+    break_it(two_cases / "case_00000")
+    command = ["prepare", "--data-dir", str(two_cases), "--out", str(tmp_path / "out")]
+    assert main([*command, "--config", str(tmp_path / "config.json")]) == 1
+    assert reason in capsys.readouterr().err
+    assert list(Index.read(tmp_path / "out").cases) == ["case_00001"]
+
+
+def test_31_a_case_in_both_splits_is_exit_code_2(tmp_path, two_cases, capsys):
+    content = {"training": ["case_00000", "case_00001"], "evaluation": ["case_00001"]}
+    (two_cases / "dataset.json").write_text(json.dumps(content))
+    assert main(["prepare", "--data-dir", str(two_cases), "--out", str(tmp_path / "out")]) == 2
+    assert "case_00001 in both splits" in capsys.readouterr().err

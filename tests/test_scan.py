@@ -1,3 +1,7 @@
+import gzip
+import os
+import re
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -124,10 +128,38 @@ def test_real_scans_have_the_geometry_an_independent_reader_sees(name):
         assert scan.voxels[index] == max(itk[index], -1024)
 
 
-def test_a_real_dicom_folder_is_read_by_positions():
-    scan = read_scan(shared("data/ct/dicom_j2k20"))
+def test_a_real_nrrd_is_what_its_header_and_bytes_say():
+    """Read by hand: no library of images has a part in it."""
+    path = shared("data/ct/slicerio/CTChest4.nrrd")
+    head, _, data = path.read_bytes().partition(b"\n\n")
+    entries = dict(line.split(": ", 1) for line in head.decode().splitlines() if ": " in line)
+    assert (entries["type"], entries["endian"], entries["space"]) == ("int", "little", "left-posterior-superior")
+    data = gzip.decompress(data) if entries["encoding"] == "gzip" else data
+    voxels = np.frombuffer(data, "<i4").reshape([int(n) for n in entries["sizes"].split()], order="F")
+    vectors = [[float(n) for n in v.split(",")] for v in re.findall(r"\(([^)]*)\)", entries["space directions"])]
+    affine = np.eye(4)
+    affine[:3, :3] = np.transpose(vectors)
+    affine[:3, 3] = [float(n) for n in entries["space origin"].strip("()").split(",")]
+    scan = read_scan(path)
+    np.testing.assert_allclose(scan.affine, np.diag([-1, -1, 1, 1]) @ affine, atol=1e-6)
+    assert (scan.voxels == np.clip(voxels, -1024, 3071)).all()
+
+
+def test_a_real_dicom_folder_is_what_another_decoder_and_its_positions_say():
+    """Tags by pydicom, JPEG 2000 by Pillow; the reader here has both from GDCM."""
+    pydicom = pytest.importorskip("pydicom")
+    folder = shared("data/ct/dicom_j2k20")
+    files = sorted((pydicom.dcmread(path) for path in folder.iterdir()), key=lambda ds: ds.ImagePositionPatient[2])
+    scan = read_scan(folder)
     assert scan.voxels.shape == (512, 512, 20)
-    np.testing.assert_allclose(scan.spacing_mm, (0.977, 0.977, 2.0), atol=1e-3)
+    for z, ds in enumerate(files):
+        ds.pixel_array_options(decoding_plugin="pillow")
+        plane = ds.pixel_array.astype(int) * int(ds.RescaleSlope) + int(ds.RescaleIntercept)
+        assert (scan.voxels[:, :, z] == np.clip(plane.T, -1024, 3071)).all()
+        rows, columns = np.array(ds.ImageOrientationPatient[3:]), np.array(ds.ImageOrientationPatient[:3])
+        for x, y in ((0, 0), (511, 0), (100, 400)):
+            place = ds.ImagePositionPatient + columns * ds.PixelSpacing[1] * x + rows * ds.PixelSpacing[0] * y
+            np.testing.assert_allclose((scan.affine @ [x, y, z, 1])[:3], place * [-1, -1, 1], atol=1e-4)
 
 
 def test_a_dicom_folder_lies_where_an_independent_reader_puts_it(tmp_path):
@@ -173,6 +205,52 @@ def test_globs_and_lists_name_scans(tmp_path):
     left_out = {}
     assert len(find_scans([tmp_path / "a.nii.gz", tmp_path / "deep" / ".." / "a.nii.gz"], skipped=left_out)) == 1
     assert list(left_out.values()) == ["the same scan is named twice"]
+
+
+def test_what_is_wrong_in_a_list_is_a_case_of_its_own(tmp_path):
+    for name in ("a.nii.gz", "b.nii", "c_seg.nii.gz"):
+        save(tmp_path / name, random_ct())
+    (tmp_path / "other.txt").write_text("a.nii.gz\n")
+    for ending in ("txt", "csv"):
+        lines = [f"{'x' * 300}.nii", "ze\0ro.nii", f"list.{ending}", "other.txt", "*.nii*", "none*.nii"]
+        (tmp_path / f"list.{ending}").write_text("\n".join(lines))
+        left_out = {}
+        found = find_scans(tmp_path / f"list.{ending}", skipped=left_out)
+        assert [s.name for s in found] == ["list-line1", "list-line2", "list-line3", "list-line4", "a", "b", "none*"]
+        for scan, reason in zip(found, ("too long", "zero byte", "another list", "another list"), strict=False):
+            with pytest.raises(CaseError, match=reason):
+                read_scan(scan)
+        assert [os.path.basename(path) for path in left_out] == ["c_seg.nii.gz"]
+
+
+@pytest.mark.parametrize("how", ["arguments", "glob", "list", "folder"])
+def test_32_no_two_scans_have_one_name(tmp_path, how):
+    paths = [f"{folder}/{name}.nii.gz" for folder in "ab" for name in ("imaging_ct", "imaging")] + ["a.nii.gz"]
+    for path in paths:
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        save(tmp_path / path, random_ct((2, 2, 2)))
+    (tmp_path / "list.txt").write_text("\n".join(paths))
+    given = {
+        "arguments": [tmp_path / path for path in paths],
+        "glob": str(tmp_path / "**" / "*.nii.gz"),
+        "list": tmp_path / "list.txt",
+        "folder": tmp_path,
+    }
+    names = [scan.name for scan in find_scans(given[how])]
+    assert len(set(names)) == len(paths) and {"a/imaging_ct", "b/imaging_ct", "b"} < set(names)
+
+
+def test_what_looks_like_a_scan_and_is_not_read_is_told(tmp_path):
+    save(tmp_path / "a.nii.gz", random_ct())
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("old.hdr", "old.img", "one.dcm.gz", "b_seg.nii.gz", ".hidden.nii.gz", "readme.md"):
+        (tmp_path / name).write_text("x")
+    left_out = {}
+    (scan,) = find_scans(tmp_path, skipped=left_out)
+    assert scan.name == "a"
+    reasons = {os.path.basename(path): reason for path, reason in left_out.items()}
+    assert set(reasons) == {"old.hdr", "old.img", "one.dcm.gz", "b_seg.nii.gz", "pipe"}
+    assert "pipe" in reasons["pipe"] and "gunzip" in reasons["one.dcm.gz"]
 
 
 def test_a_grid_survives_as_text(tmp_path):

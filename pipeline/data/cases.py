@@ -12,9 +12,12 @@ import numpy as np
 
 from ..errors import CaseError
 from ..packed import open_packed, read_to_end
+from ..plausible import ABSURD, believable, check_geometry, require_numbers
 
 #: Slice first, as KiTS19 is stored: axis 0 runs to inferior, 1 to posterior, 2 to left.
 AXCODES = ("I", "P", "L")
+#: The header's voxel size and its affine's may differ by this share.
+AGREEMENT = 0.01
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ def read_volume(path: Path) -> tuple[np.ndarray, tuple[float, float, float], np.
     The voxel size is the header's ``pixdim`` (float32 values), as the reference takes it.
 
     Raises:
-        CaseError: if the file cannot be read or is not a 3-D volume.
+        CaseError: if the file cannot be read or is not a 3-D volume of numbers, or its header does not say clearly
+            how large a voxel is and where it lies.
     """
     try:
         image = nib.load(path)
@@ -49,6 +53,11 @@ def read_volume(path: Path) -> tuple[np.ndarray, tuple[float, float, float], np.
         raise CaseError(f"{path}: cannot be read ({error}); copy or download it again") from error
     if voxels.ndim != 3:
         raise CaseError(f"{path}: has shape {voxels.shape}, not three axes")
+    require_numbers(path, voxels.dtype)
+    check_geometry(path, voxels.shape, affine)
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    if not believable(zooms) or (np.abs(sizes - zooms) > AGREEMENT * sizes).any():
+        raise CaseError(f"{path}: pixdim says {zooms} mm where the affine has {sizes.round(3)}; correct the header")
     now = nib.orientations.io_orientation(affine)
     change = nib.orientations.ornt_transform(now, nib.orientations.axcodes2ornt(AXCODES))
     order = np.argsort(change[:, 0]).astype(int)
@@ -90,6 +99,8 @@ def read_case(case: RawCase, classes: int) -> dict[str, Any]:
         raise CaseError(f"{case.label}: the whole label is {next(iter(counts)):g}, which nothing can be learnt from")
     if image.dtype.kind == "f" and not np.isfinite(image).all():
         raise CaseError(f"{case.image}: holds voxels that are not finite numbers; export it again")
+    if max(-float(image.min()), float(image.max())) > ABSURD:
+        raise CaseError(f"{case.image}: values from {image.min():g} to {image.max():g} are no HU; export it again")
     return {
         "image": (image if image.dtype == np.int16 else image.astype(np.float32))[None],
         "label": label.astype(np.uint8, copy=False)[None],

@@ -130,3 +130,5 @@ def _attempt(case: RawCase, folder: Path, recipe: Recipe) -> dict[str, Any] | Ca
         return prepare_case(case, folder, recipe)
     except CaseError as error:
         return error
+    except Exception as error:  # whatever else is wrong with one case, the others are still to be prepared
+        return CaseError(f"{case.image}: cannot be prepared ({type(error).__name__}: {error}); export it again")

@@ -8,15 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import CaseError
+from ..plausible import check_geometry
 from .reading import Admission, Found, Grid, ReadOptions, Stored, find_scans
 from .reading.dicom import read_dicom
 from .reading.find import ITK, NIFTI, ending_of, scan_name
 from .reading.itk import read_itk
 from .reading.nifti import read_nifti
 from .reading.signature import first_bytes
-
-#: Bounds of a believable voxel size in mm.
-SMALLEST_MM, LARGEST_MM = 0.05, 20.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +67,7 @@ def read_scan(source: str | Path | Found, options: ReadOptions | None = None, ad
     path = found.path
 
     def admitted(shape: tuple[int, int, int], affine: np.ndarray) -> None:
-        check_geometry(path, shape, affine)
+        check_geometry(path, shape, affine, ", or give it with --spacing")
         if admit is not None:
             admit(shape, affine)
 
@@ -91,6 +89,8 @@ def _found(path: Path, options: ReadOptions) -> Found:
 
 def _read(found: Found, options: ReadOptions, admit: Admission) -> Stored:
     path = found.path
+    if found.error:
+        raise CaseError(f"{path}: {found.error}")
     if found.dicom is not None:
         chosen = ReadOptions(**{**vars(options), "series": found.series or options.series})
         return read_dicom(found.dicom, chosen, admit)
@@ -100,20 +100,6 @@ def _read(found: Found, options: ReadOptions, admit: Admission) -> Stored:
         return read_itk(path, options, admit)
     first_bytes(path)
     raise CaseError(f"{path}: unknown kind of file; known are {', '.join((*NIFTI, *ITK))} and DICOM folders")
-
-
-def check_geometry(path: Path, shape: tuple[int, int, int], affine: np.ndarray) -> None:
-    """Raises a CaseError if the voxels of a scan lie where none can."""
-    if min(shape) < 2:
-        raise CaseError(f"{path}: has shape {shape}; a scan has three axes of several voxels each")
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= 1e-3 * np.prod(spacing):
-        raise CaseError(f"{path}: its affine is singular, so nothing says where a voxel lies; export it again")
-    if not all(SMALLEST_MM <= s <= LARGEST_MM for s in spacing):
-        raise CaseError(
-            f"{path}: a voxel of {' x '.join(f'{s:g}' for s in spacing)} mm is not believable "
-            f"({SMALLEST_MM} to {LARGEST_MM} mm); correct the header, or give it with --spacing"
-        )
 
 
 def same_grid(a: Scan, b: Scan) -> bool:

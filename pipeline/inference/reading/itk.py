@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,15 +10,20 @@ import numpy as np
 import SimpleITK as sitk
 
 from ...errors import CaseError
+from ...plausible import require_numbers
 from .nifti import choose_volume
 from .options import Admission, ReadOptions, Stored
 from .signature import check_packed, first_bytes, require_bytes
-from .voxels import Hounsfield, require_numbers, steps
+from .voxels import Hounsfield, steps
 
 #: World axes of ITK (left, posterior, superior) against those of NIfTI (right, anterior, superior).
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 #: Beginnings of header entries, one of which says how large a voxel is.
 SPACING_KEYS = ("space directions", "spacings", "elementspacing", "elementsize")
+#: How a NRRD header may write the unit that is assumed here.
+MILLIMETRES = {"mm", "millimeter", "millimeters", "millimetre", "millimetres", ""}
+#: Numbers of axes that a file of one volume or several may have; ITK ends the whole process at others.
+FEWEST_AXES, MOST_AXES = 2, 5
 
 
 class ItkGeometry(NamedTuple):
@@ -52,6 +58,9 @@ def read_itk(path: Path, options: ReadOptions, admit: Admission) -> Stored:
     """
     first_bytes(path)
     text = _text(path)
+    axes = text.entries.get("ndims", text.entries.get("dimension", ""))
+    if axes not in map(str, range(FEWEST_AXES, MOST_AXES + 1)):
+        raise CaseError(f"{path}: has {axes or 'an unknown number of'} axes where a scan has 3; export it again")
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -63,7 +72,8 @@ def read_itk(path: Path, options: ReadOptions, admit: Admission) -> Stored:
         raise CaseError(f"{path}: each voxel has {reader.GetNumberOfComponents()} values, a colour; it is no CT")
     dtype = _dtype(path, reader)
     _check_data(path, text, int(np.prod([int(n) for n in reader.GetSize()], dtype=object)) * dtype.itemsize)
-    geometry = _geometry(path, text, reader, options)
+    warnings: list[str] = []
+    geometry = _geometry(path, text, reader, options, warnings)
     admit(shape, geometry.affine)
     try:
         array = sitk.GetArrayViewFromImage(image := reader.Execute())
@@ -74,8 +84,8 @@ def read_itk(path: Path, options: ReadOptions, admit: Admission) -> Stored:
     for first, stop in steps(shape, dtype.itemsize):
         hounsfield.put(first, slices[first:stop].transpose(2, 1, 0))
     del array, slices, image
-    voxels, warnings = hounsfield.finished()
-    return Stored(voxels, geometry.affine, geometry, tuple(warnings))
+    voxels, more = hounsfield.finished()
+    return Stored(voxels, geometry.affine, geometry, (*warnings, *more))
 
 
 def _unreadable(path: Path, error: Exception) -> CaseError:
@@ -96,13 +106,21 @@ def _dtype(path: Path, reader: sitk.ImageFileReader) -> np.dtype:
     return dtype
 
 
-def _geometry(path: Path, text: _Text, reader: sitk.ImageFileReader, options: ReadOptions) -> ItkGeometry:
+def _geometry(
+    path: Path, text: _Text, reader: sitk.ImageFileReader, options: ReadOptions, warnings: list[str]
+) -> ItkGeometry:
     dimension = reader.GetDimension()
     spacing = tuple(reader.GetSpacing()[:3])
-    if options.spacing_mm is not None:
-        spacing = options.spacing_mm
-    elif not any(key.startswith(SPACING_KEYS) for key in text.entries):
+    told = any(key.startswith(SPACING_KEYS) for key in text.entries)
+    units = re.findall(r'"([^"]*)"', text.entries.get("space units", text.entries.get("units", "")))[:3]
+    foreign = {unit for unit in units if unit.strip().lower() not in MILLIMETRES}
+    instead = options.spacing_instead_of(spacing if told and not foreign else np.zeros(3), warnings)
+    if instead is not None:
+        spacing = instead
+    elif not told:
         raise CaseError(f"{path}: does not say how large a voxel is; give it with --spacing")
+    elif foreign:
+        raise CaseError(f"{path}: a voxel of {spacing} {', '.join(foreign)} is not in mm; give its size with --spacing")
     direction = np.reshape(reader.GetDirection(), (dimension, dimension))[:3, :3]
     return ItkGeometry(spacing, tuple(reader.GetOrigin()[:3]), tuple(float(d) for d in direction.ravel()))
 

@@ -10,9 +10,10 @@ import numpy as np
 
 from ...errors import CaseError
 from ...packed import DAMAGED, open_packed
+from ...plausible import believable, require_numbers, require_regular
 from .options import Admission, ReadOptions, Stored
 from .signature import GZIP, TAIL, endless, first_bytes, require_bytes
-from .voxels import Hounsfield, require_numbers, steps
+from .voxels import Hounsfield, steps
 
 #: Two descriptions of one geometry may differ by this share.
 AGREEMENT = 0.01
@@ -110,7 +111,7 @@ def choose_volume(path: Path, shape: list[int], options: ReadOptions) -> tuple[t
             f"{path}: has shape {tuple(shape)}, {volumes} volumes where a scan has three axes; "
             f"choose one with --volume 1 to {volumes}"
         )
-    chosen = options.volume or 1
+    chosen = (options.volume or 1) if volumes > 1 else 1
     if chosen > volumes:
         raise CaseError(f"{path}: has {volumes} volumes, there is no --volume {chosen}")
     return (x, y, z), chosen - 1
@@ -128,8 +129,13 @@ def _scaling(header: Any, warnings: list[str]) -> tuple[float, float]:
 def _affine(path: Path, header: Any, options: ReadOptions, warnings: list[str]) -> np.ndarray:
     """The affine, after making the two forms and the voxel size agree; a header that needs it is corrected."""
     pixdim = np.asarray(header["pixdim"][1:4], dtype=np.float64)
-    if options.spacing_mm is not None:
-        header["pixdim"][1:4] = options.spacing_mm
+    unit = _unit(header, warnings)
+    told = np.abs(pixdim)
+    if header["sform_code"] > 0 and options.trust != "qform" and believable(told):
+        told = np.linalg.norm(np.asarray(header.get_sform(), dtype=np.float64)[:3, :3], axis=0)
+    spacing = options.spacing_instead_of(told if unit == "mm" else np.zeros(3), warnings)
+    if spacing is not None:
+        header["pixdim"][1:4] = spacing
     elif not np.isfinite(pixdim).all():
         raise CaseError(f"{path}: its voxel size is {pixdim}; give it with --spacing")
     elif (pixdim == 0).any():
@@ -145,13 +151,24 @@ def _affine(path: Path, header: Any, options: ReadOptions, warnings: list[str]) 
         affine = np.asarray(header.get_base_affine(), dtype=np.float64)
     else:
         affine = forms.get(str(options.trust), next(iter(forms.values())))
-    if options.spacing_mm is not None:
-        affine[:3, :3] *= np.array(options.spacing_mm) / np.linalg.norm(affine[:3, :3], axis=0)
+    require_regular(path, affine)
+    if spacing is not None:
+        affine[:3, :3] *= np.array(spacing) / np.linalg.norm(affine[:3, :3], axis=0)
         for form, setter in (("sform", header.set_sform), ("qform", header.set_qform)):
             setter(affine, int(header[f"{form}_code"]))
     else:
-        _compare_spacing(path, header, affine, warnings)
+        _compare_spacing(path, unit, pixdim, affine, warnings)
     return affine
+
+
+def _unit(header: Any, warnings: list[str]) -> str:
+    """The unit of lengths; mm if none is told, or one that the standard does not know."""
+    try:
+        unit = str(header.get_xyzt_units()[0])
+    except KeyError:
+        warnings.append(f"its unit of lengths (code {int(header['xyzt_units'])}) is unknown; mm are assumed")
+        return "mm"
+    return unit if unit in ("meter", "micron") else "mm"
 
 
 def _forms(path: Path, header: Any) -> dict[str, np.ndarray]:
@@ -174,10 +191,9 @@ def _agree(sform: np.ndarray, qform: np.ndarray, shape: np.ndarray) -> bool:
     return bool((turned <= AGREEMENT * spacing).all() and moved <= AGREEMENT * np.linalg.norm(spacing * shape))
 
 
-def _compare_spacing(path: Path, header: Any, affine: np.ndarray, warnings: list[str]) -> None:
-    spacing, pixdim = np.linalg.norm(affine[:3, :3], axis=0), np.asarray(header["pixdim"][1:4], dtype=np.float64)
-    unit = header.get_xyzt_units()[0]
-    if unit in ("meter", "micron"):
+def _compare_spacing(path: Path, unit: str, pixdim: np.ndarray, affine: np.ndarray, warnings: list[str]) -> None:
+    spacing, pixdim = np.linalg.norm(affine[:3, :3], axis=0), np.abs(pixdim)
+    if unit != "mm":
         raise CaseError(f"{path}: a voxel of {spacing} {unit} is not in mm; give its size with --spacing")
     if (np.abs(spacing - pixdim) > AGREEMENT * spacing).any():
         warnings.append(f"pixdim says {pixdim.round(3)} mm where the affine has {spacing.round(3)}; the affine is used")

@@ -24,6 +24,8 @@ def first_bytes(path: Path, count: int = 1024) -> bytes:
         raise CaseError(f"{path}: a link to nothing; restore what it pointed to")
     if path.is_dir():
         raise CaseError(f"{path}: is a folder with the name of a file; name the scan inside it")
+    if path.exists() and not path.is_file():
+        raise CaseError(f"{path}: is a pipe or device and no file; copy what it gives into a file")
     try:
         with open(path, "rb") as stream:
             head = stream.read(count)

@@ -8,17 +8,18 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import CaseError
+from ...plausible import ABSURD, require_numbers
 
 #: HU of air, which everything below counts as; and the largest HU of a 12-bit scanner.
 AIR, DENSEST = -1024, 3071
 #: Below this a voxel is padding that a scanner or a program put around the picture.
 PADDING = -1500
-#: Beyond this a number is no HU at all, not even wrapped or padding.
-ABSURD = 1e5
 #: Share of voxels that may be no finite numbers.
 FEW = 0.01
 #: Unsigned 16-bit values above this are negative ones that were wrapped.
 WRAPPED = 60000
+#: Below this there is air, or at least lung: such values are in HU already.
+AIRY = -500
 
 
 class Hounsfield:
@@ -44,17 +45,20 @@ class Hounsfield:
         offset: float = 0.0,
     ) -> None:
         require_numbers(path, stored)
-        self.path, self.slope, self.shift = path, slope, intercept + offset
+        self.path, self.slope, self.shift, self.offset = path, slope, intercept + offset, offset
         whole = stored.kind in "iu" and slope == 1 and float(self.shift).is_integer()
         try:
             self.voxels = np.empty(tuple(shape), np.int16 if whole else np.float32, order="F")
         except (MemoryError, ValueError) as error:
             raise CaseError(f"{path}: {tuple(shape)} voxels have no room in memory; correct the header") from error
-        self.lowest, self.highest = np.inf, -np.inf
+        # An offset that a scan does not need must not make padding of its air.
+        self.floor = PADDING + min(offset, 0.0)
+        self.lowest, self.highest, self.thinnest = np.inf, -np.inf, np.inf
         self.strange = self.padding = self.wrapped = 0
 
     def put(self, first: int, slices: np.ndarray) -> None:
         """Takes slices (X, Y, n) as stored, the first being number ``first`` along Z."""
+        strange = self.strange
         if slices.dtype.kind == "f":
             values = self._finite(slices.astype(np.float64))
         else:
@@ -68,7 +72,10 @@ class Hounsfield:
         if self.shift:
             values = values + (int(self.shift) if values.dtype.kind == "i" and not self.shift % 1 else self.shift)
         self.lowest, self.highest = min(self.lowest, float(values.min())), max(self.highest, float(values.max()))
-        self.padding += int((values < PADDING).sum())
+        outside = values < self.floor
+        self.padding += int(outside.sum()) - (self.strange - strange)
+        # Neither padding nor what was no number tells whether there is air.
+        self.thinnest = min(self.thinnest, float(values.min(where=~outside, initial=int(ABSURD))))
         # Here, before any resampling, which would smear padding of -3024 into the body.
         np.clip(values, AIR, DENSEST, out=values)
         if values.dtype.kind == "f" and self.voxels.dtype.kind == "i":
@@ -80,7 +87,7 @@ class Hounsfield:
         count = int(strange.sum())
         if count:
             self.strange += count
-            values[strange] = (AIR - self.shift) / self.slope
+            values[strange] = (self.floor + PADDING - self.shift) / self.slope
         return values
 
     def finished(self) -> tuple[np.ndarray, list[str]]:
@@ -96,25 +103,21 @@ class Hounsfield:
             )
         if max(-self.lowest, self.highest) > ABSURD:
             raise CaseError(f"{self.path}: values from {self.lowest:g} to {self.highest:g} are no HU; export it again")
-        if self.lowest >= 0 and self.highest > 100:
+        if self.thinnest >= 0 and self.highest > 100:
             raise CaseError(
-                f"{self.path}: values from {self.lowest:g} to {self.highest:g} without any air near -1000 are not HU; "
-                "if they are HU plus a constant, give it back with --hu-offset (often --hu-offset=-1024)"
+                f"{self.path}: values from {self.thinnest:g} to {self.highest:g} without any air near -1000 are not "
+                "HU; if they are HU plus a constant, give it back with --hu-offset (often --hu-offset=-1024)"
             )
+        if self.offset and self.thinnest - self.offset < AIRY:
+            stored = self.thinnest - self.offset
+            warnings.append(f"it has air at {stored:g} already, yet --hu-offset moved all by {self.offset:g}")
         if self.strange:
             warnings.append(f"{self.strange} voxels were not finite numbers and count as air")
         if self.wrapped:
             warnings.append(f"{self.wrapped} unsigned voxels above {WRAPPED} were taken as wrapped negative ones")
         if self.padding:
-            warnings.append(f"{self.padding} voxels below {PADDING} HU are padding and count as air")
+            warnings.append(f"{self.padding} voxels below {self.floor:g} HU are padding and count as air")
         return self.voxels, warnings
-
-
-def require_numbers(path: Path, stored: np.dtype) -> None:
-    """Raises a CaseError if values of that type can be no CT."""
-    if stored.kind not in "iuf":
-        kind = {"c": "complex", "V": "colour"}.get(stored.kind, "unknown")
-        raise CaseError(f"{path}: its voxels are {kind} ({stored}), not numbers in HU; it is no CT")
 
 
 def steps(shape: Sequence[int], itemsize: int, budget: int = 1 << 24) -> list[tuple[int, int]]:

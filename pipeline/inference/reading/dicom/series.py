@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -30,13 +31,13 @@ class Series:
     slices: tuple[Slice, ...]
 
     def __str__(self) -> str:
-        described = f" {self.description!r}" if self.description else ""
-        return f"{self.label}{described} ({len(self.slices)} slices)"
+        # Without the description, into which people write names.
+        return f"{self.label} ({len(self.slices)} slices)"
 
 
 @dataclass(frozen=True)
 class DicomFolder:
-    """One folder's CT series, the counts of what else is in it, and its damaged CT files."""
+    """One folder's CT series, the counts of what else is in it, its damaged files, and words that name its patients."""
 
     path: Path
     series: tuple[Series, ...]
@@ -69,18 +70,20 @@ def sort_series(slices: Iterable[Slice], top: Path) -> list[DicomFolder]:
     """The folders of ``top`` with their series.
 
     A series may lie in several folders, and then belongs to the one above them; series without a UID
-    are told apart by their folder.
+    are told apart by their folder, and those of two patients by the patient.
     """
-    groups: dict[tuple[str, Path | None], list[Slice]] = defaultdict(list)
+    groups: dict[tuple[str, str, Path | None], list[Slice]] = defaultdict(list)
     others: dict[Path, Counter[str]] = defaultdict(Counter)
     damaged: dict[Path, list[Slice]] = defaultdict(list)
+    identity: dict[Path, set[str]] = defaultdict(set)
     for one in slices:
+        identity[one.path.parent] |= one.identity
         if one.error and one.sop_class in ("", CT):
             damaged[one.path.parent].append(one)
         elif one.kind or one.error:
             others[one.path.parent][one.kind or "unknown object"] += 1
         else:
-            groups[(one.series_uid, None if one.series_uid else one.path.parent)].append(one)
+            groups[(one.series_uid, one.patient_id, None if one.series_uid else one.path.parent)].append(one)
     folders: dict[Path, list[list[Slice]]] = defaultdict(list)
     for group in groups.values():
         folders[_common(group, top)].append(group)
@@ -88,16 +91,19 @@ def sort_series(slices: Iterable[Slice], top: Path) -> list[DicomFolder]:
         # What is no CT belongs to the nearest folder that has a series, or stands alone.
         if not any(path == f or f in path.parents for f in folders) and others[path].keys() != {"directory"}:
             folders[path] = []
-    return [
-        DicomFolder(
-            path,
-            tuple(_labelled(groups_here)),
-            tuple(sorted(sum((c for p, c in others.items() if p == path or path in p.parents), Counter()).items())),
-            tuple(d for p, found in damaged.items() if p == path or path in p.parents for d in found),
-            frozenset().union(*(one.identity for group in groups_here for one in group)),
+    result = []
+    for path, groups_here in sorted(folders.items()):
+        left_out = sum((c for p, c in others.items() if p == path or path in p.parents), Counter())
+        lost = [one for p, found in damaged.items() if p == path or path in p.parents for one in found]
+        if groups_here:  # a series lacks no file that never was a slice
+            left_out.update(f"damaged file ({one.error})" for one in lost if one.stray)
+            lost = [one for one in lost if not one.stray]
+        # A folder's name may tell what only its other parts' tags say.
+        known = frozenset().union(*(words for p, words in identity.items() if p == path or path in p.parents))
+        result.append(
+            DicomFolder(path, tuple(_labelled(groups_here)), tuple(sorted(left_out.items())), tuple(lost), known)
         )
-        for path, groups_here in sorted(folders.items())
-    ]
+    return result
 
 
 def _common(group: list[Slice], top: Path) -> Path:
@@ -108,11 +114,14 @@ def _common(group: list[Slice], top: Path) -> Path:
 
 
 def _labelled(groups: list[list[Slice]]) -> list[Series]:
-    numbers = Counter(group[0].series_number for group in groups)
+    # A number is part of a file's name, but in a damaged header it may be anything.
+    label_of = {id(group): re.sub(r"\W", "_", group[0].series_number) for group in groups}
+    numbers = Counter(label_of.values())
     result = []
     for index, group in enumerate(sorted(groups, key=lambda g: (g[0].series_number.zfill(9), g[0].series_uid)), 1):
         first = group[0]
-        label = first.series_number if first.series_number and numbers[first.series_number] == 1 else f"#{index}"
+        label = label_of[id(group)]
+        label = label if label and numbers[label] == 1 else f"#{index}"
         phases = _phases(_without_copies(group))
         result += [
             Series(label if len(phases) == 1 else f"{label}.{n}", first.series_uid, first.description, tuple(phase))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+
+from ....errors import CaseError
+from ..signature import first_bytes
+from .patient import identity_of
 
 CT, ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1"
 #: Kinds of objects that a folder of images may hold besides images, and what to call them.
@@ -27,6 +29,8 @@ DECODED = {
     for rest in ("", ".1", ".1.99", ".2", ".4.50", ".4.51", ".4.57", ".4.70", ".4.80", ".4.81", ".4.90", ".4.91", ".5")
 }
 PLAIN = {f"1.2.840.10008.1.2{rest}" for rest in ("", ".1", ".2")}
+#: First tags of files that lack the usual mark: of the file's own header, or of group 8.
+FIRST_TAGS = {b"\x02\0\0\0", *(bytes((8, 0, element, 0)) for element in (0x00, 0x01, 0x05, 0x08, 0x12, 0x16, 0x18))}
 #: Tags that tell the phases apart which some scanners put into one series.
 PHASE_TAGS = ("0020|0012", "0020|0100", "0018|1210", "0018|0086", "0008|0032")
 
@@ -40,6 +44,7 @@ class Slice:
         position: of the centre of the first voxel; empty if not given.
         spacing: between rows, then between columns; empty if not given.
         error: why it cannot be read, if so.
+        stray: whether it is no DICOM at all, so that no series lacks it.
         identity: words that name the patient.
     """
 
@@ -58,6 +63,8 @@ class Slice:
     spacing: tuple[float, ...] = ()
     phase: tuple[str, ...] = ()
     error: str = ""
+    stray: bool = False
+    patient_id: str = ""
     identity: frozenset[str] = frozenset()
 
     @property
@@ -86,25 +93,39 @@ def is_dicom(path: Path) -> bool:
             head = stream.read(132)
     except OSError:
         return False
-    return head[128:] == b"DICM" or path.suffix.lower() == ".dcm"
+    return _begins_as_dicom(head) or path.suffix.lower() == ".dcm"
+
+
+def _begins_as_dicom(head: bytes) -> bool:
+    """With the usual mark, or, as old files do, with the first tag at once."""
+    return head[128:132] == b"DICM" or head[:4] in FIRST_TAGS
 
 
 def read_slice(path: Path) -> Slice:
     """The header of a file; a damaged one comes back with its ``error``."""
+    try:
+        head = first_bytes(path)
+        if not _begins_as_dicom(head):
+            raise CaseError(f"{path}: is no DICOM, whatever its name says; copy or export it again")
+    except CaseError as error:
+        return Slice(path, error=str(error).removeprefix(f"{path}: "), stray=True)
     meta = file_meta(path)
-    sop_class = meta.get(2, "")
+    sop_class, syntax = meta.get(2, ""), meta.get(16, "")
+    # Whatever else becomes of the file: its path, which may tell the patient's name, is told with it.
+    identity = identity_of(path, syntax)
     if sop_class in OTHER_OBJECTS:
-        return Slice(path, sop_class)
-    if meta.get(16, "") not in {"", *DECODED}:
+        return Slice(path, sop_class, identity=identity)
+    if syntax not in {"", *DECODED}:
         # GDCM would take the compressed bytes for voxels.
-        return Slice(path, sop_class, error=unreadable(path, RuntimeError("unknown transfer syntax")))
+        reason = unreadable(path, RuntimeError("unknown transfer syntax"))
+        return Slice(path, sop_class, error=reason, identity=identity)
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        return Slice(path, sop_class, error=unreadable(path, error))
+        return Slice(path, sop_class, error=unreadable(path, error), identity=identity)
 
     def text(tag: str) -> str:
         value = reader.GetMetaData(tag) if reader.HasMetaDataKey(tag) else ""
@@ -134,12 +155,9 @@ def read_slice(path: Path) -> Slice:
         numbers("0020|0032", 3),
         numbers("0028|0030", 2),
         tuple(text(tag) for tag in PHASE_TAGS),
-        identity=_words((text("0010|0010"), text("0010|0020"))),
+        patient_id=text("0010|0020"),
+        identity=identity,
     )
-
-
-def _words(texts: Sequence[str]) -> frozenset[str]:
-    return frozenset(w.casefold() for t in texts for w in (t, *re.split(r"[\^\s=,_-]+", t)) if len(w) > 2)
 
 
 def file_meta(path: Path) -> dict[int, str]:

@@ -96,8 +96,10 @@ def _geometry(
     affine[:3, 0] = np.multiply(first.orientation[:3], first.spacing[1])
     affine[:3, 1] = np.multiply(first.orientation[3:], first.spacing[0])
     affine[:3, 2], affine[:3, 3] = third, positions[0]
-    if options.spacing_mm is not None:
-        affine[:3, :3] *= np.array(options.spacing_mm) / np.linalg.norm(affine[:3, :3], axis=0)
+    told = np.linalg.norm(affine[:3, :3], axis=0)
+    spacing = options.spacing_instead_of(told, warnings)
+    if spacing is not None:
+        affine[:3, :3] *= np.array(spacing) / told
     if uneven:
         warnings.append(f"uneven slices were put onto an even grid of {step:.2f} mm")
     return LPS_TO_RAS @ affine, along / step if uneven else np.arange(len(slices), dtype=np.float64)

@@ -1,0 +1,113 @@
+"""Whom a DICOM file tells of, read from its first tags, whatever else is wrong with it."""
+
+from __future__ import annotations
+
+import re
+import struct
+import unicodedata
+import zlib
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+CHARACTER_SET = (0x0008, 0x0005)
+OTHER_IDS = (0x0010, 0x1002)
+#: Accession number; name, identifier, birth date, other identifiers and names, birth name.
+PERSONAL = {(0x0008, 0x0050)} | {(0x0010, e) for e in (0x0010, 0x0020, 0x0030, 0x1000, 0x1001, 0x1005)}
+LAST_GROUP = 0x0010
+#: Of a deflated data set, the bytes that are looked at.
+INFLATED = 1 << 20
+DEFLATED, BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
+#: Types of values whose length has four bytes.
+WIDE = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
+UNDEFINED = 0xFFFFFFFF
+#: Bytes that a name or an identifier may have; a longer one is a sign of damage.
+LONGEST = 4096
+#: Python's names of (0008,0005)'s terms, by their number; ISO 2022 and ISO_IR alike.
+CODECS = {
+    "13": "shift_jis", "58": "gb2312", "87": "iso2022_jp_2", "100": "latin_1", "101": "iso8859_2", "109": "iso8859_3",
+    "110": "iso8859_4", "126": "iso8859_7", "127": "iso8859_6", "138": "iso8859_8", "144": "iso8859_5",
+    "148": "iso8859_9", "149": "euc_kr", "159": "iso2022_jp_2", "166": "tis_620", "192": "utf_8", "203": "iso8859_15",
+    "GB18030": "gb18030", "GBK": "gbk",
+}  # fmt: skip
+#: What switches between character sets within a text; Japanese ones are switched by their codec.
+ESCAPES = re.compile(rb"\x1b[$(),\-.]*[@-Z]")
+WIDE_LETTERS = re.compile(r"[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
+
+
+def identity_of(path: Path, syntax: str) -> frozenset[str]:
+    """Words that name the patient: whole tags and their parts. Empty if the file has none that can be read.
+
+    Args:
+        path: a DICOM file, damaged or not.
+        syntax: its transfer syntax; empty if that is not known.
+    """
+    sets, texts = "", []
+    try:
+        with open(path, "rb") as file:
+            for tag, value in _elements(_data_set(file, syntax), ">" if syntax == BIG_ENDIAN else "<"):
+                if tag == CHARACTER_SET:
+                    sets += " " + value.decode("ascii", "replace")
+                else:
+                    texts.append(value)
+    except (OSError, struct.error, zlib.error):
+        pass  # it ends early; what was read before tells what it can
+    # A text that is decoded in a wrong way gives words that match nothing, so all that may be right are taken.
+    codecs = {CODECS[n] for n in re.findall(r"GB18030|GBK|\d+", re.sub(r"2022|8859", "", sets)) if n in CODECS}
+    return frozenset().union(
+        *(words(_decoded(text, codec)) for text in texts for codec in {"utf_8", *(codecs or {"latin_1"})})
+    )
+
+
+def words(text: str) -> set[str]:
+    """The text and its parts, as far as they are long enough to tell a person: 3 digits, 2 letters, 1 of Chinese."""
+    parts = {text, *re.split(r"[\^\s=,_\\-]+", text), *(re.sub(r"[\^\s]+", "", one) for one in text.split("="))}
+    parts = {form for part in parts for form in (unicodedata.normalize(n, part.strip(" \0^")) for n in ("NFC", "NFD"))}
+    return {part for part in parts if _tells(part)}
+
+
+def _tells(word: str) -> bool:
+    letters = sum(c.isalpha() for c in word)
+    return letters > 1 or bool(WIDE_LETTERS.search(word)) or letters + sum(c.isdigit() for c in word) > 2
+
+
+def _decoded(text: bytes, codec: str) -> str:
+    try:
+        return (text if codec == "iso2022_jp_2" else ESCAPES.sub(b"", text)).decode(codec)
+    except UnicodeDecodeError:
+        return ""
+
+
+def _data_set(file: BinaryIO, syntax: str) -> BinaryIO:
+    """The stream, after the file's own header; unpacked where it is deflated."""
+    file.seek(128)
+    if file.read(4) != b"DICM":
+        file.seek(0)
+    while (head := file.read(8))[:2] == b"\x02\x00":
+        wide = head[4:6] in WIDE
+        file.seek(struct.unpack("<I", file.read(4))[0] if wide else struct.unpack("<H", head[6:])[0], 1)
+    file.seek(-len(head), 1)
+    return BytesIO(zlib.decompressobj(-15).decompress(file.read(), INFLATED)) if syntax == DEFLATED else file
+
+
+def _elements(stream: BinaryIO, order: str) -> Iterator[tuple[tuple[int, int], bytes]]:
+    """The personal tags and the character set, in sequences too, up to the end of group 0010."""
+    depth, explicit = 0, None
+    while True:
+        group, element, kind, short = struct.unpack(f"{order}HH2sH", stream.read(8))
+        length = struct.unpack(f"{order}I", kind + struct.pack(f"{order}H", short))[0]
+        if group == 0xFFFE:  # an item, its end, or that of a sequence: what an item holds is looked through
+            depth -= element == 0xE0DD
+            continue
+        if group > LAST_GROUP and not depth:
+            return
+        explicit = kind.isalpha() and kind.isupper() if explicit is None else explicit
+        if explicit:
+            length = struct.unpack(f"{order}I", stream.read(4))[0] if kind in WIDE else short
+        if length == UNDEFINED:
+            depth += 1
+        elif (group, element) in PERSONAL | {CHARACTER_SET}:
+            yield (group, element), stream.read(min(length, LONGEST))
+        elif (group, element) != OTHER_IDS:
+            stream.seek(length, 1)
