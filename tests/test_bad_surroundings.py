@@ -97,7 +97,7 @@ def test_a_name_with_a_byte_that_is_no_text_is_done_and_told(tmp_path, model_fil
     command = [sys.executable, "-m", "kits_unet3d.pipeline.cli", "predict", str(tmp_path / "in")]
     command += ["-o", str(tmp_path / "out"), "--checkpoint", str(model_file)]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1 and "b\\udcffad.nii.gz: is empty" in done.stderr, done.stderr
+    assert done.returncode == 1 and "b\\udcffad.nii.gz: the file is empty" in done.stderr, done.stderr
     assert r"sc\udcffan_seg.nii.gz" in done.stdout
     report = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert report["summary"] == {"done": 2, "failed": 1}
@@ -128,9 +128,8 @@ def test_48_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, model_file, ca
 
 
 def test_49_an_unknown_option_is_exit_code_2(capsys):
-    with pytest.raises(SystemExit) as done:
-        main(["predict", "scan.nii.gz", "-o", "out", "--seris", "2"])
-    assert done.value.code == 2 and "--seris" in capsys.readouterr().err
+    assert main(["predict", "scan.nii.gz", "-o", "out", "--seris", "2"]) == 2
+    assert "--seris" in capsys.readouterr().err
 
 
 def test_50_no_kidney_in_view_finishes_with_a_flag(tmp_path, model_file, predict):

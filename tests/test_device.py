@@ -161,7 +161,7 @@ def test_channels_last_lays_out_the_weights_so_and_the_key_of_the_configuration_
         config.update({"channels": [2, 4], "channels_last": asked, "device_name": "cpu"})
         for network in (
             accelerator.wrap(UNet3D(channels=(2, 4)), channels_last=asked),
-            config.get_parsed_content("wrapped"),
+            config.get_parsed_content("network"),
         ):
             weights = [p for p in network.parameters() if p.dim() == 5 and min(p.shape) > 1]
             assert weights and {p.is_contiguous(memory_format=torch.channels_last_3d) for p in weights} == {asked}

@@ -56,9 +56,9 @@ def test_the_lists_a_run_uses_are_checked_and_the_folder_only_if_they_are_its_ow
     prepared_phantoms, tiny_recipe, tmp_path
 ):
     given = [{"image": "a.nii.gz", "label": "b.nii.gz"}] * 2
-    require_data(tmp_path, tiny_recipe, given, given, batch_size=2)
+    require_data(tmp_path, tiny_recipe, given, given, cases_a_step=2)
     with pytest.raises(UsageError, match="2 training case.*each of which needs 3"):
-        require_data(tmp_path, tiny_recipe, given, given, batch_size=3)
+        require_data(tmp_path, tiny_recipe, given, given, cases_a_step=3)
     with pytest.raises(UsageError, match="no prepared data here"):
         require_data(tmp_path, tiny_recipe, [], given)
     own = Index.or_empty(prepared_phantoms).data_list("evaluation")

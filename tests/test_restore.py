@@ -55,7 +55,7 @@ def test_a_turned_scan_keeps_its_own_voxels():
     voxels = np.full((8, 9, 10), 40, np.float32)
     turned = np.array([[0.8, -0.6, 0, 0], [0.6, 0.8, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
     result, _ = along_the_body(voxels, Grid(Path("x"), "x", voxels.shape, turned), -1024)
-    assert (voxels == 40).all() and result.max() == pytest.approx(40)
+    assert (voxels == 40).all() and result.max() == pytest.approx(40, abs=0.01)
 
 
 class BrightIsKidney(torch.nn.Module):

@@ -126,13 +126,13 @@ def test_a_damaged_newest_checkpoint_is_told_of_and_the_one_before_it_used(tmp_p
 def test_a_named_damaged_checkpoint_is_refused_and_so_is_a_folder_of_nothing_else(tmp_path, capsys):
     Run().saved(tmp_path)
     *_, newest = last_checkpoints(tmp_path)
-    newest.write_bytes(b"PK")
+    newest.write_bytes(newest.read_bytes()[:1000])
     run = Run()
     with pytest.raises(SystemExit) as ended:
         run.start(5, Resume(str(newest), tmp_path, run.state))
     assert ended.value.code == 3 and f"{newest}: damaged" in capsys.readouterr().err
     for path in last_checkpoints(tmp_path):
-        path.write_bytes(b"PK")
+        path.write_bytes(path.read_bytes()[:1000])
     run = Run()
     with pytest.raises(SystemExit) as ended:
         run.start(5, Resume(True, tmp_path, run.state))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ class Resume:
 
     def _read(self, restarted: bool, engine: Engine) -> tuple[Path | None, dict[str, Any]]:
         files = self._files(restarted)
-        for path, older in zip(files, [*files[1:], None], strict=True):
+        for path, older in zip_longest(files, files[1:]):
             try:
                 content = read_checkpoint(path)
             except CheckpointError as error:

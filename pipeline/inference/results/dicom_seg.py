@@ -131,6 +131,8 @@ def write_segmentation(mask: np.ndarray, like: Grid, folder: str | Path, classes
             f"{like.path}: no DICOM segmentation can be made of it "
             f"({type(error).__name__} {error}); leave out --dicom-seg, or complete its tags"
         ) from error
+    if "ContentCreatorName" not in result:  # may be empty, not absent
+        result.ContentCreatorName = None
     path = segmentation_path(like, folder)
     with whole_file(path) as temporary:
         result.save_as(temporary)

@@ -41,7 +41,7 @@ def read_dicom(folder: DicomFolder, options: ReadOptions, admit: Admission) -> S
     shape = (*slices[0].size, int(np.floor(places[-1] + 1.001)))
     admit(shape, affine)
     voxels, more = _voxels(folder, slices, shape, places, options)
-    paths = tuple(one.path for one in slices) if len(slices) == shape[2] else None
+    paths = tuple(one.path for one in slices)
     return Stored(voxels, affine, paths, (*warnings, *more))
 
 
