@@ -114,4 +114,5 @@ def test_two_simulated_cards_train_what_two_cpus_do(launch, two_cards, tmp_path)
     assert content["device"]["device"] == "mlu:0" and content["device"]["collectives"] == "cpu:gloo,mlu:cncl"
     assert equal(content["model"], two_cards)
     assert counted(tmp_path, "collectives")["allreduce"] >= 8
-    assert counted(tmp_path, "calls")["set_device"] == 2 and counted(tmp_path, "float64") == {}
+    # Each of two processes asks for its device, and for the accelerator of it.
+    assert counted(tmp_path, "calls")["set_device"] == 4 and counted(tmp_path, "float64") == {}

@@ -122,7 +122,7 @@ def test_a_signal_ends_the_run_with_its_state_saved(tmp_path, command, whole, nu
     log = tmp_path / "log"
     workers = "2" if number == signal.SIGINT else "0"
     process = start(
-        command(tmp_path, "--save_every", "100", "--epochs", "1000", "--save_minutes", "None", "--workers", workers),
+        command(tmp_path, "--save_every", "100", "--epochs", "1000", "--save_minutes", "60", "--workers", workers),
         log,
     )
     assert wait_for(lambda: "Epoch[2] Complete" in log.read_text(), process, log)
@@ -144,7 +144,7 @@ def run(command):
 
 def test_checkpoints_are_never_mixed(tmp_path, command, prepared_phantoms):
     assert run(command(tmp_path, "--epochs", "1", "--first_evaluation", "1")).returncode == 0
-    before, last = last_checkpoints(tmp_path)
+    *_, before, last = last_checkpoints(tmp_path)
     again = run(command(tmp_path))
     assert again.returncode == 3 and "holds checkpoints of an earlier run" in again.stderr
     other = run(command(tmp_path, "--resume", "True", "--seed", "2", "--learning_rate", "0.04"))

@@ -78,9 +78,8 @@ def test_a_missing_device_is_an_error_and_the_result_line_still_comes(script, na
 
 
 def test_the_result_line_has_the_seed_that_was_given_to_the_script(script):
-    assert script("train_4mlu", "--seed", "7", DEVICE="xpu:7", CARDS="1").stdout.startswith(
-        "RESULT,image_segmentation,7,"
-    )
+    done = script("train_4mlu", "--seed", "7", DEVICE="xpu:7", CARDS="1")
+    assert "\nRESULT,image_segmentation,7," in done.stdout
 
 
 def test_all_that_a_training_writes_goes_where_its_checkpoints_go(script, prepared_phantoms, tiny_config, tmp_path):

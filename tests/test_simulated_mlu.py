@@ -250,7 +250,8 @@ def test_each_operation_on_the_device_is_a_known_one(trained, continued, evaluat
     version = ".".join(torch.__version__.split(".")[:2])
     if header != f"# torch {version}":
         pytest.skip(f"the list is of {header[2:]}, this is torch {version}, which may take operations apart otherwise")
-    assert sorted(set(counted(reports, "operations")) - set(known)) == []
+    new = sorted(set(counted(reports, "operations")) - set(known))
+    assert not new, "\n".join(new)
     assert known == sorted(known)
 
 
