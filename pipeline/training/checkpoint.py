@@ -125,6 +125,7 @@ class Resume:
         # A command line's `true` is no Python, and comes as a text.
         self.wanted = {"true": True, "false": False}.get(str(wanted).lower(), wanted)
         self.folder, self.run = Path(folder), run
+        self.begun = False
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self)
@@ -162,6 +163,9 @@ class Resume:
 
     def __call__(self, engine: Engine) -> None:
         """Ends the program with one sentence and exit code 3 if no checkpoint serves."""
+        if self.begun:  # a trainer that is started again, as in each round of a federation, goes on from itself
+            return
+        self.begun = True
         restarted = any(distributed.gather(distributed.restarts()))
         refusal = ""
         path: Path | None = None
