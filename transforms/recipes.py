@@ -117,6 +117,18 @@ def preparation(
     )
 
 
+def training_patch(
+    recipe: Recipe, image_key: str, label_key: str, boxes_key: str | None, foreground_probability: float
+) -> list[Transform]:
+    """A prepared volume to a patch of it, flipped: how each augmentation begins."""
+    both = (image_key, label_key)
+    return [
+        RandBalancedCropd(both, label_key, recipe.roi_size, foreground_probability, boxes_key),
+        EnsureTyped(both, track_meta=False),
+        *(RandFlipd(both, prob=1 / 3, spatial_axis=axis) for axis in range(3)),
+    ]
+
+
 def augmentation(
     recipe: Recipe,
     image_key: str = "image",
@@ -125,12 +137,9 @@ def augmentation(
     foreground_probability: float = 0.4,
 ) -> Compose:
     """A prepared volume to a training patch: crop, flips, brightness, noise, in the reference's order."""
-    both = (image_key, label_key)
     return Compose(
         [
-            RandBalancedCropd(both, label_key, recipe.roi_size, foreground_probability, boxes_key),
-            EnsureTyped(both, track_meta=False),
-            *(RandFlipd(both, prob=1 / 3, spatial_axis=axis) for axis in range(3)),
+            *training_patch(recipe, image_key, label_key, boxes_key, foreground_probability),
             # Multiplies by 1.7–2.3: the factor is drawn from the intended range but added to 1. It looks like
             # a slip upstream, and is kept for parity.
             RandScaleIntensityd(image_key, factors=(0.7, 1.3), prob=0.1),

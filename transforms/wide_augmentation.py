@@ -6,10 +6,8 @@ import math
 
 from monai.transforms import (
     Compose,
-    EnsureTyped,
     RandAdjustContrastd,
     RandAffined,
-    RandFlipd,
     RandGaussianNoised,
     RandGaussianSmoothd,
     RandScaleIntensityd,
@@ -17,8 +15,7 @@ from monai.transforms import (
     RandSimulateLowResolutiond,
 )
 
-from .balanced_crop import RandBalancedCropd
-from .recipes import Recipe
+from .recipes import Recipe, training_patch
 
 
 def wide_augmentation(
@@ -41,9 +38,7 @@ def wide_augmentation(
     turn = (math.radians(15),) * 3
     return Compose(
         [
-            RandBalancedCropd(both, label_key, recipe.roi_size, foreground_probability, boxes_key),
-            EnsureTyped(both, track_meta=False),
-            *(RandFlipd(both, prob=1 / 3, spatial_axis=axis) for axis in range(3)),
+            *training_patch(recipe, image_key, label_key, boxes_key, foreground_probability),
             RandAffined(
                 both,
                 prob=0.5,
