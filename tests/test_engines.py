@@ -1,6 +1,8 @@
 """Every engine gives the network's own logits, and whatever cannot is left out."""
 
 import logging
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -85,6 +87,26 @@ def test_openvino_takes_what_it_compiled_before_from_the_cache_unless_that_is_da
         plain.output.conv.bias += 1
     torch.testing.assert_close(intel.OpenVINO(plain, resolve("cpu"), WINDOW)(image), first + 1, atol=1e-4, rtol=0)
     assert len(list(intel.cache_folder().glob("*.blob"))) == 2
+
+
+#: Two engines, the first gone before the second; then the end of a child, which a data loader has a handler for.
+TWO_ENGINES = """
+import signal, subprocess
+from kits_unet3d.networks import UNet3D
+from kits_unet3d.pipeline.device import resolve
+from kits_unet3d.pipeline.inference.engines import make_engine
+signal.signal(signal.SIGCHLD, lambda *_: None)
+engines = [make_engine("openvino", UNet3D(channels=(2, 4)).eval(), resolve("cpu"), (1, 1, 16, 16, 16)) for _ in "ab"]
+while engines:
+    engines.pop(0)
+subprocess.run(["true"], check=True)
+"""
+
+
+def test_a_process_outlives_two_engines_of_openvino():
+    require("openvino")
+    done = subprocess.run([sys.executable, "-X", "faulthandler", "-c", TWO_ENGINES], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_openvino_that_is_not_let_pass_is_not_cached():

@@ -16,6 +16,7 @@ from monai.bundle import ConfigParser, download, load
 from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.export import pack, unpack
+from kits_unet3d.pipeline.inference.engines.intel import shared_core
 from kits_unet3d.pipeline.model import read_model
 
 BUNDLE = str(ROOT / "bundle")
@@ -54,12 +55,12 @@ def test_monai_downloads_the_bundle_and_loads_it(archive, tmp_path, monkeypatch,
 
 
 def test_openvino_reads_what_is_exported_for_it(tmp_path, tiny_checkpoint):
-    openvino = pytest.importorskip("openvino")
+    pytest.importorskip("openvino")
     out = tmp_path / "model.xml"
     command = ["export", "openvino", "--checkpoint", str(tiny_checkpoint), "--bundle", BUNDLE, "--out", str(out)]
     assert main(command) == 0
     assert sorted(child.name for child in tmp_path.iterdir()) == ["model.bin", "model.xml"]
-    compiled = openvino.Core().compile_model(out, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = shared_core().compile_model(out, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     image = torch.randn(1, 1, *TINY["roi_size"])
     with torch.no_grad():
         expected = read_model(tiny_checkpoint).network.eval()(image).numpy()

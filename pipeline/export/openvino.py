@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ..errors import UsageError
+from ..inference.engines.intel import shared_core
 from .agreement import require_agreement
 from .description import Description
 
@@ -35,7 +36,7 @@ def export_openvino(described: Description, path: str | Path) -> Path:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part-") as folder:
         made = Path(folder) / path.name
         openvino.save_model(model, made, compress_to_fp16=False)
-        compiled = openvino.Core().compile_model(made, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        compiled = shared_core().compile_model(made, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
         def run(window: torch.Tensor) -> torch.Tensor:
             return torch.from_numpy(compiled({"image": window.numpy()})["pred"])

@@ -8,6 +8,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ class OpenVINO:
             )
         settings = {"INFERENCE_PRECISION_HINT": PRECISIONS[accelerator.precision], "PERFORMANCE_HINT": "LATENCY"}
         settings["INFERENCE_NUM_THREADS"] = str(torch.get_num_threads())
-        core = openvino.Core()
+        core = shared_core()
         cached = cache_folder() / f"{_digest(network, window, settings, openvino.__version__)}.blob"
         compiled = _cached(core, cached, settings)
         self._request = None if compiled is None else compiled.create_infer_request()
@@ -70,6 +71,19 @@ class OpenVINO:
         """Logits, float32, of windows (B, C, D, H, W)."""
         logits = [self._request.infer([one[None].numpy()])[0].copy() for one in window.contiguous()]  # type: ignore[union-attr]
         return torch.from_numpy(np.concatenate(logits))
+
+
+@cache
+def shared_core() -> Any:
+    """The one ``openvino.Core`` of this process, kept until its end.
+
+    Each core gives its thread a stack for signals and, when it goes, gives back the one that was there before. Of two
+    that go in the order in which they came, the second gives back the stack of the first, which is no memory any more,
+    and the next signal (the end of a data worker, say) ends the process.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def cache_folder() -> Path:
