@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 from conftest import ROOT
-from test_simulated_mlu import counted, simulated, why_not
+from simulation import counted, simulated, why_not
 
 from kits_unet3d.pipeline.data import prepare_dataset
 from kits_unet3d.pipeline.data.phantoms import write_dataset

@@ -1,64 +1,19 @@
 """Every journey on a simulated mlu (tests/simulated_mlu), each in a process of its own, against the same on the CPU."""
 
-import importlib.util
 import json
-import os
-import pkgutil
 import shutil
-import subprocess
-import sys
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from simulation import MARKS, SIMULATION, counted, device_check, run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kits_unet3d.pipeline.model import read_model
 
-SIMULATION = ROOT / "tests" / "simulated_mlu"
-#: Private interfaces of torch that the simulation stands on.
-NEEDED = (
-    "torch.utils.backend_registration:_setup_privateuseone_for_python_backend",
-    "torch._C:_to_dlpack",
-    "torch._C:_from_dlpack",
-    "torch._C:_ExcludeDispatchKeyGuard",
-    "torch._C:DispatchKey.AutocastPrivateUse1",
-    "torch.distributed.distributed_c10d:_world",
-)
-
-
-def why_not() -> str:
-    """Why the simulation cannot be used here; empty if it can."""
-    if importlib.util.find_spec("torch_mlu") is not None:
-        return "a real torch_mlu is installed"
-    for name in NEEDED:
-        try:
-            pkgutil.resolve_name(name)
-        except (ImportError, AttributeError):
-            return f"torch {torch.__version__} has no {name.replace(':', '.')}"
-    return ""
-
-
-pytestmark = [
-    pytest.mark.slow,  # each journey is a process or two of its own
-    pytest.mark.skipif(bool(why_not()), reason=f"no simulated mlu: {why_not()}"),
-]
-
-
-def simulated(reports=None):
-    """Environment in which the simulated package can be imported; ``reports`` is a folder for what runs on it."""
-    path = os.pathsep.join([str(SIMULATION), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {"PYTHONPATH": path, **({} if reports is None else {"SIMULATED_MLU_REPORT": str(reports)})}
-
-
-def run(*command, reports=None, **variables):
-    command = [sys.executable, *map(str, command)]
-    environment = {**os.environ, **simulated(reports), **variables}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
+pytestmark = MARKS
 
 
 def bundle(run_id, config, reports=None, **overrides):
@@ -66,13 +21,6 @@ def bundle(run_id, config, reports=None, **overrides):
     done = run("-m", "monai.bundle", "run", run_id, "--config_file", config, *options, reports=reports)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
-
-
-def counted(reports: Path, what: str) -> Counter:
-    """How often each ``what`` ran, over all processes that reported."""
-    files = sorted(reports.glob("*.json"))
-    assert files, "no process loaded the simulated device"
-    return sum((Counter(json.loads(path.read_text())[what]) for path in files), Counter())
 
 
 @pytest.fixture(scope="module")
@@ -91,14 +39,14 @@ def together(jobs):
 def train(tmp_path_factory, prepared_phantoms, tiny_config, reports):
     """Trains on a device, perhaps going on from a copy of another run's folder; gives the new folder."""
 
-    def start(device, source=None, **overrides):
+    def start(device, source=None, overlays=(), reports=reports, **overrides):
         folder = tmp_path_factory.mktemp(device)
         if source is not None:
             shutil.copytree(source, folder, dirs_exist_ok=True)
         bundle(
-            "training", f"['bundle/configs/train.json','{tiny_config}']", reports if device == "mlu" else None,
-            dataset_dir=prepared_phantoms, ckpt_dir=folder, output_dir=folder / "curves", device_name=device,
-            resume=source is not None, **overrides,
+            "training", str(["bundle/configs/train.json", *overlays, str(tiny_config)]),
+            reports if device == "mlu" else None, dataset_dir=prepared_phantoms, ckpt_dir=folder,
+            output_dir=folder / "curves", device_name=device, resume=source is not None, **overrides,
         )  # fmt: skip
         return folder
 
@@ -138,11 +86,12 @@ def evaluated(trained, tmp_path_factory, prepared_phantoms, reports):
 def infer(tmp_path_factory, raw_phantoms):
     """The bytes of the mask of one scan that the bundle's inferring writes."""
 
-    def start(model, device, reports=None, precision="fp32"):
+    def start(model, device, reports=None, precision="fp32", **overrides):
         folder = tmp_path_factory.mktemp("masks")
         bundle(
             "inferring", "bundle/configs/inference.json", reports, output_dir=folder, ckpt_path=model / "model.pt",
             input=raw_phantoms / "case_00003" / "imaging.nii.gz", device_name=device, precision=precision,
+            **overrides,
         )  # fmt: skip
         return (folder / "case_00003_seg.nii.gz").read_bytes()
 
@@ -155,6 +104,20 @@ def inferred(trained, infer, reports):
 
     pairs = [("cpu", "cpu"), ("mlu", "mlu"), ("mlu", "cpu"), ("cpu", "mlu")]
     return together({(a, b): partial(infer, trained[a], b, reports if b == "mlu" else None) for a, b in pairs})
+
+
+@pytest.fixture(scope="module")
+def with_options(trained, train, infer, tiny_config, tmp_path_factory) -> Path:
+    """Reports of what needs other operations: mixed precision, other optimisers, averages, mirroring, two cards."""
+    reports = tmp_path_factory.mktemp("options")
+    adam = {"overlays": ["bundle/configs/adam.json"], "precision": "fp16", "average_decay": 0.9}
+    together({
+        "adam": partial(train, "mlu", reports=reports, **adam),
+        "bf16": partial(train, "mlu", reports=reports, precision="bf16", batch_dice=True, epochs=1),
+        "mirror": partial(infer, trained["mlu"], "mlu", reports, precision="bf16", mirror=True),
+        "cards": partial(device_check(tiny_config), "--cards", 2, reports=reports, MLU_VISIBLE_DEVICES="0,1"),
+    })  # fmt: skip
+    return reports
 
 
 @pytest.fixture(scope="module")
@@ -184,12 +147,6 @@ def same(first, second) -> bool:
 def curve(folder: Path, name: str) -> list[float]:
     events = EventAccumulator(str(folder / "curves")).Reload()
     return [event.value for event in events.Scalars(name)]
-
-
-def test_the_adapter_works_on_the_device():
-    done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", SIMULATION / "device_checks.py")
-    assert done.returncode == 0, done.stdout[-5000:]
-    assert " skipped" not in done.stdout
 
 
 def test_training_is_the_cpus_bit_for_bit(trained):
@@ -244,36 +201,16 @@ def test_fp32_casts_nothing_and_bf16_casts_every_convolution_of_inference(traine
     assert sum(count for name, count in casts.items() if "conv" in name) == ran["aten::convolution"] > 0
 
 
-def test_each_operation_on_the_device_is_a_known_one(trained, continued, evaluated, inferred, exported, reports):
+def test_each_operation_on_the_device_is_a_known_one(
+    trained, continued, evaluated, inferred, exported, reports, with_options
+):
     """A new one may fall back to the CPU on the hardware: tests/simulated_mlu/README.md says what to do."""
     header, *known = (SIMULATION / "operations.txt").read_text().split("\n")[:-1]
     version = ".".join(torch.__version__.split(".")[:2])
     if header != f"# torch {version}":
         pytest.skip(f"the list is of {header[2:]}, this is torch {version}, which may take operations apart otherwise")
-    new = sorted(set(counted(reports, "operations")) - set(known))
+    ran = {what for folder in (reports, with_options) for what in counted(folder, "operations")}
+    new = sorted(ran - set(known))
     assert not new, "\n".join(new)
+    assert {"aten::flip", "aten::sqrt.out", "aten::_amp_foreach_non_finite_check_and_unscale_"} <= ran
     assert known == sorted(known)
-
-
-def device_check(tiny_config, *options, **variables):
-    configs = ["bundle/configs/train.json", tiny_config]
-    command = ["-m", "kits_unet3d.pipeline.cli", "device", "--device", "mlu", "--patch", 32, "--config", *configs]
-    return run(*command, *options, **variables)
-
-
-def test_the_self_check_finds_two_sound_cards(tiny_config):
-    done = device_check(tiny_config, "--cards", 2, MLU_VISIBLE_DEVICES="0,1")
-    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    for line in ("simulated MLU", "differs from the CPU's by 0.0e+00", "by cpu:gloo,mlu:cncl", "all is well"):
-        assert done.stdout.count(line) == 1, line
-
-
-def test_the_self_check_lists_what_would_run_on_the_cpu_and_finds_what_is_computed_wrongly(tiny_config):
-    missing = {"SIMULATED_MLU_MISSING": "aten::cat.out,aten::native_batch_norm,aten::relu_"}
-    done = device_check(tiny_config, **missing, SIMULATED_MLU_WRONG="aten::convolution")
-    assert done.returncode == 1
-    lacking = ("aten.cat.default", "aten.native_batch_norm.default", "aten.relu_.default", "aten.stack.default")
-    assert f"would run on the CPU: {', '.join(lacking)}\n" in done.stdout
-    for check in ("native operations", "training step", "window", "bf16", "step time"):
-        assert f"FAILED {check}" in done.stdout
-    assert "5 of 5 checks failed" in done.stdout

@@ -1,4 +1,4 @@
-"""The adapter on the simulated device: run by tests/test_simulated_mlu.py in a process of its own."""
+"""The adapter on the simulated device: run by tests/test_simulated_selfcheck.py in a process of its own."""
 
 import pytest
 import torch
@@ -24,6 +24,15 @@ def test_auto_prefers_it_and_says_what_it_is():
     assert described["collectives"] == "cpu:gloo,mlu:cncl"
     assert described["deterministic"] == "not guaranteed" and described["cards"] == 1
     assert {type(value) for value in described.values()} <= {str, int, bool}
+
+
+def test_auto_prefers_it_to_a_card_of_another_kind(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert resolve("auto").kind == "mlu"
+    monkeypatch.setenv("MLU_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    assert resolve("auto").kind == "cuda"
 
 
 def test_fp32_means_fp32_and_tf32_is_on_only_if_asked_for():
