@@ -7,6 +7,7 @@ state dict, from ``torch.save`` or as safetensors; the ``module.`` prefix of a d
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,18 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # torch wraps pickle's refusals and zip's defects in many types; only the first line helps a user.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if "Unsupported global" in str(error) or "weights_only" in reason.lower():
+        if "unsupported global" in str(error).lower():
             raise CheckpointError(
                 f"{path}: refused, since reading it would run code from the file; "
                 "save its tensors alone (a state dict) and load that"
             ) from error
+        if isinstance(error, pickle.UnpicklingError):  # whose message tells users to switch the protection off
+            raise CheckpointError(
+                f"{path}: damaged, not a checkpoint, or pickled in another way than torch.save does; "
+                "copy it again, or save its tensors alone (a state dict) with torch.save"
+            ) from error
+        # torch has many types for the defects of a file; only the first line helps a user.
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{path}: damaged or not a checkpoint ({reason}); copy it again") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a dictionary of weights")

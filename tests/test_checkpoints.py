@@ -44,18 +44,18 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"model": Evil()}, "evil.pt")
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(Evil()))
-    for name in ("evil.pt", "plain.pt"):
-        with pytest.raises(CheckpointError, match=name):
+    for name, why in {"evil.pt": "would run code", "plain.pt": "in another way"}.items():
+        with pytest.raises(CheckpointError, match=f"{name}: .*{why}"):
             read_checkpoint(name)
     assert not (tmp_path / "should-not-exist").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
+@pytest.mark.parametrize("content", [b"", b"ab", b"not a checkpoint", b"<html>" * 30, b"PK\x03\x04", None])
 def test_a_damaged_or_missing_checkpoint_is_named(tmp_path, content):
     path = tmp_path / "model.pt"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=str(path)):
+    with pytest.raises(CheckpointError, match=f"{path}: (damaged|no such)"):
         read_checkpoint(path)
 
 
