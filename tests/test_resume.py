@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -151,6 +152,12 @@ def test_checkpoints_are_never_mixed(tmp_path, command, prepared_phantoms):
     assert other.returncode == 3 and "differs in learning_rate, seed;" in other.stderr, other.stderr[-2000:]
     fewer = run(command(tmp_path, "--resume", "True", "--training_cases", "2", "--loss::lambda_dice", "1.0"))
     assert fewer.returncode == 3 and "differs in epoch_length, loss::lambda_dice, training_cases;" in fewer.stderr
+    index = json.loads((prepared_phantoms / "index.json").read_text())
+    index["cases"]["case_00001"]["source_sha256"]["image"] = "0" * 64
+    shutil.copytree(prepared_phantoms, tmp_path / "others")
+    (tmp_path / "others" / "index.json").write_text(json.dumps(index))
+    others = run(command(tmp_path, "--resume", "True", "--dataset_dir", os.fspath(tmp_path / "others")))
+    assert others.returncode == 3 and "differs in sources;" in others.stderr, others.stderr[-2000:]
     older = run(command(tmp_path, "--resume", os.fspath(before)))
     assert older.returncode == 3 and "go on from the newest" in older.stderr
     elsewhere = tmp_path / "elsewhere"

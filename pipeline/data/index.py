@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -96,6 +97,13 @@ class Index:
                     f"{self.folder}: was prepared with {name} {prepared}, but {wanted} is needed; prepare "
                     "again with `kits-unet3d prepare --config` and the configuration of the training"
                 )
+
+    @property
+    def digest(self) -> str:
+        """Of the cases, their split and the files they were made from: equal for a set that lies elsewhere or was
+        prepared again, so that a run goes on with its own data and no other."""
+        made_of = {case_id: (case["split"], case.get("source_sha256")) for case_id, case in self.cases.items()}
+        return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
 
     def data_list(self, split: str) -> list[dict[str, Any]]:
         """The cases of ``"training"`` or ``"evaluation"`` for a MONAI data set.
