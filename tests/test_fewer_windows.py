@@ -140,14 +140,16 @@ def test_what_is_found_is_looked_at_in_one_box_or_in_several():
     step = coarse_to_fine(None)
     found = np.zeros((40, 40, 40), bool)
     found[4:8, 4:8, 4:8] = True
-    assert step.boxes(found) == [((2, 10),) * 3]
+    assert step.boxes(found) == []  # nothing on the other side
     found[30:34, 30:34, 30:34] = True
     assert sorted(step.boxes(found)) == [((2, 10),) * 3, ((28, 36),) * 3]
     found[11:15, 4:8, 4:8] = True  # its surroundings overlap those of the first
     assert sorted(step.boxes(found)) == [((2, 17), (2, 10), (2, 10)), ((28, 36),) * 3]
     found[:] = False
-    found[4, 4, 4:7] = True
+    found[4, 4, 18:22] = True  # across the middle, but less than 4 voxels a side
     assert step.boxes(found) == []
+    found[4, 4, 16:24] = True  # two kidneys that are one part
+    assert step.boxes(found) == [((1, 9), (1, 9), (14, 26))]
 
 
 class Look:
@@ -161,25 +163,34 @@ class Look:
         return torch.cat([-x.sign(), x.sign()], 1) * self.windows
 
 
+def two_kidneys(*sides):
+    image = torch.full((1, 1, 32, 32, 32), -1.0)
+    for side in sides:
+        image[..., 10:14, 10:14, side] = 1
+    return image
+
+
+LEFT, RIGHT = slice(10, 14), slice(18, 22)
+
+
 def test_the_second_look_is_averaged_with_the_first_around_what_was_found():
-    """One window of 8³ a look: where both have the weight of one window, the logits of 1 and 65 make 33."""
-    image, network = torch.full((1, 1, 32, 32, 32), -1.0), Look()
-    image[..., 10:14, 10:14, 10:14] = 1
-    step = coarse_to_fine(EvenWindows(8))
-    logits = step(image, network)
-    assert network.windows == 4**3 + 1
+    """Windows of 8³: where both looks have the weight of one window, the logits of 1 and 65, or 66, are averaged."""
+    image, network = two_kidneys(LEFT, RIGHT), Look()
+    logits = coarse_to_fine(EvenWindows(8))(image, network)
+    assert network.windows == 4**3 + 2
     coarse = EvenWindows(8, 0.0)(image, Look())
     outside = torch.ones(32, 32, 32, dtype=torch.bool)
-    outside[8:16, 8:16, 8:16] = False
+    outside[8:16, 8:16, 8:24] = False
     assert torch.equal(logits[..., outside], coarse[..., outside])
-    inside = logits[0, 1, 10:14, 10:14, 10:14]
-    torch.testing.assert_close(inside, (coarse[0, 1, 10:14, 10:14, 10:14] + 65) / 2)
+    for side, second in ((LEFT, 65), (RIGHT, 66)):
+        inside = (0, 1, slice(10, 14), slice(10, 14), side)
+        torch.testing.assert_close(logits[inside], (coarse[inside] + second) / 2)
 
 
-def test_everything_is_looked_at_again_if_too_little_was_found():
-    image = torch.full((1, 1, 32, 32, 32), -1.0)
-    image[..., 10:14, 10:14, 10:14] = 1
-    unsure = coarse_to_fine(EvenWindows(8), least=100)(image, Counted())
+@pytest.mark.parametrize(("sides", "least"), [((LEFT, RIGHT), 100), ((RIGHT,), 4)])
+def test_everything_is_looked_at_again_if_too_little_was_found(sides, least):
+    image = two_kidneys(*sides)
+    unsure = coarse_to_fine(EvenWindows(8), least=least)(image, Counted())
     torch.testing.assert_close(unsure, EvenWindows(8)(image, Counted()))
 
 

@@ -22,7 +22,8 @@ OPTIONS = ("body", "skip-air", "even")
 DEFAULT = ("body", "skip-air")
 #: The whole scan, or a coarse look at it and a full one around what that finds.
 ROIS = ("full", "coarse")
-#: Smallest kidney that the coarse look is trusted with, and what is looked at around it.
+#: Smallest kidney that the coarse look is trusted with, of which it must find one on each side, and what is looked at
+#: around it.
 KIDNEY_ML, MARGIN_MM = 20.0, 24.0
 
 

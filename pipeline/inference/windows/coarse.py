@@ -19,7 +19,7 @@ logger = logging.getLogger("kits_unet3d.inference")
 
 
 class CoarseToFine(Inferer):
-    """A full look only where a coarse one found something, and everywhere if it found too little to be sure of.
+    """A full look only where a coarse one found something, and everywhere unless it found a kidney on either side.
 
     Around what was found the two looks are averaged, weighed as their windows are; elsewhere the coarse one stands.
 
@@ -27,7 +27,8 @@ class CoarseToFine(Inferer):
         coarse: looks at the whole volume, quickly.
         fine: looks at what is around each part that was found.
         roi_size: window in voxels; the least that is looked at.
-        least: voxels of the largest part, below which the coarse look does not count.
+        least: voxels found in each half of the volume's last axis, below which the coarse look does not count: with
+            one kidney missed, whatever lies around it would be.
         margin: voxels looked at around each part.
 
     A part of less than a fiftieth of the largest is left out, unless it lies where another is looked at.
@@ -45,7 +46,7 @@ class CoarseToFine(Inferer):
         logits = self.coarse(image, network, *args, **kwargs)
         boxes = self.boxes(logits[0].argmax(dim=0).cpu().numpy() > 0)
         if not boxes:
-            logger.info("the coarse look found no kidney for sure; the whole scan is looked at")
+            logger.info("the coarse look found no kidney on one side or both; the whole scan is looked at")
             return self.fine(inputs, network, *args, **kwargs)
         weights = self.coarse.total_weights(image.shape[2:])
         for box in boxes:
@@ -56,11 +57,12 @@ class CoarseToFine(Inferer):
         return like(inputs, logits)
 
     def boxes(self, found: np.ndarray) -> list[Box]:
-        """Where to look again, given what was found (D, H, W); nothing if that is too little."""
-        parts, count = ndimage.label(found)
-        sizes = np.bincount(parts.ravel())[1:]
-        if not count or sizes.max() < self.least:
+        """Where to look again, given what was found (D, H, W; W from side to side); nothing if that is too little."""
+        middle = found.shape[2] // 2
+        if min(np.count_nonzero(found[..., :middle]), np.count_nonzero(found[..., middle:])) < self.least:
             return []
+        parts, _ = ndimage.label(found)
+        sizes = np.bincount(parts.ravel())[1:]
         around: list[Box] = [
             tuple((s.start, s.stop) for s in box)
             for box, size in zip(ndimage.find_objects(parts), sizes, strict=True)
