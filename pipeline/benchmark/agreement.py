@@ -8,13 +8,21 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from torch import nn
+
+from kits_unet3d.transforms import Recipe
 
 from ..device import resolve
-from ..inference import Predictor, find_scans, read_scan
+from ..inference import Predictor, find_scans
 from ..model import read_model
 from . import plain
-from .measure import Row
+from .measure import PLAIN, Row
 from .setting import Setting
+
+#: The plain path's own noise: a scan without this many mm at the start of each axis, in which other windows see the
+#: same voxels.
+CUT = "plain, scan cut by 16 mm"
+CUT_MM = 16.0
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
@@ -24,6 +32,25 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
 
 def _labels(path: Path) -> np.ndarray:
     return np.asarray(nib.load(path).dataobj)  # type: ignore[attr-defined]
+
+
+def _plain(network: nn.Module, recipe: Recipe, scan: Path, folder: Path) -> np.ndarray:
+    """The plain path's mask of a NIfTI file."""
+    plain.predict(network, recipe, scan, folder)
+    (file,) = folder.glob(f"{scan.name.partition('.')[0]}_seg.nii*")
+    mask = _labels(file).copy()
+    file.unlink()
+    return mask
+
+
+def _cut(scan: Path, folder: Path) -> tuple[Path, tuple[slice, ...]]:
+    """A copy of a NIfTI file without its first voxels along each axis, at most a quarter, and which are left."""
+    image: Any = nib.load(scan)
+    sizes = zip(image.header.get_zooms()[:3], image.shape, strict=True)
+    left = tuple(slice(min(round(CUT_MM / size), n // 4), None) for size, n in sizes)
+    folder.mkdir(parents=True, exist_ok=True)
+    nib.save(image.slicer[left], folder / "cut.nii.gz")
+    return folder / "cut.nii.gz", left
 
 
 def agreement(setting: Setting, options: Mapping[str, Mapping[str, Any]]) -> Iterator[Row]:
@@ -42,19 +69,20 @@ def agreement(setting: Setting, options: Mapping[str, Mapping[str, Any]]) -> Ite
     }
     found: dict[tuple[str, str], list[float]] = {}
     for scan in find_scans(setting.scans):  # type: ignore[arg-type]
-        plain.predict(network, model.recipe, scan.path, out)
-        (file,) = out.glob(f"{scan.name.rpartition('/')[2]}_seg.nii*")
-        masks = {"plain": _labels(file).reshape(read_scan(scan).voxels.shape)}
+        masks = {PLAIN: _plain(network, model.recipe, scan.path, out)}
         masks |= {name: predictor.predict(scan).mask for name, predictor in predictors.items()}
-        truth = None if setting.labels is None else setting.labels / scan.name / "segmentation.nii.gz"
-        label = _labels(truth) if truth is not None and truth.is_file() else None
+        cut, left = _cut(scan.path, out)
+        masks[CUT] = np.zeros_like(masks[PLAIN])
+        masks[CUT][left] = _plain(network, model.recipe, cut, out)
+        file = None if setting.labels is None else setting.labels / scan.name / "segmentation.nii.gz"
+        label = _labels(file) if file is not None and file.is_file() else None
         for name, mask in masks.items():
-            for other, reference in (("plain", masks["plain"]), ("truth", label)):
+            seen = left if name == CUT else ()
+            for other, reference in ((PLAIN, masks[PLAIN]), ("truth", label)):
                 if reference is not None and name != other:
                     for part, lowest in (("kidney", 1), ("tumour", 2)):
                         found.setdefault((f"{part} Dice with {other}", name), []).append(
-                            dice(mask >= lowest, reference >= lowest)
+                            dice(mask[seen] >= lowest, reference[seen] >= lowest)
                         )
-        file.unlink()
     for (what, name), values in sorted(found.items()):
         yield Row(what, name, float(np.mean(values)), "", work={"cases": len(values)}, values=values)
