@@ -25,13 +25,29 @@ def component_boxes(label: NdarrayOrTensor) -> dict[int, list[Box]]:
     """
     array = convert_to_numpy(label)
     array = array[0] if array.ndim == 4 else array
+    corner, array = _occupied(array)
     boxes: dict[int, list[Box]] = {}
     for number in np.unique(array):
         if number > 0:
             components, _ = ndimage.label(array == number)
-            found = ndimage.find_objects(components)
-            boxes[int(number)] = [tuple((s.start, s.stop) for s in box) for box in found]  # type: ignore[misc]
+            boxes[int(number)] = [
+                tuple((first + s.start, first + s.stop) for first, s in zip(corner, box, strict=True))  # type: ignore[misc]
+                for box in ndimage.find_objects(components)
+            ]
     return boxes
+
+
+def _occupied(label: np.ndarray) -> tuple[list[int], np.ndarray]:
+    """The part of ``label`` (D, H, W) that holds all of its classes, and its first corner: most of a scan is
+    background, which need not be searched."""
+    corner = []
+    for axis in range(label.ndim):
+        others = tuple(other for other in range(label.ndim) if other != axis)
+        found = np.flatnonzero((label > 0).any(axis=others))
+        first, last = (int(found[0]), int(found[-1]) + 1) if len(found) else (0, 0)
+        label = label[(slice(None),) * axis + (slice(first, last),)]
+        corner.append(first)
+    return corner, label
 
 
 def _volume(box: Box) -> int:

@@ -7,13 +7,15 @@ from typing import Any
 
 import torch
 from monai.config import KeysCollection, NdarrayOrTensor
-from monai.data import MetaTensor
+from monai.data import MetaTensor, get_track_meta
 from monai.data.utils import affine_to_spacing
 from monai.transforms import InvertibleTransform, LazyTransform, MapTransform, Resize
 from monai.transforms.spatial.functional import resize
-from monai.utils import TraceKeys, TransformBackends, ensure_tuple_rep
+from monai.transforms.utils import scale_affine
+from monai.utils import TraceKeys, TransformBackends, convert_to_tensor, ensure_tuple_rep
 
 from .geometry import resampled_shape, spacing_of
+from .slabs import trilinear
 
 
 class ResampleToSpacing(InvertibleTransform, LazyTransform):
@@ -69,6 +71,8 @@ class ResampleToSpacing(InvertibleTransform, LazyTransform):
         source = spacing_of(source_mm)
         wanted = tuple(shape) if source == self.spacing_mm else resampled_shape(shape, source, self.spacing_mm)
         lazy = self.lazy if lazy is None else lazy
+        if self.mode == "trilinear" and not lazy and tuple(wanted) != tuple(shape):
+            return self._in_slabs(convert_to_tensor(img, track_meta=get_track_meta()), wanted)
         # Labels are picked, not computed with: in their own bytes, a quarter of the memory.
         bytes_ = self.mode == "nearest" and torch.as_tensor(img[..., :0]).dtype == torch.uint8
         result = resize(
@@ -85,6 +89,22 @@ class ResampleToSpacing(InvertibleTransform, LazyTransform):
         )
         # Where there is nothing to do, MONAI gives the image itself.
         return result if lazy or tuple(wanted) != tuple(shape) else result.clone()  # type: ignore[no-any-return]
+
+    def _in_slabs(self, img: torch.Tensor, wanted: Sequence[int]) -> torch.Tensor:
+        """What MONAI's ``resize`` does, its notes in a MetaTensor included."""
+        size, shape = tuple(int(n) for n in wanted), img.shape[1:]
+        extra = {"mode": self.mode, "align_corners": self._align_corners, "dtype": "float32", "new_dim": 0}
+        notes = self.track_transform_meta(
+            img,
+            sp_size=size,
+            affine=scale_affine(shape, size, align_corners=True),
+            extra_info=extra,
+            orig_size=shape,
+            transform_info=self.get_transform_info(),
+        )
+        if not isinstance(img, MetaTensor):
+            return trilinear(img, size)
+        return MetaTensor(trilinear(img.as_tensor(), size)).copy_meta_from(notes)  # type: ignore[no-any-return]
 
     def inverse(self, data: torch.Tensor) -> torch.Tensor:
         """``data`` (C, d, h, w) on the resampled grid, brought back to the grid before, with its affine."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Hashable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,14 @@ def prepare_case(case: RawCase, folder: Path, recipe: Recipe) -> dict[str, Any]:
         CaseError: naming the file and what is wrong with it.
     """
     raw = read_case(case, len(recipe.classes))
-    prepared = preparation(recipe, source_key="spacing_mm")(raw)
+    source_shape = list(raw["image"].shape[1:])
+    resample, *others = preparation(recipe, source_key="spacing_mm").transforms
+    prepared: dict[Hashable, Any] = {}
+    # One by one, each let go once it is resampled: whole, they are most of the memory.
+    for key, dtype in (("label", torch.uint8), ("image", torch.float32)):
+        prepared[key] = resample({key: raw.pop(key), "spacing_mm": raw["spacing_mm"]})[key].to(dtype)
+    for transform in others:
+        prepared = transform(prepared)
     arrays: dict[str, np.ndarray] = {
         "image": np.ascontiguousarray(prepared["image"], dtype=np.float32),
         "label": np.ascontiguousarray(prepared["label"], dtype=np.uint8),
@@ -45,7 +51,7 @@ def prepare_case(case: RawCase, folder: Path, recipe: Recipe) -> dict[str, Any]:
     return {
         "split": case.split,
         "shape": list(arrays["image"].shape[1:]),
-        "source_shape": list(raw["image"].shape[1:]),
+        "source_shape": source_shape,
         "source_spacing_mm": list(raw["spacing_mm"]),
         "source_affine": raw["affine"].tolist(),
         "boxes": {str(number): boxes for number, boxes in component_boxes(arrays["label"]).items()},
@@ -111,18 +117,16 @@ def _prepare_all(
         for case in cases:
             yield case, _attempt(case, folder, recipe)
         return
-    context = multiprocessing.get_context("spawn")  # a forked torch may hang in its thread pool
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a case a core, each in one thread: nearly all of the work is done without Python's lock
+    pool = ThreadPoolExecutor(workers)
+    try:
         waiting = {pool.submit(_attempt, case, folder, recipe): case for case in cases}
-        try:
-            for future in as_completed(waiting):
-                yield waiting[future], future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+        for future in as_completed(waiting):
+            yield waiting[future], future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
 
 
 def _attempt(case: RawCase, folder: Path, recipe: Recipe) -> dict[str, Any] | CaseError:
