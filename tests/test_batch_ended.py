@@ -54,20 +54,20 @@ def test_ended_at_any_moment_nothing_is_half_written_and_a_rerun_completes(tmp_p
     for _ in range(5):  # on a busy machine all may be done before the signal comes
         shutil.rmtree(out, ignore_errors=True)
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        while (not out.exists() or len(list(out.glob("*_seg.nii.gz"))) < masks) and process.poll() is None:
+        while (not out.exists() or len(list(out.glob("[!.]*_seg.nii.gz"))) < masks) and process.poll() is None:
             time.sleep(0.002)
         process.send_signal(number)
         process.communicate(timeout=60)
         if process.returncode != 0:
             break
     assert process.returncode == code
-    for path in out.glob("*_seg.nii.gz"):
+    for path in out.glob("[!.]*_seg.nii.gz"):
         assert np.asarray(nib.load(path).dataobj).shape == (16, 16, 12)
     assert not (out / "summary.json").exists() or len(cases(out)) < 16
     if code == 130:
         assert not list(out.glob(".*"))
     assert main(command[3:]) == 0
-    assert len(list(out.glob("*_seg.nii.gz"))) == 16 and len(cases(out)) == 16
+    assert len(list(out.glob("[!.]*_seg.nii.gz"))) == 16 and len(cases(out)) == 16
     assert not list(out.glob(".*"))
 
 
