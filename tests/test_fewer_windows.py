@@ -194,6 +194,17 @@ def test_everything_is_looked_at_again_if_too_little_was_found(sides, least):
     torch.testing.assert_close(unsure, EvenWindows(8)(image, Counted()))
 
 
+@pytest.mark.parametrize(
+    ("windows", "fine"),
+    [(("body", "skip-air"), EvenWindows), (("even",), EvenWindows), (("reference",), ReferenceWindows)],
+)
+def test_the_second_look_is_padded_only_where_the_reference_is_asked_for(windows, fine):
+    inferer = make_windows(Recipe(), windows, roi="coarse")
+    while not isinstance(inferer, CoarseToFine):
+        inferer = inferer.inferer
+    assert type(inferer.fine) is fine
+
+
 @pytest.mark.parametrize(("cls", "overlap"), [(ReferenceWindows, 0.5), (EvenWindows, 0.5), (EvenWindows, 0.0)])
 def test_the_weights_of_all_windows_add_up_to_what_monai_divides_by(cls, overlap):
     """A network whose logit is 1 in the first window it sees gives that window's share of the weights."""

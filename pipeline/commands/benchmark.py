@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--quick", action="store_true", help="tiny sizes, to see that all runs; the numbers mean nothing"
     )
     parser.add_argument("--checkpoint", default=None, help="trained model, whose masks on --scans are compared")
-    parser.add_argument("--scans", default=None, help="folder of scans for --checkpoint")
+    parser.add_argument("--scans", default=None, help="folder of NIfTI scans for --checkpoint")
     parser.add_argument("--labels", default=None, help="folder of case_XXXXX/segmentation.nii.gz for --scans")
 
 

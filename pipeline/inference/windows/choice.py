@@ -39,7 +39,8 @@ def make_windows(
     Args:
         recipe: of the model.
         windows: ``"reference"`` alone, or any of :data:`OPTIONS`; without ``"even"`` they are those of MONAI's stock
-            inferer, as many of them as are needed.
+            inferer, as many of them as are needed. After a coarse look they are spread evenly in any case, but for
+            ``"reference"``.
         roi: one of :data:`ROIS`.
         stitch_device: where the logits are added up; the input's device if None.
         progress: show a bar over the windows.
@@ -58,7 +59,8 @@ def make_windows(
     air = (recipe.hu_window[0] - recipe.hu_mean) / recipe.hu_std + 1e-3
 
     stock = StockWindows(recipe.roi_size, recipe.overlap, **placed)
-    whole = (EvenWindows if "even" in names else ReferenceWindows)(recipe.roi_size, recipe.overlap, **padded)
+    # Around what a coarse look found, windows end where the box does: padding would be what the network has never seen.
+    whole = (ReferenceWindows if "reference" in names else EvenWindows)(recipe.roi_size, recipe.overlap, **padded)
     # With the air alone left out, windows stay where they would be in the whole scan.
     fixed = roi == "full" and not names & {"even", "reference"}
     inferer: Inferer = stock if fixed else whole

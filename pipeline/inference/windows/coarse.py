@@ -19,7 +19,7 @@ logger = logging.getLogger("kits_unet3d.inference")
 
 
 class CoarseToFine(Inferer):
-    """A full look only where a coarse one found something, and everywhere unless it found a kidney on either side.
+    """A full look only where a coarse one found something, and everywhere unless it found a kidney on each side.
 
     Around what was found the two looks are averaged, weighed as their windows are; elsewhere the coarse one stands.
 
