@@ -8,6 +8,7 @@ state dict, from ``torch.save`` or as safetensors; the ``module.`` prefix of a d
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         if "unsupported global" in str(error).lower():
+            named = re.search(r"GLOBAL ([\w.]+)", str(error))
             raise CheckpointError(
-                f"{path}: refused, since reading it would run code from the file; "
+                f"{path}: refused, since it holds {named[1] if named else 'something'}, neither tensor nor plain data, "
+                "and reading such things can run code from the file; "
                 "save its tensors alone (a state dict) and load that"
             ) from error
         if isinstance(error, pickle.UnpicklingError):  # whose message tells users to switch the protection off

@@ -6,7 +6,6 @@ what is not said there is asked of ``torch.<kind>``, which all vendors shape lik
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import os
 import platform
@@ -28,7 +27,6 @@ from .scaler import LossScaler
 
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 OLDEST_TORCH = (2, 8)  # that MONAI 1.6 supports
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of <malloc.h>
 
 
 class DeviceError(RuntimeError):
@@ -186,17 +184,6 @@ class Accelerator:
         if not (group.is_available() and group.is_initialized() and group.get_world_size() > 1):
             return network
         return nn.parallel.DistributedDataParallel(network, device_ids=None if self.on_cpu else [self.device.index])
-
-    def keep_freed_memory(self, keep: bool = True) -> None:
-        """On a CPU, keeps what tensors leave for those that come, as cards do of themselves; or no longer does.
-
-        glibc gives a tensor of more than 32 MB back at once, and the next one gets pages that are zeroed first: a
-        quarter of a training step's time. Kept memory does not fall between steps. Other C libraries stay as they are.
-        """
-        if self.on_cpu and platform.libc_ver()[0] == "glibc":
-            mallopt = ctypes.CDLL(None).mallopt
-            mallopt(M_MMAP_MAX, 0 if keep else 65536)
-            mallopt(M_TRIM_THRESHOLD, -1 if keep else 128 * 1024)
 
     def synchronize(self) -> None:
         """Waits until the device has done all it was given."""

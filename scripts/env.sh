@@ -5,13 +5,13 @@
 #   PYTORCH_TRAIN_DATASET     prepared KiTS19 under KiTS19/pre_data_dir
 #   PYTORCH_TRAIN_CHECKPOINT  where checkpoints go (default models), and logs and scores, into its folder eval
 #   MLU_VISIBLE_DEVICES       which cards, as everywhere on that platform
-#   SEED                      of the run, unless --seed follows
+#   SEED                      of the run (default 0, as in Cambricon's scripts), unless --seed follows
 #   NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT   as torchrun's
 #   RESTARTS                  how often all processes are started anew after one of them died (default 0); needs
 #                             --resume True to go on from the last checkpoint
 #   PYTHON                    interpreter with this project installed (default .venv/bin/python, else python)
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-DEVICE=${DEVICE:-mlu} SEED=${SEED:-1}
+DEVICE=${DEVICE:-mlu} SEED=${SEED:-0}
 before=
 for argument; do # the script's own, read for the line RESULT
     [ "$before" != --seed ] || SEED=$argument
@@ -26,11 +26,11 @@ OVERLAYS=() DATASET=()
 # On hardware an operation that the device lacks is to be an error, not a slow training.
 export ENABLE_FALLBACK_TO_CPU=${ENABLE_FALLBACK_TO_CPU:-0}
 
-# On a CPU without data: a network that a CPU can train, and phantoms for it (none if PHANTOMS is set to nothing), one
-# in five for evaluation, two of those for each process.
+# On a CPU without data: a network that a CPU can train, and phantoms for it (in PHANTOMS, by default beside the
+# checkpoints; none if that is set to nothing), one in five for evaluation, two of those for each process.
 if [ "$DEVICE" = cpu ] && [ -z "${PYTORCH_TRAIN_DATASET:-}" ]; then
     OVERLAYS=(bundle/configs/demo.json)
-    PHANTOMS=${PHANTOMS-phantoms}
+    PHANTOMS=${PHANTOMS-$CHECKPOINTS/phantoms}
     if [ -n "$PHANTOMS" ]; then
         "$PYTHON" -m kits_unet3d.pipeline.cli phantom --cases $((10 * ${CARDS:-2})) --out "$PHANTOMS/raw" \
             --shape 48 80 80 --spacing-mm 6.7 4.8 4.8 --workers 2

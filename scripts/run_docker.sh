@@ -14,9 +14,12 @@ options+=(-v "$(cd "$DATA" && pwd):/data" -v "$(cd "$CHECKPOINTS" && pwd):/check
 [ -t 0 ] && options+=(-it)
 # Without a command that falls back quietly: a run on hardware should say which operation the device lacks.
 options+=(-e "ENABLE_FALLBACK_TO_CPU=${ENABLE_FALLBACK_TO_CPU:-0}")
-for variable in MLU_VISIBLE_DEVICES CUDA_VISIBLE_DEVICES OMP_NUM_THREADS; do
+for variable in MLU_VISIBLE_DEVICES CUDA_VISIBLE_DEVICES OMP_NUM_THREADS DEVICE CARDS SEED RESTARTS NNODES NODE_RANK \
+    MASTER_ADDR MASTER_PORT; do
     [ -z "${!variable:-}" ] || options+=(-e "$variable=${!variable}")
 done
+# Without data the scripts make phantoms on a CPU, unless they are told where data should be.
+[ "${DEVICE:-}" != cpu ] || [ -e "$DATA/KiTS19/pre_data_dir/index.json" ] || options+=(-e PYTORCH_TRAIN_DATASET=)
 for node in "$DEVICES"/cambricon_dev[0-9]* "$DEVICES"/cambricon_ctl "$DEVICES"/cambricon_ipcm[0-9]*; do
     [ ! -e "$node" ] || options+=(--device "$node" --group-add "$(stat -c %g "$node")")
 done

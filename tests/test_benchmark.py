@@ -1,13 +1,15 @@
 """The benchmark: hand-worked statistics, and that all of it runs at sizes that take seconds."""
 
 import json
+import os
+from functools import partial
 
 import numpy as np
 import pytest
 from conftest import ROOT
 
 from kits_unet3d.pipeline.benchmark import Row, alternating, linearity
-from kits_unet3d.pipeline.benchmark.measure import rows
+from kits_unet3d.pipeline.benchmark.measure import aside, rows
 from kits_unet3d.pipeline.benchmark.report import table
 from kits_unet3d.pipeline.benchmark.scans import patient
 from kits_unet3d.pipeline.cli import main
@@ -47,6 +49,15 @@ def test_the_made_up_patient_has_air_around_and_bright_kidneys_within():
     hu, label = patient((20, 64, 64))
     assert hu.dtype == np.int16 and label.dtype == np.uint8 and set(np.unique(label)) == {0, 1, 2}
     assert (hu[:, :8] < -900).all() and (hu[label > 0] > 240).all() and (hu[label == 0] < 130).all()
+
+
+def test_a_contender_aside_changes_nothing_here_and_tells_when_it_fails():
+    with aside(os.putenv, "A_NAME", "a value") as failing, pytest.raises(RuntimeError, match="putenv failed"):
+        failing()  # None cannot be run
+    with aside(partial, os.chdir, "/") as run:
+        run()
+        run()
+    assert os.getcwd() != "/"
 
 
 SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("windows", "memory")]  # a compiler, many processes

@@ -44,7 +44,7 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"model": Evil()}, "evil.pt")
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(Evil()))
-    for name, why in {"evil.pt": "would run code", "plain.pt": "in another way"}.items():
+    for name, why in {"evil.pt": "can run code", "plain.pt": "in another way"}.items():
         with pytest.raises(CheckpointError, match=f"{name}: .*{why}"):
             read_checkpoint(name)
     assert not (tmp_path / "should-not-exist").exists()

@@ -118,8 +118,6 @@ def workflow(names, kind, **overrides):
 
 @pytest.mark.parametrize("overlay", [None, *OVERLAYS])
 def test_no_property_of_a_training_is_missing(overlay, where, prepared_phantoms, tiny_checkpoint):
-    if overlay == "lamb":
-        pytest.importorskip("pytorch_optimizer")
     names = ["train", *([overlay] if overlay else [])]
     if overlay is not None and "ckpt_path" in content(overlay):
         where = {**where, "ckpt_path": str(tiny_checkpoint)}

@@ -1,4 +1,3 @@
-import platform
 import subprocess
 import sys
 
@@ -272,26 +271,3 @@ def test_two_processes_share_cases_and_gather_them(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("merged on rank") == 2
-
-
-KEPT = """
-import resource, torch
-from kits_unet3d.pipeline.device import resolve
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(5):
-        torch.ones(16 * 2**20)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-accelerator = resolve("cpu")
-for keep in (True, False):
-    accelerator.keep_freed_memory(keep)
-    faults()
-    print(faults())
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
-def test_freed_memory_is_kept_for_the_next_tensor():
-    """Five tensors of 64 MB, one after the other: pages come from the system each time, or not at all."""
-    kept, given_back = map(int, subprocess.check_output([sys.executable, "-c", KEPT], text=True).split())
-    assert kept < 100 and given_back > 10 * kept

@@ -177,6 +177,15 @@ def test_the_container_gets_data_checkpoints_and_all_cards(tmp_path):
     assert shown.endswith(" image kits-unet3d device\n")
 
 
+def test_the_container_gets_what_the_launch_scripts_read(tmp_path):
+    shown = run_docker(tmp_path, "bash", "scripts/precheckin.sh", DEVICE="cpu", CARDS="2", SEED="3")
+    assert "-e DEVICE=cpu -e CARDS=2 -e SEED=3 -e PYTORCH_TRAIN_DATASET= " in shown  # no data: phantoms
+    index = tmp_path / "data" / "KiTS19" / "pre_data_dir" / "index.json"
+    index.parent.mkdir(parents=True)
+    index.touch()
+    assert "PYTORCH_TRAIN_DATASET" not in run_docker(tmp_path, DEVICE="cpu")
+
+
 def test_without_cards_the_container_runs_on_the_cpu(tmp_path):
     shown = run_docker(tmp_path, DEVICES=tmp_path, CNMON=tmp_path / "none")
     assert (

@@ -52,7 +52,7 @@ def test_networks_need_torch_alone():
     for path in sources("networks"):
         outside = {name.split(".")[0] for name in imported(path)} - {"kits_unet3d", "torch", "__future__"}
         # safetensors is an extra, imported only to read such a file
-        assert outside <= {"collections", "itertools", "pathlib", "pickle", "typing", "safetensors"}, (
+        assert outside <= {"collections", "itertools", "pathlib", "pickle", "re", "typing", "safetensors"}, (
             f"{path}: {outside}"
         )
 

@@ -92,7 +92,7 @@ def test_events_come_in_the_references_order(successful):
         assert order.index(key) < ends[0], key
     epoch = ["block_start", "epoch_start", "epoch_stop", "tracked_stats"]
     assert order[ends[1] + 1 :] == [
-        "train_samples", "eval_samples", "global_batch_size", "gradient_accumulation_steps", "samples_per_epoch",
+        "train_samples", "eval_samples", "samples_per_epoch", "global_batch_size", "gradient_accumulation_steps",
         *epoch, "block_stop", *epoch, "eval_start", "eval_accuracy", "eval_stop", "block_stop", "run_stop",
     ]  # fmt: skip
 
@@ -109,6 +109,7 @@ def test_a_reached_target_is_a_success_with_the_runs_own_numbers(successful):
     stops = [metadata for key, _, metadata in log if key == "epoch_stop"]
     assert [stop["epoch_num"] for stop in stops] == [1, 2] and stops[0]["current_lr"] == 0.001
     assert [m["epoch_num"] for key, _, m in log if key.startswith("eval_") and "epoch_num" in m] == [2, 2, 2]
+    assert [value for key, value, _ in log if key == "eval_start"] == [2]  # as the reference has it
 
 
 def test_every_tensor_has_its_event_of_initialisation(successful):
@@ -139,11 +140,20 @@ def test_a_run_that_ends_in_an_error_is_aborted(tmp_path, prepared_phantoms, tin
 
 def test_each_start_has_a_log_of_its_own_and_earlier_ones_are_kept(tmp_path):
     for seed in (1, 2, 3):
-        MLPerfLog(tmp_path / "mlperf.log", {"seed": seed}).begin()
+        MLPerfLog(tmp_path / "mlperf.log", {"seed": seed}).open()
     seeds = {
         path.name: [value for key, value, _ in events(path) if key == "seed"] for path in sorted(tmp_path.iterdir())
     }
     assert seeds == {"mlperf.log": [3], "mlperf.log.1": [2], "mlperf.log.2": [1]}
+
+
+def test_a_start_that_is_refused_leaves_the_log_of_a_finished_run_alone(successful, prepared_phantoms, tiny_config):
+    """A checkpoint lies there, and nobody asked to go on from it."""
+    folder = successful.parent
+    before = {path.name: path.read_bytes() for path in folder.glob("mlperf.log*")}
+    with pytest.raises(SystemExit):
+        train(folder, tiny_config, dataset_dir=prepared_phantoms, epochs=5)
+    assert {path.name: path.read_bytes() for path in folder.glob("mlperf.log*")} == before
 
 
 def test_only_the_first_process_writes(tmp_path):
@@ -152,7 +162,7 @@ def test_only_the_first_process_writes(tmp_path):
     for rank in (0, 1):
         dist.init_process_group("fake", rank=rank, world_size=2, store=FakeStore())
         try:
-            MLPerfLog(tmp_path / f"{rank}.log", {"seed": 1}).begin()
+            MLPerfLog(tmp_path / f"{rank}.log", {"seed": 1}).open()
         finally:
             dist.destroy_process_group()
     assert [path.name for path in tmp_path.iterdir()] == ["0.log"]

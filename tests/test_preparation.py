@@ -1,4 +1,5 @@
 import gzip
+import hashlib
 import json
 import signal
 import subprocess
@@ -68,6 +69,16 @@ def test_the_lists_a_run_uses_are_checked_and_the_folder_only_if_they_are_its_ow
     assert Index.or_empty(tmp_path).cases == {}
 
 
+def test_another_number_of_kits19s_cases_is_told(tmp_path, prepared_phantoms, tiny_recipe, caplog):
+    content = json.loads((prepared_phantoms / "index.json").read_text())
+    (tmp_path / "index.json").write_text(json.dumps({**content, "name": "KiTS19"}))
+    evaluation = [{}] * 42
+    require_data(tmp_path, tiny_recipe, evaluation, [{}] * 168)
+    assert caplog.messages == []
+    require_data(tmp_path, tiny_recipe, evaluation[1:], [{}] * 168)
+    assert caplog.messages == ["41 evaluation cases, KiTS19 has 42: the score is not MLPerf's"]
+
+
 def test_workers_and_reruns_give_the_same_bytes(tmp_path, raw_phantoms, prepared_phantoms, tiny_recipe):
     assert prepare_dataset(raw_phantoms, tmp_path, tiny_recipe, workers=2) == {}
     assert contents(tmp_path) == contents(prepared_phantoms)
@@ -111,6 +122,8 @@ def test_without_an_index_a_folder_is_held_against_kits19(tmp_path):
     assert outcomes == ["missing"] * 420
     splits = [case.split for case in known_cases().values()]
     assert (splits.count("training"), splits.count("evaluation")) == (168, 42)
+    evaluation = " ".join(sorted(name for name, case in known_cases().items() if case.split == "evaluation"))
+    assert hashlib.md5(evaluation.encode()).hexdigest() == "540e7527ee9bfee799f394cc46655e11"
 
 
 def copy_case(source, target):

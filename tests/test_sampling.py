@@ -69,7 +69,19 @@ def test_processes_share_an_epoch_without_overlap(workers):
 def test_process_seeds_are_drawn_as_the_reference_draws_them():
     import random
 
-    assert Seeds(7).process == random.Random(7).randint(0, 2**32 - 1)
+    import torch.distributed as dist
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    reference = random.Random(7)
+    drawn = [reference.randint(0, 2**32 - 1) for _ in range(4)]
+    assert Seeds(7).process == drawn[0]
+    seeds = Seeds(7)
+    for rank in range(4):
+        dist.init_process_group("fake", rank=rank, world_size=4, store=FakeStore())
+        try:
+            assert seeds.process == drawn[rank]
+        finally:
+            dist.destroy_process_group()
     assert Seeds(-1).master != Seeds(-1).master >= 0
 
 

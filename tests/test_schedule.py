@@ -4,8 +4,12 @@ import json
 import re
 
 import pytest
+import torch.distributed as dist
 from conftest import ROOT
 from monai.bundle import ConfigParser
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from kits_unet3d.pipeline.data import SyntheticIndex
 
 SAMPLES = {"default": 168, "train_4mlu": 168, "train_8mlu": 160}
 
@@ -46,3 +50,26 @@ def test_rate_and_evaluations_of_every_epoch(name, rate, decays, epochs, first, 
     for epoch in range(1, epochs + 1):
         assert traced.rate(epoch) == pytest.approx(by_hand(epoch, rate, decays), rel=1e-12)
     assert [e for e in range(1, epochs + 1) if traced.evaluates(e)] == list(range(first, epochs + 1, every))
+
+
+@pytest.mark.parametrize(
+    ("processes", "batch", "samples", "first", "every", "epochs"),
+    [
+        (1, 2, 168, 1000, 20, 10000),
+        (1, 5, 165, 1019, 21, 10182),
+        (4, 8, 160, 1050, 21, 10500),
+        (8, 16, 128, 1313, 27, 13125),
+        (5, 4, 160, 1050, 21, 10500),  # 33 cases for each of five
+    ],
+)
+def test_epochs_follow_from_processes_and_batch(processes, batch, samples, first, every, epochs):
+    """168 cases: what fills no batch of all processes is left out; evaluations are counted in cases, rounded up."""
+    parser = ConfigParser(json.loads((ROOT / "bundle" / "configs" / "train.json").read_text()))
+    parser["index"], parser["roi_size"] = SyntheticIndex((8, 8, 8), cases=168, volumes=1), [8, 8, 8]
+    parser["batch_size"], parser["workers"], parser["device_name"] = batch, 0, "cpu"
+    dist.init_process_group("fake", rank=processes - 1, world_size=processes, store=FakeStore())
+    try:
+        keys = ("samples_per_epoch", "first_evaluation", "evaluate_every", "epochs")
+        assert [parser.get_parsed_content(key) for key in keys] == [samples, first, every, epochs]
+    finally:
+        dist.destroy_process_group()

@@ -35,7 +35,7 @@ def script(phantoms, tmp_path_factory):
     return run
 
 
-RESULT = re.compile(r"^RESULT,image_segmentation,1,\d+,[^,]*,\d{4}-\d\d-\d\d .+$", re.MULTILINE)
+RESULT = re.compile(r"^RESULT,image_segmentation,0,\d+,[^,]*,\d{4}-\d\d-\d\d .+$", re.MULTILINE)
 
 
 def test_precheckin_takes_two_steps_and_scores_two_cases_on_each_of_two_processes(script, tmp_path):

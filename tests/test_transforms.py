@@ -120,12 +120,16 @@ def test_a_patch_around_a_box_never_has_the_full_margin_below():
             seen[start[axis]] += count
         assert set(seen) == {7, 8, 9, 10}
         assert max(seen.values()) < 1.2 * min(seen.values())
+    # Each axis for itself: all 64 of them come, about 62 times each.
+    together = starts(label_with((1, cube(10, 12))), 6)
+    assert len(together) == 64 and max(together.values()) < 100 and min(together.values()) > 30
 
 
 def test_a_component_larger_than_the_patch_is_entered():
     # extent 12, patch 8: the window shrinks by range(4) from below
-    seen = {start[0] for start in starts(label_with((1, cube(4, 16))), 8)}
-    assert seen == {4, 5, 6, 7}
+    seen = starts(label_with((1, cube(4, 16))), 8)
+    assert {start[0] for start in seen} == {4, 5, 6, 7}
+    assert len(seen) == 64 and max(seen.values()) < 100 and min(seen.values()) > 30
 
 
 def test_a_patch_is_pushed_back_at_the_borders():
@@ -238,13 +242,17 @@ def test_flips_come_at_a_third_an_axis_and_noise_at_a_tenth_of_at_most_a_tenth()
     label = torch.zeros(1, 8, 8, 8, dtype=torch.uint8)
     label[0, 0, 0, 0] = 1  # a corner, whose place tells how the axes lie
     chain = augmentation(Recipe(roi_size=(8, 8, 8))).set_random_state(0)
-    flips, sigmas, draws = np.zeros(3), [], 2000
+    flips, sigmas, draws, corners = np.zeros(3), [], 2000, Counter()
     for _ in range(draws):
         done = chain({"image": torch.full((1, 8, 8, 8), 10.0), "label": label})
-        flips += done["label"][0].nonzero()[0].numpy() > 0
+        flipped = done["label"][0].nonzero()[0].numpy() > 0
+        flips += flipped
+        corners[int(flipped.sum())] += 1
         if (sigma := float(done["image"].std())) > 1e-4:  # brightness leaves it constant
             sigmas.append(sigma)
     np.testing.assert_allclose(flips / draws, 1 / 3, atol=0.042)  # four standard deviations, as below
+    # Each axis for itself: none, one, two, all three.
+    np.testing.assert_allclose([corners[n] / draws for n in range(4)], np.array([8, 12, 6, 1]) / 27, atol=0.045)
     assert abs(len(sigmas) / draws - 0.1) < 0.027
     assert 0.085 < max(sigmas) < 0.115 and abs(np.mean(sigmas) - 0.05) < 0.009
 

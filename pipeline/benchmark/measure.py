@@ -7,7 +7,8 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,6 +114,45 @@ def in_own_process(function: Callable[..., None], *arguments: Any) -> tuple[floa
     finally:
         process.join()
     return seconds, memory
+
+
+@contextmanager
+def aside(make: Callable[..., Callable[[], Any]], *arguments: Any, **options: Any) -> Iterator[Callable[[], None]]:
+    """A contender in a process of its own that lives as long as the context: what it changes there touches no other.
+
+    Args:
+        make: gives what is to be run; at the top level of a module.
+        arguments, options: of ``make``, plain values.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, make, arguments, options), daemon=True)
+    process.start()
+    theirs.close()
+
+    def run() -> None:
+        try:
+            ours.send(None)
+            ours.recv()
+        except (EOFError, OSError) as error:
+            raise RuntimeError(f"{make.__name__} failed in a process of its own; its error is above") from error
+
+    try:
+        yield run
+    finally:
+        ours.close()
+        process.join()
+
+
+def _serve(turns: Any, make: Callable[..., Callable[[], Any]], arguments: Any, options: Any) -> None:
+    run = make(*arguments, **options)
+    while True:
+        try:
+            turns.recv()
+        except EOFError:
+            return
+        run()
+        turns.send(None)
 
 
 def _measured(sender: Any, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:

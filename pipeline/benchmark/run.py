@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from monai.transforms import Compose, EnsureTyped, SelectItemsd
 
 from kits_unet3d.transforms import RandBalancedCropd, Recipe, augmentation
 
+from ..compilation import can_compile
 from ..data import OpenPreparedd, prepare_dataset
 from ..device import Accelerator, resolve
 from ..errors import UsageError
@@ -24,9 +26,10 @@ from ..inference.engines import ENGINES, Engine, MissingEngineError, make_engine
 from ..inference.windows import DEFAULT
 from ..model import Model, build_network
 from ..selfcheck import Workload
+from ..training import compiled, keep_freed_memory
 from . import plain, scans
 from .agreement import agreement
-from .measure import PLAIN, Row, alternating, in_own_process, linearity, rows
+from .measure import PLAIN, Row, alternating, aside, in_own_process, linearity, rows
 from .setting import Setting
 
 
@@ -94,22 +97,28 @@ def train_step(setting: Setting) -> Iterator[Row]:
         PLAIN: plain.train_step(build_network(setting.network), loss, work.batch())
     }
     for precision, accelerator in _accelerators().items():
-        for layout in (False, True):
-            network = accelerator.wrap(build_network(setting.network), channels_last=layout)
-            name = f"{precision}{', channels last' * layout}"
-            step = partial(work.train, accelerator, network)
-            contenders[name] = partial(_keeping_memory, accelerator, step)
-            if not layout:
-                contenders[f"{name}, memory given back"] = step
-    goals = {name: 0.5 for name in contenders if name.startswith("bf16")}
-    yield from rows("train-step", alternating(contenders, setting.slow), goals, {"voxels": float(setting.patch**3)})
+        for name, channels_last in ((precision, False), (f"{precision}, channels last", True)):
+            network = accelerator.wrap(build_network(setting.network), channels_last)
+            contenders[name] = partial(work.train, accelerator, network)
+    # What follows keeps its memory, which is a whole process's matter: the plain path shall not gain by it.
+    kept = {f"{precision}, memory kept": {"channels_last": False, "compile": False}}
+    if can_compile(accelerator):
+        kept[f"{precision}, channels last, compiled, memory kept"] = {"channels_last": True, "compile": True}
+    with ExitStack() as processes:
+        for name, options in kept.items():
+            contenders[name] = processes.enter_context(aside(_keeping_memory, work, precision, **options))
+        goals = {name: 0.5 for name in contenders if name.startswith("bf16")}
+        seconds = alternating(contenders, setting.slow)
+    yield from rows("train-step", seconds, goals, {"voxels": float(setting.patch**3)})
 
 
-def _keeping_memory(accelerator: Accelerator, step: Callable[[], object]) -> None:
-    """A step as the bundle's training does it; the plain path beside it shall not gain by that."""
-    accelerator.keep_freed_memory()
-    step()
-    accelerator.keep_freed_memory(False)
+def _keeping_memory(work: Workload, precision: str, channels_last: bool, compile: bool) -> Callable[[], object]:
+    """Steps as the bundle's training does them, with its keys."""
+    accelerator = resolve("cpu", precision)
+    keep_freed_memory(accelerator)
+    network = build_network(work.network)
+    network = accelerator.wrap(compiled(network, accelerator) if compile else network, channels_last)
+    return partial(work.train, accelerator, network)
 
 
 def loader(setting: Setting) -> Iterator[Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +16,12 @@ from kits_unet3d.transforms import Recipe
 from .. import distributed
 from ..errors import UsageError
 from ..files import write_json
+from .kits19 import NAME, SIZES
 
 INDEX_FILE = "index.json"
 VERSION = 1
+
+logger = logging.getLogger("kits_unet3d.data")
 
 
 @dataclass
@@ -131,7 +135,7 @@ def require_data(
 ) -> None:
     """Checks the data lists that a run really uses, which may be the index's or somebody else's.
 
-    All processes must call it.
+    All processes must call it. Warns where KiTS19 has other numbers of cases than MLPerf's.
 
     Args:
         folder: with the index, from which come lists whose cases have boxes.
@@ -156,6 +160,10 @@ def require_data(
                 f"{folder}: {count} {split} case(s) for {processes} process(es), each of which needs "
                 f"{each}; prepare more cases, or start fewer processes"
             )
+    if distributed.rank() == 0 and Index.or_empty(folder).name == NAME:
+        for split, (count, _) in found.items():
+            if count != SIZES[split]:
+                logger.warning("%d %s cases, %s has %d: the score is not MLPerf's", count, split, NAME, SIZES[split])
 
 
 def default_folder() -> str:

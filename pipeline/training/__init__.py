@@ -1,9 +1,12 @@
 """Training: one step, the schedule, handlers, checkpoints, the MLPerf log, speed."""
 
+from ..compilation import compiled
 from .averaging import WeightAverage
 from .checkpoint import Checkpoints, Resume
+from .freed_memory import keep_freed_memory
 from .handlers import Evaluation, LearningRate, Progress, StopAfter, StopAtTarget
 from .interruption import Interruption
+from .lamb import Lamb
 from .mlperf_log import MLPerfLog, MLPerfRun
 from .recomputation import recomputed
 from .run_state import RunState
@@ -16,6 +19,7 @@ __all__ = [
     "Checkpoints",
     "Evaluation",
     "Interruption",
+    "Lamb",
     "LearningRate",
     "MLPerfLog",
     "MLPerfRun",
@@ -29,7 +33,9 @@ __all__ = [
     "Throughput",
     "TrainStep",
     "WeightAverage",
+    "compiled",
     "epochs_of",
+    "keep_freed_memory",
     "recomputed",
     "start",
 ]

@@ -11,7 +11,7 @@ import logging
 import re
 import time
 from collections.abc import Mapping
-from logging.handlers import RotatingFileHandler
+from logging.handlers import MemoryHandler, RotatingFileHandler
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from .averaging import bare
 
 #: Logs of earlier starts that are kept beside the present one.
 KEPT = 99
+#: Lines that an initialisation may have before the file is opened.
+HELD = 10_000
 
 
 class MLPerfLog(MLLogger):
@@ -47,15 +49,27 @@ class MLPerfLog(MLLogger):
         self.file, self.settings, self.cache_cleared = Path(file), settings, cache_cleared
 
     def begin(self) -> None:
-        """Opens the file: the initialisation starts. To be called before the network is made; once is enough."""
+        """The initialisation starts. To be called before the network is made; once is enough.
+
+        Lines are held in memory until :meth:`open`: a start that is refused leaves the file of a finished run alone.
+        """
         if self.logger.handlers:
             return
-        self.logger.addHandler(self._handler())
+        self.logger.addHandler(MemoryHandler(HELD, flushLevel=logging.CRITICAL + 1))
         self.event(keys.CACHE_CLEAR, self.cache_cleared)
         self.start(keys.INIT_START)
         self.event(keys.SUBMISSION_BENCHMARK, keys.UNET3D)
         for key, value in self.settings.items():
             self.event(key, value)
+
+    def open(self) -> None:
+        """Opens the file, and writes what was held, with its times. Once is enough."""
+        self.begin()
+        (handler,) = self.logger.handlers
+        if isinstance(handler, MemoryHandler):
+            handler.setTarget(self._handler())
+            handler.flush()
+            self.logger.handlers = [handler.target]  # type: ignore[list-item]
 
     def _handler(self) -> logging.Handler:
         if distributed.rank() != 0:
@@ -109,7 +123,7 @@ class MLPerfRun:
         self.evaluator.add_event_handler(Events.COMPLETED, self._evaluation_completed)
 
     def _started(self, trainer: SupervisedTrainer) -> None:
-        self.log.begin()
+        self.log.open()
         self.log.event(keys.SEED, self.seeds.master)
         group = trainer.optimizer.param_groups[0]
         self.log.event(keys.OPT_NAME, type(trainer.optimizer).__name__.lower())
@@ -121,7 +135,6 @@ class MLPerfRun:
         self.log.start(keys.RUN_START)
         for key, value in self.samples.items():
             self.log.event(key, value)
-        self.log.event("samples_per_epoch", self.samples_per_epoch)
         # Only now, to come after whatever else the end of an epoch brings: an evaluation is part of the block.
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._block_completed)
         atexit.register(self._stop, keys.ABORTED)
@@ -143,7 +156,8 @@ class MLPerfRun:
         self.log.end(keys.BLOCK_STOP, metadata={keys.FIRST_EPOCH_NUM: trainer.state.epoch, keys.EPOCH_COUNT: 1})
 
     def _evaluation_started(self, evaluator: Engine) -> None:
-        self.log.start(keys.EVAL_START, metadata={keys.EPOCH_NUM: evaluator.state.epoch})
+        epoch = evaluator.state.epoch
+        self.log.start(keys.EVAL_START, epoch, metadata={keys.EPOCH_NUM: epoch})
 
     def _evaluation_completed(self, evaluator: Engine) -> None:
         number = {keys.EPOCH_NUM: evaluator.state.epoch}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-
 import torch
 from torch import nn
 
+from ...compilation import can_compile
 from ...device import Accelerator
 from .eager import ChannelsLast, Eager
 from .errors import MissingEngineError
@@ -23,9 +21,9 @@ class Compiled(Eager):
     """
 
     def __init__(self, network: nn.Module, accelerator: Accelerator) -> None:
+        if not can_compile(accelerator):
+            raise MissingEngineError("the engine compiled needs a C++ compiler (g++, or CXX); install one")
         if accelerator.on_cpu:
-            if shutil.which(os.environ.get("CXX", "g++")) is None:
-                raise MissingEngineError("the engine compiled needs a C++ compiler (g++, or CXX); install one")
             network = ChannelsLast(network, accelerator).network
         super().__init__(torch.compile(network, dynamic=False), accelerator)  # type: ignore[arg-type]
 

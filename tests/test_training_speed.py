@@ -1,0 +1,47 @@
+"""What makes a training step faster changes nothing else."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from kits_unet3d.networks import UNet3D
+from kits_unet3d.pipeline.compilation import can_compile, compiled
+from kits_unet3d.pipeline.device import DeviceError, resolve
+
+
+def test_a_compiled_network_keeps_the_names_of_its_weights_and_what_it_computes(monkeypatch):
+    accelerator, network, image = resolve("cpu"), UNet3D(channels=(2, 4)), torch.rand(1, 1, 8, 8, 8)
+    expected, names = network(image), list(network.state_dict())
+    if can_compile(accelerator):
+        made = compiled(network, accelerator)
+        torch.testing.assert_close(made(image), expected, atol=1e-5, rtol=1e-4)
+        assert list(made.state_dict()) == names
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(DeviceError, match="needs a C\\+\\+ compiler"):
+        compiled(network, accelerator)
+
+
+FAULTS = """
+import resource, sys, torch
+from kits_unet3d.pipeline.device import resolve
+from kits_unet3d.pipeline.training import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory(resolve("cpu"))
+for turn in range(2):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        torch.ones(16 * 2**20)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_freed_memory_is_kept_for_the_next_tensor():
+    """Five tensors of 64 MB, one after the other: pages come from the system each time, or not at all."""
+    kept, given_back = (
+        int(subprocess.check_output([sys.executable, "-c", FAULTS, how], text=True)) for how in ("keep", "give back")
+    )
+    assert kept < 50 and given_back > 2 * (kept + 25)
