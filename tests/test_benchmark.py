@@ -2,13 +2,14 @@
 
 import json
 import os
+import sys
 from functools import partial
 
 import numpy as np
 import pytest
 from conftest import ROOT
 
-from kits_unet3d.pipeline.benchmark import Row, alternating, linearity
+from kits_unet3d.pipeline.benchmark import KINDS, Row, alternating, linearity
 from kits_unet3d.pipeline.benchmark.measure import aside, rows
 from kits_unet3d.pipeline.benchmark.report import table
 from kits_unet3d.pipeline.benchmark.scans import patient
@@ -35,6 +36,31 @@ def test_a_row_compares_medians_with_the_plain_path():
     assert (ours.value, ours.ratio, ours.goal) == (2.0, 0.25, 0.5)
     assert table([ours]).splitlines()[-1] == "| step | ours | 2 s | 0.250 | ≤ 0.5 |"
     assert Row("size", "ours", 3).work == {}
+
+
+def test_a_goal_that_is_missed_says_so():
+    slow, near, far, lost = (
+        Row("step", "ours", 2.0, ratio=0.51, goal=0.5),
+        Row("Dice", "ours", 0.995, "", at_least=0.995),
+        Row("Dice", "ours", 0.9949, "", at_least=0.995),
+        Row("Dice", "ours", float("nan"), "", at_least=0.995),
+    )
+    assert table([slow]).splitlines()[-1] == "| step | ours | 2 s | 0.510 | ≤ 0.5, missed |"
+    assert table([near]).splitlines()[-1] == "| Dice | ours | 0.995 |  | ≥ 0.995 |"
+    assert table([far]).splitlines()[-1] == "| Dice | ours | 0.9949 |  | ≥ 0.995, missed |"
+    assert lost.missed and not Row("step", "plain", 2.0, goal=0.5).missed
+
+
+def test_without_matplotlib_the_plot_is_left_out_and_that_is_said_first(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    sizes = [Row("predict by size", "64 slices", 2.0, work={"voxels": 5.0})]
+    monkeypatch.setitem(KINDS, "memory", lambda setting: iter(sizes))
+    arguments = ["benchmark", "memory", "--quick", "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--config", str(ROOT / "bundle" / "configs" / "train.json")]) == 0
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith("no benchmark.png: matplotlib is not installed; `pip install")
+    assert others == ["| predict by size | 64 slices | 2 s |  |  |"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["benchmark.json", "benchmark.md"]
 
 
 def test_what_grows_in_proportion_has_an_r2_of_one():
@@ -80,4 +106,9 @@ def test_each_kind_runs_at_tiny_sizes(tmp_path, kind, model_file, raw_phantoms):
     assert (tmp_path / "out" / "benchmark.png").is_file() == (kind == "memory")
     if kind == "case":
         (fp32,) = (r for r in report["rows"] if (r["what"], r["how"]) == ("kidney Dice with plain", "fp32, reference"))
-        assert 0 <= fp32["value"] <= 1
+        assert 0 <= fp32["value"] <= 1 and fp32["at_least"] is None
+        goals = {(r["what"], r["how"]): r["at_least"] for r in report["rows"] if r["at_least"] is not None}
+        (truth,) = (r for r in report["rows"] if (r["what"], r["how"]) == ("tumour Dice with truth", "plain"))
+        assert goals["kidney Dice with plain", "fp32, body skip-air"] == 0.995
+        assert goals["tumour Dice with truth", "bf16, body skip-air"] == pytest.approx(truth["value"] - 0.005)
+        assert len(goals) == 8  # two precisions, two parts, with plain and with truth

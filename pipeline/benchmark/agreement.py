@@ -23,6 +23,8 @@ from .setting import Setting
 #: same voxels.
 CUT = "plain, scan cut by 16 mm"
 CUT_MM = 16.0
+#: Dice with the plain path's masks that is agreement, and what Dice with truth may be below the plain path's.
+EQUAL, LOSS = 0.995, 0.005
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
@@ -53,12 +55,14 @@ def _cut(scan: Path, folder: Path) -> tuple[Path, tuple[slice, ...]]:
     return folder / "cut.nii.gz", left
 
 
-def agreement(setting: Setting, options: Mapping[str, Mapping[str, Any]]) -> Iterator[Row]:
+def agreement(setting: Setting, options: Mapping[str, Mapping[str, Any]], default: str) -> Iterator[Row]:
     """Mean Dice of kidney and tumour over the setting's scans: with the plain path's masks, and with truth.
 
     Args:
         setting: with checkpoint and scans; labels are optional.
         options: of :class:`Predictor`, by name.
+        default: which of them are the default, and have goals: :data:`EQUAL` to the plain path's masks, and no
+            more than :data:`LOSS` further from truth.
     """
     model = read_model(setting.checkpoint)  # type: ignore[arg-type]
     network, out = model.network.eval(), setting.folder / "agreement"
@@ -84,5 +88,10 @@ def agreement(setting: Setting, options: Mapping[str, Mapping[str, Any]]) -> Ite
                         found.setdefault((f"{part} Dice with {other}", name), []).append(
                             dice(mask[seen] >= lowest, reference[seen] >= lowest)
                         )
+    means = {key: float(np.mean(values)) for key, values in found.items()}
+    held = {f"{precision}, {default}" for precision in ("fp32", "bf16")}
     for (what, name), values in sorted(found.items()):
-        yield Row(what, name, float(np.mean(values)), "", work={"cases": len(values)}, values=values)
+        goal = None
+        if name in held:
+            goal = means[what, PLAIN] - LOSS if what.endswith("truth") else EQUAL
+        yield Row(what, name, means[what, name], "", at_least=goal, work={"cases": len(values)}, values=values)

@@ -29,6 +29,7 @@ class Row:
         unit: ``"s"``, ``"MB"``, …
         ratio: to the plain path in the same run, None where there is none.
         goal: that the ratio should not exceed, if there is one.
+        at_least: what the value should reach, if there is such a goal.
         work: how much was done, by name: voxels, windows, cases.
         values: all that were measured.
     """
@@ -39,8 +40,15 @@ class Row:
     unit: str = "s"
     ratio: float | None = None
     goal: float | None = None
+    at_least: float | None = None
     work: Mapping[str, float] = field(default_factory=dict)
     values: Sequence[float] = ()
+
+    @property
+    def missed(self) -> bool:
+        """Whether there is a goal that was not reached; values that are no numbers reach none."""
+        over = self.goal is not None and self.ratio is not None and not self.ratio <= self.goal
+        return over or (self.at_least is not None and not self.value >= self.at_least)
 
 
 def alternating(contenders: Mapping[str, Callable[[], Any]], repeats: int, warm: bool = True) -> dict[str, list[float]]:

@@ -41,12 +41,13 @@ def machine() -> dict[str, Any]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Rows as a Markdown table."""
+    """Rows as a Markdown table; goals are of the ratio to plain (≤) or of the value itself (≥)."""
     lines = ["| what | how | median | ratio to plain | goal |", "|---|---|---|---|---|"]
     for row in rows:
         ratio = "" if row.ratio is None else f"{row.ratio:.3f}"
-        goal = "" if row.goal is None else f"≤ {row.goal:g}"
-        lines.append(f"| {row.what} | {row.how} | {row.value:.4g} {row.unit} | {ratio} | {goal} |")
+        goals = [f"{sign} {goal:.4g}" for sign, goal in (("≤", row.goal), ("≥", row.at_least)) if goal is not None]
+        goal = ", ".join([*goals, *["missed"] * row.missed])
+        lines.append(f"| {row.what} | {row.how} | {f'{row.value:.4g} {row.unit}'.strip()} | {ratio} | {goal} |")
     return "\n".join(lines)
 
 
@@ -62,16 +63,23 @@ def write_report(rows: Sequence[Row], folder: Path) -> None:
         temporary.write_text(table(rows) + "\n", encoding="utf-8")
 
 
+def require_drawing() -> None:
+    """Raises a UsageError if what draws the plot is not installed."""
+    try:
+        import matplotlib  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UsageError("matplotlib is not installed; `pip install 'kits-unet3d[figures]'`") from error
+
+
 def draw(rows: Sequence[Row], path: Path) -> Path:
     """Time and memory against work, as a picture.
 
     Raises:
         UsageError: without matplotlib, or if nothing was measured at several amounts of work.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise UsageError("matplotlib is not installed; `pip install 'kits-unet3d[figures]'`") from error
+    require_drawing()
+    from matplotlib.figure import Figure  # an extra: only who wants figures needs it
+
     series: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
     for row in rows:
         for kind, amount in row.work.items():

@@ -32,6 +32,9 @@ from .agreement import agreement
 from .measure import PLAIN, Row, alternating, aside, in_own_process, linearity, rows
 from .setting import Setting
 
+#: R² that is a straight line.
+LINEAR = 0.98
+
 
 def _accelerators() -> dict[str, Accelerator]:
     """By precision; bf16 only where the CPU computes in it."""
@@ -83,8 +86,9 @@ def case(setting: Setting) -> Iterator[Row]:
     # The first of several makes the engine, as a batch of scans does once; a median leaves it out.
     yield from rows("case", alternating(contenders, setting.slow, warm=False), goals, {"cases": 1})
     if setting.checkpoint is not None and setting.scans is not None:
-        reference = {"windows": ("reference",)}
-        yield from agreement(setting, {"reference": reference, " ".join(DEFAULT): {}, "coarse": {"roi": "coarse"}})
+        reference, default = {"windows": ("reference",)}, " ".join(DEFAULT)
+        options = {"reference": reference, default: {}, "coarse": {"roi": "coarse"}}
+        yield from agreement(setting, options, default)
 
 
 def train_step(setting: Setting) -> Iterator[Row]:
@@ -202,8 +206,8 @@ def memory(setting: Setting) -> Iterator[Row]:
         measured.append((voxels, *in_own_process(_predict, dict(setting.network), setting.recipe, scan, 1)))
         yield from _both("predict by size", f"{shape[0]} slices", measured[-1][1:], {"voxels": voxels})
     work, seconds, peaks = zip(*measured, strict=True)
-    yield Row("predict by size", "R² of time and voxels", linearity(work, seconds), "")
-    yield Row("predict by size, memory", "R² of memory and voxels", linearity(work, peaks), "")
+    yield Row("predict by size", "R² of time and voxels", linearity(work, seconds), "", at_least=LINEAR)
+    yield Row("predict by size, memory", "R² of memory and voxels", linearity(work, peaks), "", at_least=LINEAR)
     scan = setting.folder / "part1" / "imaging.nii.gz"
     for count in (1, 2, 4):
         result = in_own_process(_predict, dict(setting.network), setting.recipe, scan, count)

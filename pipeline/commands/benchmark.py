@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Outcome:
     from ..benchmark import Setting, run_benchmark, write_report
-    from ..benchmark.report import draw, report, table
+    from ..benchmark.report import draw, report, require_drawing, table
     from ..configuration import section
     from ..errors import UsageError
 
@@ -59,12 +59,19 @@ def run(arguments: argparse.Namespace) -> Outcome:
     )
     if not arguments.quick:
         setting = replace(setting, repeats=arguments.repeats, slow=min(arguments.repeats, 3))
+    drawn = not {"memory", "all"}.isdisjoint(arguments.kind)
+    if drawn:
+        try:
+            require_drawing()
+        except UsageError as error:  # said before hours are spent, and no reason not to measure
+            print(f"no benchmark.png: {error}", flush=True)
+            drawn = False
     rows = []
     for row in run_benchmark(arguments.kind, setting):
         rows.append(row)
         print(table([row]).splitlines()[-1], flush=True)
         write_report(rows, folder)  # what was measured is kept, whatever happens next
-    if any(" by " in row.what for row in rows):
+    if drawn:
         draw(rows, folder / "benchmark.png")
     return Outcome(report(rows))
 
