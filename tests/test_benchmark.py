@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import weakref
 from functools import partial
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from conftest import ROOT
 
 from kits_unet3d.pipeline.benchmark import KINDS, Row, alternating, linearity
-from kits_unet3d.pipeline.benchmark.measure import aside, rows
+from kits_unet3d.pipeline.benchmark.measure import aside, in_blocks, rows
 from kits_unet3d.pipeline.benchmark.report import table
 from kits_unet3d.pipeline.benchmark.scans import patient
 from kits_unet3d.pipeline.cli import main
@@ -28,6 +29,26 @@ def test_contenders_take_turns_after_a_round_that_is_not_counted():
     assert "".join(order) == "popopo" and [len(values) for values in seconds.values()] == [2, 2]
     with pytest.raises(ValueError, match="at least 1"):
         alternating({}, 0)
+
+
+def test_blocks_begin_anew_in_turn_and_their_first_steps_are_not_counted():
+    order, living = [], []
+
+    def begin(name):
+        def block():
+            order.append(name.upper())
+            step = partial(order.append, name)
+            living.append(weakref.ref(step))
+            assert sum(reference() is not None for reference in living) == 1  # none lives on in another's block
+            return step
+
+        return block
+
+    seconds = in_blocks({"p": begin("p"), "o": begin("o")}, 4, length=5, dropped=2)
+    assert "".join(order) == "PpppppOooooo" * 2
+    assert [len(values) for values in seconds.values()] == [6, 6]
+    with pytest.raises(ValueError, match="no step would be counted"):
+        in_blocks({}, 4, length=2, dropped=2)
 
 
 def test_a_row_compares_medians_with_the_plain_path():

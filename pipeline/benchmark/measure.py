@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import resource
 import statistics
@@ -68,6 +69,33 @@ def alternating(contenders: Mapping[str, Callable[[], Any]], repeats: int, warm:
             run()
             if turn >= 0:
                 seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def in_blocks(
+    contenders: Mapping[str, Callable[[], Callable[[], Any]]], counted: int, length: int = 5, dropped: int = 2
+) -> dict[str, list[float]]:
+    """Seconds of each contender's steps, in blocks that are taken in turn.
+
+    What works ahead of its contender, as a data loader does, would otherwise do so in the others' time.
+
+    Args:
+        contenders: by name, what begins a block and returns its step; the step is let go when the block ends.
+        counted: steps of each contender, at least.
+        length, dropped: steps of a block, and those at its beginning that are not counted.
+    """
+    if counted < 1 or not 0 <= dropped < length:
+        raise ValueError(f"no step would be counted: {counted=}, {length=}, {dropped=}")
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(math.ceil(counted / (length - dropped))):
+        for name, begin in contenders.items():
+            step = begin()
+            for turn in range(length):
+                began = time.perf_counter()
+                step()
+                if turn >= dropped:
+                    seconds[name].append(time.perf_counter() - began)
+            del step  # its workers end with it, before the next block
     return seconds
 
 

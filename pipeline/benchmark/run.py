@@ -29,7 +29,7 @@ from ..selfcheck import Workload
 from ..training import compiled, keep_freed_memory
 from . import plain, scans
 from .agreement import agreement
-from .measure import PLAIN, Row, alternating, aside, in_own_process, linearity, rows
+from .measure import PLAIN, Row, alternating, aside, in_blocks, in_own_process, linearity, rows
 from .setting import Setting
 
 #: R² that is a straight line.
@@ -145,12 +145,16 @@ def loader(setting: Setting) -> Iterator[Row]:
     patches = Dataset(
         cases * 1000, Compose([OpenPreparedd(both), augmentation(recipe, boxes_key="boxes"), SelectItemsd(both)])
     )
-    loaded = iter(DataLoader(patches, batch_size=1, num_workers=1))
-    steps: dict[str, Callable[[], object]] = {
-        PLAIN: lambda: work.train(accelerator, network, batch=ready),
-        "with the loader": lambda: work.train(accelerator, network, batch=next(loaded)),
-    }
-    yield from rows("step", alternating(steps, setting.repeats), {"with the loader": 1.02}, {"samples": 1})
+
+    def at_hand() -> Callable[[], object]:
+        return lambda: work.train(accelerator, network, batch=ready)
+
+    def loading() -> Callable[[], object]:
+        loaded = iter(DataLoader(patches, batch_size=1, num_workers=1))  # nothing is loaded before its block
+        return lambda: work.train(accelerator, network, batch=next(loaded))
+
+    name = "with the loader, 1 worker"
+    yield from rows("step", in_blocks({PLAIN: at_hand, name: loading}, setting.repeats), {name: 1.02}, {"samples": 1})
 
 
 def _raw_cases(setting: Setting) -> Path:
