@@ -4,13 +4,14 @@ import json
 import os
 import sys
 import weakref
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 from conftest import ROOT
 
-from kits_unet3d.pipeline.benchmark import KINDS, Row, alternating, linearity
+from kits_unet3d.pipeline.benchmark import KINDS, Row, Setting, alternating, linearity, memory
 from kits_unet3d.pipeline.benchmark.measure import aside, in_blocks, rows
 from kits_unet3d.pipeline.benchmark.report import table
 from kits_unet3d.pipeline.benchmark.scans import patient
@@ -105,6 +106,28 @@ def test_a_contender_aside_changes_nothing_here_and_tells_when_it_fails():
         run()
         run()
     assert os.getcwd() != "/"
+
+
+def test_sizes_are_measured_in_turn_after_a_run_that_is_not_counted(tmp_path, monkeypatch):
+    order = []
+
+    def run(function, *arguments):
+        if function.__name__ != "_predict":
+            return 1.0, 100.0
+        part, count = int(arguments[2].parent.name[-1]), arguments[3]
+        order.append((part, count))
+        # The first of all compiles; one of the smallest size's three is disturbed.
+        return part * count * (100.0 if len(order) in (1, 6) else 1.0), 1000.0 + part
+
+    monkeypatch.setattr(memory, "in_own_process", run)
+    setting = replace(Setting.quick({}, {}, tmp_path), slow=3)
+    found = {(row.what, row.how): row for row in memory.memory(setting)}
+    assert order == [(1, 1), *[(part, 1) for part in (1, 2, 3, 4)] * 3, *[(1, 2)] * 3, *[(1, 4)] * 3]
+    smallest = found["predict by size", "32 slices"]
+    assert (smallest.value, smallest.values) == (1.0, [1.0, 100.0, 1.0])
+    assert found["predict by count", "1 scans"].values == smallest.values
+    r2 = found["predict by size", "R² of time and voxels"]
+    assert r2.value == pytest.approx(1) and r2.at_least == 0.98
 
 
 SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("windows", "memory")]  # a compiler, many processes

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import monai.losses
@@ -14,26 +12,23 @@ import torch
 from monai.data import DataLoader, Dataset
 from monai.transforms import Compose, EnsureTyped, SelectItemsd
 
-from kits_unet3d.transforms import RandBalancedCropd, Recipe, augmentation
+from kits_unet3d.transforms import RandBalancedCropd, augmentation
 
 from ..compilation import can_compile
-from ..data import OpenPreparedd, prepare_dataset
+from ..data import OpenPreparedd
 from ..device import Accelerator, resolve
-from ..errors import UsageError
-from ..files import write_json
 from ..inference import Predictor
 from ..inference.engines import ENGINES, Engine, MissingEngineError, make_engine
 from ..inference.windows import DEFAULT
-from ..model import Model, build_network
+from ..model import build_network
 from ..selfcheck import Workload
 from ..training import compiled, keep_freed_memory
 from . import plain, scans
 from .agreement import agreement
-from .measure import PLAIN, Row, alternating, aside, in_blocks, in_own_process, linearity, rows
+from .measure import PLAIN, Row, alternating, aside, in_blocks, rows
+from .memory import memory
+from .preparation import prepare
 from .setting import Setting
-
-#: R² that is a straight line.
-LINEAR = 0.98
 
 
 def _accelerators() -> dict[str, Accelerator]:
@@ -155,79 +150,6 @@ def loader(setting: Setting) -> Iterator[Row]:
 
     name = "with the loader, 1 worker"
     yield from rows("step", in_blocks({PLAIN: at_hand, name: loading}, setting.repeats), {name: 1.02}, {"samples": 1})
-
-
-def _raw_cases(setting: Setting) -> Path:
-    raw = setting.folder / "raw"
-    for number, count in enumerate(setting.slices):
-        scans.write_raw(raw / f"case_{number:05d}", (count, setting.plane, setting.plane), (1.0, 0.8, 0.8), number)
-    names = [f"case_{number:05d}" for number in range(len(setting.slices))]
-    write_json(raw / "dataset.json", {"name": "benchmark", "training": names, "evaluation": []})
-    return raw
-
-
-def _prepare(raw: Path, out: Path, recipe: Recipe, workers: int) -> None:
-    shutil.rmtree(out, ignore_errors=True)
-    failed = prepare_dataset(raw, out, recipe, workers)
-    if failed:
-        raise UsageError(f"{raw}: {failed}")
-
-
-def prepare(setting: Setting) -> Iterator[Row]:
-    """Raw cases to prepared ones; two at a time in ours."""
-    raw, out = _raw_cases(setting), setting.folder / "out"
-    contenders = {
-        PLAIN: lambda: plain.prepare(raw, out / "plain", setting.recipe),
-        "ours": lambda: _prepare(raw, out / "ours", setting.recipe, 2),
-    }
-    yield from rows(
-        "prepare",
-        alternating(contenders, setting.slow, warm=False),
-        {"ours": 0.25},
-        {"cases": len(setting.slices)},
-    )
-
-
-def memory(setting: Setting) -> Iterator[Row]:
-    """Peak memory: of preparing the largest case, and of predicting scans of growing size, and one, two and four."""
-    raw = _raw_cases(setting)
-    alone = setting.folder / "largest"
-    shutil.rmtree(alone, ignore_errors=True)
-    shutil.copytree(raw / "case_00000", alone / "case_00000")
-    write_json(alone / "dataset.json", {"name": "benchmark", "training": ["case_00000"], "evaluation": []})
-    out = setting.folder / "out" / "memory"
-    plainly = in_own_process(plain.prepare, alone, out / "plain", setting.recipe)[1]
-    yield Row("prepare, memory", PLAIN, plainly, "MB")
-    peak = in_own_process(_prepare, alone, out / "ours", setting.recipe, 1)[1]
-    yield Row("prepare, memory", "ours", peak, "MB", peak / plainly)
-    measured = []
-    half = setting.patch // 2
-    for part in (1, 2, 3, 4):
-        # A window more each time: between such sizes the number of windows, and so the time, stands still.
-        shape = (half * (part + 1), 3 * half, 3 * half)
-        voxels = float(shape[0] * shape[1] * shape[2])
-        scan = scans.write_raw(setting.folder / f"part{part}", shape)
-        measured.append((voxels, *in_own_process(_predict, dict(setting.network), setting.recipe, scan, 1)))
-        yield from _both("predict by size", f"{shape[0]} slices", measured[-1][1:], {"voxels": voxels})
-    work, seconds, peaks = zip(*measured, strict=True)
-    yield Row("predict by size", "R² of time and voxels", linearity(work, seconds), "", at_least=LINEAR)
-    yield Row("predict by size, memory", "R² of memory and voxels", linearity(work, peaks), "", at_least=LINEAR)
-    scan = setting.folder / "part1" / "imaging.nii.gz"
-    for count in (1, 2, 4):
-        result = in_own_process(_predict, dict(setting.network), setting.recipe, scan, count)
-        yield from _both("predict by count", f"{count} scans", result, {"scans": count})
-
-
-def _both(what: str, how: str, result: tuple[float, ...], work: dict[str, float]) -> Iterator[Row]:
-    """Time and memory, a line each."""
-    yield Row(what, how, result[0], work=work)
-    yield Row(f"{what}, memory", how, result[1], "MB", work=work)
-
-
-def _predict(network: dict[str, object], recipe: Recipe, scan: Path, count: int) -> None:
-    predictor = Predictor(Model(build_network(network), recipe), "cpu")
-    for _ in range(count):
-        predictor.predict(scan)
 
 
 #: What can be measured, by the name on the command line.
