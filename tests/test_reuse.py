@@ -161,3 +161,6 @@ def test_tensors_stay_on_their_device():
     boxes = {1: [((3, 7), (4, 9), (2, 6))]}
     assert RandBalancedCrop(4)(image, image, boxes)[0].device.type == "meta"
     assert CropToStride(5)(image).device.type == "meta"
+    for mode in ("trilinear", "nearest"):
+        resampled = ResampleToSpacing((2.0, 1.0, 1.0), mode)(image, (3.0, 2.0, 1.5))
+        assert resampled.device.type == "meta" and resampled.shape == (1, 18, 28, 15)
