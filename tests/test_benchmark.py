@@ -151,6 +151,10 @@ def test_each_kind_runs_at_tiny_sizes(tmp_path, kind, model_file, raw_phantoms):
     if kind == "case":
         (fp32,) = (r for r in report["rows"] if (r["what"], r["how"]) == ("kidney Dice with plain", "fp32, reference"))
         assert 0 <= fp32["value"] <= 1 and fp32["at_least"] is None
+        (same,) = (
+            r for r in report["rows"] if (r["what"], r["how"]) == ("kidney Dice with plain", "fp32, body skip-air")
+        )
+        assert same["value"] > 0.999  # the plain path's own mask, of the same grid and windows
         goals = {(r["what"], r["how"]): r["at_least"] for r in report["rows"] if r["at_least"] is not None}
         (truth,) = (r for r in report["rows"] if (r["what"], r["how"]) == ("tumour Dice with truth", "plain"))
         assert goals["kidney Dice with plain", "fp32, body skip-air"] == 0.995

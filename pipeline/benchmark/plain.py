@@ -22,9 +22,9 @@ from monai.transforms import (
     Invertd,
     LoadImaged,
     Orientationd,
+    Resized,
     SaveImaged,
     ScaleIntensityRanged,
-    Spacingd,
     SpatialPadd,
 )
 from scipy import ndimage
@@ -39,12 +39,18 @@ def predict(network: nn.Module, recipe: Recipe, scan: Path, folder: Path) -> Non
     """From a file to a mask: MONAI's transforms, its sliding windows and the eager network in FP32."""
     low, high = recipe.hu_window
     lowest, highest = ((hu - recipe.hu_mean) / recipe.hu_std for hu in (low, high))
+    read: Any = [
+        LoadImaged("image"),
+        EnsureChannelFirstd("image"),
+        Orientationd("image", axcodes="IPL", labels=None),
+    ]
+    image = Compose(read)({"image": str(scan)})["image"]
+    # The recipe's grid: that of Spacingd is another, in which a network finds something else.
+    shape = resampled_shape(image.shape[1:], image.pixdim.tolist(), recipe.spacing_mm)
     before = Compose(
         [
-            LoadImaged("image"),
-            EnsureChannelFirstd("image"),
-            Orientationd("image", axcodes="IPL", labels=None),
-            Spacingd("image", recipe.spacing_mm, mode="bilinear"),
+            *read,
+            Resized("image", shape, mode="trilinear", align_corners=True),
             ScaleIntensityRanged("image", low, high, lowest, highest, clip=True),
             SpatialPadd("image", recipe.roi_size, mode="edge"),
         ]
