@@ -181,6 +181,25 @@ def rewritten(path, change):
     return path
 
 
+def stating(**sizes):
+    """Makes the manifest give these sizes to the files of small/models, and lets each be there."""
+
+    def change(members):
+        manifest = json.loads(members["small/manifest.json"])
+        for name, size in sizes.items():
+            manifest["files"][f"models/{name}"] = {"bytes": size, "sha256": "0"}
+            members[f"small/models/{name}"] = b"weights"
+        members["small/manifest.json"] = json.dumps(manifest).encode()
+
+    return change
+
+
+def packed_by(method):
+    entry = zipfile.ZipInfo("small/models/more")
+    entry.compress_type = method
+    return entry
+
+
 def link():
     entry = zipfile.ZipInfo("small/configs/link")
     entry.external_attr = (stat.S_IFLNK | 0o777) << 16
@@ -196,6 +215,13 @@ def link():
         (lambda m: m.pop("small/configs/a.json") and None, "a.json is in the zip or in its manifest.json"),
         (lambda m: m.pop("small/manifest.json") and None, "not one folder with a manifest.json"),
         (lambda m: m.update({"small/manifest.json": b"{}"}), "manifest.json is not usable"),
+        (stating(a=-2), "manifest.json says that models/a has -2 bytes"),
+        (stating(a=9 << 30, b=-9 << 30), "manifest.json says that models/b has -9663676416 bytes"),
+        (stating(a=float("inf")), "manifest.json is not usable"),
+        (stating(a=9 << 30), "more than 4 GiB"),
+        (lambda m: m.update({".": b""}), "parts of which are empty"),
+        (lambda m: m.update({"small//configs/a.json": b""}), "parts of which are empty"),
+        (lambda m: [(packed_by(zipfile.ZIP_LZMA), b"weights")], "packed by a method"),
         (lambda m: m.update({"../escaped": b""}), "leads elsewhere"),
         (lambda m: m.update({"/escaped": b""}), "leads elsewhere"),
         (lambda m: m.update({"small\\..\\..\\escaped": b""}), "leads elsewhere"),

@@ -81,8 +81,13 @@ def _members(packed: zipfile.ZipFile) -> tuple[dict[str, zipfile.ZipInfo], str]:
         # zipfile itself turns \ into / on Windows only, where it would be a folder
         if member.filename.startswith("/") or ".." in parts or "\\" in member.filename or ":" in member.filename:
             raise UsageError(f"it holds the path {member.filename!r}, which leads elsewhere")
+        # PurePosixPath leaves "." and empty parts out: two names would be one file, or no file at all
+        if not {"", "."}.isdisjoint(member.filename.removesuffix("/").split("/")):
+            raise UsageError(f"it holds the path {member.filename!r}, parts of which are empty")
         if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise UsageError(f"{member.filename} is a link or a device")
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise UsageError(f"{member.filename} is packed by a method that `kits-unet3d export bundle` does not use")
         if member.is_dir():
             continue
         tops.add(parts[0])
@@ -104,11 +109,15 @@ def _manifest(packed: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]) -> d
             str(name): {"bytes": int(entry["bytes"]), "sha256": str(entry["sha256"])}
             for name, entry in json.loads(packed.read(members[MANIFEST]))["files"].items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UsageError(f"its {MANIFEST} is not usable ({error})") from error
     different = sorted(set(listed) ^ (set(members) - {MANIFEST}))
     if different:
         raise UsageError(f"{different[0]} is in the zip or in its {MANIFEST}, but not in both")
+    # Each by itself: one below nothing would take the others off the sum, and reads without end.
+    negative = next((name for name, entry in listed.items() if entry["bytes"] < 0), None)
+    if negative is not None:
+        raise UsageError(f"its {MANIFEST} says that {negative} has {listed[negative]['bytes']} bytes")
     if sum(entry["bytes"] for entry in listed.values()) > MOST_BYTES:
         raise UsageError(f"it holds more than {MOST_BYTES >> 30} GiB")
     return listed
