@@ -161,6 +161,30 @@ def test_auto_makes_no_engine_for_little_work():
     assert type(choice.choose_engine(small, resolve("cpu"), (1, 1, 4, 4, 4), 10)).__name__ == "Eager"
 
 
+def test_auto_outlives_an_engine_that_fails_without_a_word(monkeypatch, caplog):
+    def fail(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(choice, "WORTH_MAKING", {"channels_last": 0})
+    monkeypatch.setattr(choice, "make_engine", fail)
+    assert type(choice.choose_engine(network(), resolve("cpu"), WINDOW, 8)).__name__ == "Eager"
+    assert "the engine channels_last is not used: AssertionError" in caplog.text
+
+
+def test_auto_runs_eagerly_what_cannot_be_counted(caplog):
+    class Branching(nn.Module):
+        """On the device meta there are no values to look at."""
+
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    plain = Branching().eval()
+    engine = choice.choose_engine(plain, resolve("cpu"), WINDOW, 1e9)
+    assert type(engine).__name__ == "Eager" and "operations cannot be counted" in caplog.text
+    image = torch.randn(WINDOW)
+    assert torch.equal(engine(image), plain(image))
+
+
 def test_openvino_says_what_it_cannot_do():
     require("openvino")
     with pytest.raises(MissingEngineError, match="not on cpu in fp16; choose the engine eager"):

@@ -52,7 +52,8 @@ def make_engine(name: str, network: nn.Module, accelerator: Accelerator, window:
 def choose_engine(network: nn.Module, accelerator: Accelerator, window: Sequence[int], windows: float) -> Engine:
     """The fastest engine that is installed and computes what the network does.
 
-    On accelerators, and for little work, that is eager: making another one would take longer than it saves.
+    On accelerators, and for little work, that is eager: making another one would take longer than it saves. It is eager
+    too where the work cannot be told.
 
     Args:
         network: on the device, in evaluation mode.
@@ -62,7 +63,11 @@ def choose_engine(network: nn.Module, accelerator: Accelerator, window: Sequence
     """
     if not accelerator.on_cpu or accelerator.precision not in TOLERANCE:
         return Eager(network, accelerator)
-    work = operations(network, window) * windows
+    try:
+        work = operations(network, window) * windows
+    except Exception as error:  # what cannot be counted without computing can still be computed
+        logger.warning("the network runs eagerly, since its operations cannot be counted: %s", _first_line(error))
+        return Eager(network, accelerator)
     for name in (name for name, least in WORTH_MAKING.items() if name != "eager" and work >= least):
         try:
             engine = make_engine(name, network, accelerator, window)
@@ -70,11 +75,16 @@ def choose_engine(network: nn.Module, accelerator: Accelerator, window: Sequence
             logger.debug("%s", error)
             continue
         except Exception as error:  # whatever a compiler makes of a network, there is another engine
-            logger.warning("the engine %s is not used: %s", name, str(error).strip().splitlines()[0])
+            logger.warning("the engine %s is not used: %s", name, _first_line(error))
             continue
         logger.info("engine: %s, %s", name, accelerator.precision)
         return engine
     return Eager(network, accelerator)
+
+
+def _first_line(error: Exception) -> str:
+    """What an error says first, or its name if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def operations(network: nn.Module, window: Sequence[int]) -> float:
