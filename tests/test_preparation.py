@@ -13,7 +13,7 @@ import torch
 from conftest import SHARED, TINY, shared
 
 from kits_unet3d.pipeline.cli import main
-from kits_unet3d.pipeline.data import Index, OpenPreparedd, prepare_dataset, require_data, verify
+from kits_unet3d.pipeline.data import Index, OpenPreparedd, find_cases, prepare_dataset, require_data, verify
 from kits_unet3d.pipeline.data.cases import read_volume
 from kits_unet3d.pipeline.data.kits19 import known_cases
 from kits_unet3d.pipeline.errors import CaseError, UsageError
@@ -189,6 +189,39 @@ def test_a_label_without_its_image_is_reported_and_the_others_are_prepared(tmp_p
     assert list(Index.read(tmp_path / "out").cases) == ["case_00001"]
 
 
+@pytest.mark.parametrize("missing", ["segmentation.nii.gz", "imaging.nii.gz"])
+def test_what_vanished_since_fails_its_case_when_run_again(tmp_path, two_cases, tiny_recipe, missing):
+    assert prepare_dataset(two_cases, tmp_path / "out", tiny_recipe) == {}
+    stamp = (tmp_path / "out" / "case_00001_x.npy").stat().st_mtime_ns
+    (two_cases / "case_00000" / missing).unlink()
+    failed = prepare_dataset(two_cases, tmp_path / "out", tiny_recipe)
+    assert list(failed) == ["case_00000"] and f"case_00000/{missing}: cannot be read" in failed["case_00000"]
+    assert (tmp_path / "out" / "case_00001_x.npy").stat().st_mtime_ns == stamp
+
+
+def test_a_case_that_is_listed_but_not_there_fails_by_name(tmp_path, two_cases, capsys):
+    """One without its label, one without anything; a folder that no list names and that has no label is left alone."""
+    (tmp_path / "config.json").write_text(json.dumps(TINY))
+    (two_cases / "case_00000" / "segmentation.nii.gz").unlink()
+    listed = {"training": ["case_00000", "case_00007"], "evaluation": ["case_00001"]}
+    (two_cases / "dataset.json").write_text(json.dumps(listed))
+    (two_cases / "case_00300").mkdir()
+    (two_cases / "case_00300" / "imaging.nii.gz").write_bytes(b"")
+    command = ["prepare", "--data-dir", str(two_cases), "--out", str(tmp_path / "out")]
+    assert main([*command, "--config", str(tmp_path / "config.json")]) == 1
+    error = capsys.readouterr().err
+    assert "case_00000/segmentation.nii.gz: cannot be read" in error
+    assert "case_00007/imaging.nii.gz: cannot be read" in error and "case_00300" not in error
+    assert list(Index.read(tmp_path / "out").cases) == ["case_00001"]
+
+
+def test_a_folder_without_a_list_may_hold_scans_without_labels(two_cases):
+    """As KiTS19's own does: its cases beyond 210 have none."""
+    (two_cases / "dataset.json").unlink()
+    (two_cases / "case_00000" / "segmentation.nii.gz").unlink()
+    assert [case.case_id for case in find_cases(two_cases)[1]] == ["case_00001"]
+
+
 def test_other_numbers_into_the_same_folder_are_refused(tmp_path, two_cases, tiny_recipe):
     prepare_dataset(two_cases, tmp_path / "out", tiny_recipe)
     with pytest.raises(UsageError, match="choose another --out"):
@@ -200,6 +233,8 @@ def test_a_case_in_both_splits_or_in_none_is_refused(two_cases, tmp_path):
         ({"training": ["case_00000", "case_00001"], "evaluation": ["case_00001"]}, "both splits"),
         ({"training": ["case_00000"], "evaluation": []}, "in no split"),
         ({"training": 3}, "must be JSON"),
+        ({"training": ["../case_00000"], "evaluation": ["case_00001", "case_00000"]}, "no name of a case's folder"),
+        ({"training": [7], "evaluation": ["case_00001", "case_00000"]}, "no name of a case's folder"),
     ]:
         (two_cases / "dataset.json").write_text(json.dumps(content))
         with pytest.raises(UsageError, match=reason):

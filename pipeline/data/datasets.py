@@ -23,7 +23,7 @@ EVALUATION_SHARE = 5
 
 
 def find_cases(source: str | Path) -> tuple[str, list[RawCase]]:
-    """Name of a data set and its labelled cases, sorted.
+    """Name of a data set and its cases, sorted: those that a list names, there or not; else the labelled ones.
 
     Args:
         source: a folder, or a data list (``.json``). A ``dataset.json`` in the folder may be such a data list, or give
@@ -58,6 +58,9 @@ def find_cases(source: str | Path) -> tuple[str, list[RawCase]]:
         raise UsageError(
             f"{folder}: {', '.join(unknown[:3])} in no split; list each under training or evaluation in {described}"
         )
+    if content is not None:
+        # Listed, but not there: preparation then says so. Without a list nothing says which cases there should be.
+        found = {case_id: folder / case_id for case_id in sorted(splits)}
     return name, [
         RawCase(case_id, path / "imaging.nii.gz", path / "segmentation.nii.gz", splits[case_id])
         for case_id, path in found.items()
@@ -80,6 +83,11 @@ def _splits(described: Path, content: dict[str, Any] | None) -> tuple[str, dict[
         splits = _in_one_split(described, content["training"], list(content["evaluation"]))
     except (KeyError, TypeError) as error:
         raise UsageError(f"{described}: must be JSON with the lists training and evaluation ({error})") from error
+    strange = [
+        case_id for case_id in splits if not isinstance(case_id, str) or Path(case_id).name != case_id or not case_id
+    ]
+    if strange:
+        raise UsageError(f"{described}: {strange[0]!r} is no name of a case's folder beside it; correct the list")
     return str(content.get("name", described.parent.name)), splits
 
 

@@ -100,13 +100,15 @@ def prepare_dataset(
 
 def _finished(case: RawCase, index: Index) -> bool:
     record = index.cases.get(case.case_id)
-    return (
-        record is not None
-        and case.image.is_file()
-        and record["split"] == case.split
-        and all(path.is_file() for path in result_files(index.folder, case.case_id).values())
-        and record["source_sha256"] == _source_hashes(case)
-    )
+    try:
+        return (
+            record is not None
+            and record["split"] == case.split
+            and all(path.is_file() for path in result_files(index.folder, case.case_id).values())
+            and record["source_sha256"] == _source_hashes(case)
+        )
+    except OSError:  # image or label is gone: preparing the case says which, and the others go on
+        return False
 
 
 def _prepare_all(
