@@ -21,7 +21,8 @@ from kits_unet3d.pipeline.inference import Predictor, ReadOptions, find_scans
 from kits_unet3d.pipeline.inference.batch import Batch, start
 from kits_unet3d.pipeline.inference.batch.ahead import ScansAhead
 from kits_unet3d.pipeline.inference.batch.batch import time_left
-from kits_unet3d.pipeline.inference.memory import needed_bytes, parse_memory, require_memory
+from kits_unet3d.pipeline.inference.memory import needed_bytes, require_memory
+from kits_unet3d.pipeline.memory import parse_memory
 from kits_unet3d.pipeline.model import Model
 from kits_unet3d.transforms import Recipe
 

@@ -62,8 +62,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
     from ..distributed import join, rank
     from ..inference import PostProcessing, Predictor
     from ..inference.batch import PATIENCE, Batch, require_ready
-    from ..inference.memory import memory_limit
     from ..inference.reading import ReadOptions, find_scans
+    from ..memory import memory_limit
 
     options = ReadOptions(
         arguments.volume,

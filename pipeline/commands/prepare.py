@@ -20,13 +20,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, help="folder for the prepared cases and their index")
     parser.add_argument("--config", default=None, help="bundle config whose recipe keys replace the reference's")
     parser.add_argument("--workers", type=int, default=1, help="cases at a time")
+    parser.add_argument(
+        "--max-memory", default=None, help="start no further case beyond, such as 8GB; what is free if not given"
+    )
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
     from ..configuration import recipe_of
     from ..data import Index, prepare_dataset
+    from ..memory import LIBRARIES, parse_memory
 
-    failed = prepare_dataset(arguments.data_dir, arguments.out, recipe_of(arguments.config), arguments.workers)
+    # Of what is given the libraries take their part; of what is free they have taken it.
+    limit = None if arguments.max_memory is None else parse_memory(arguments.max_memory) - LIBRARIES
+    recipe = recipe_of(arguments.config)
+    failed = prepare_dataset(arguments.data_dir, arguments.out, recipe, arguments.workers, limit)
     for reason in failed.values():
         print(f"failed: {reason}", file=sys.stderr)
     cases = sorted(Index.read(arguments.out).cases)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,12 @@ from kits_unet3d.transforms import Recipe, component_boxes, preparation
 
 from ..errors import CaseError, UsageError
 from ..files import file_hash, whole_file
+from ..memory import available_bytes
+from .bounded_pool import run_bounded
 from .cases import RawCase, read_case
 from .datasets import find_cases
 from .index import Index
+from .memory import needed_bytes
 
 
 def result_files(folder: Path, case_id: str) -> dict[str, Path]:
@@ -65,12 +67,24 @@ def _source_hashes(case: RawCase) -> dict[str, str]:
 
 
 def prepare_dataset(
-    data_dir: str | Path, folder: str | Path, recipe: Recipe | None = None, workers: int = 1
+    data_dir: str | Path,
+    folder: str | Path,
+    recipe: Recipe | None = None,
+    workers: int = 1,
+    limit: float | None = None,
 ) -> dict[str, str]:
     """Prepares every case of ``data_dir`` that ``folder`` does not hold yet; returns what failed, by case.
 
     May be interrupted at any moment: the index names only finished cases, a rerun does the others, and the
     bytes at the end are the same. A case whose source has changed is prepared again.
+
+    Args:
+        data_dir: as :func:`~kits_unet3d.pipeline.data.find_cases` takes it.
+        folder: for the prepared cases and their index.
+        recipe: the reference's if not given.
+        workers: cases at a time, as long as their memory allows.
+        limit: bytes of memory that cases at a time may need together, without the libraries' own; what is free if
+            not given. A case that needs more is prepared alone.
 
     Raises:
         UsageError: if there is nothing to prepare, or ``folder`` was prepared with other numbers.
@@ -87,7 +101,7 @@ def prepare_dataset(
     todo = [case for case in cases if not _finished(case, index)]
     failed: dict[str, str] = {}
     with tqdm(total=len(cases), initial=len(cases) - len(todo), desc="prepare", unit="case") as bar:
-        for case, outcome in _prepare_all(todo, folder, recipe, workers):
+        for case, outcome in _prepare_all(todo, folder, recipe, workers, available_bytes() if limit is None else limit):
             if isinstance(outcome, dict):
                 index.cases[case.case_id] = outcome
                 index.write()
@@ -95,7 +109,7 @@ def prepare_dataset(
                 failed[case.case_id] = str(outcome)
             bar.update()
     index.write()
-    return failed
+    return {case.case_id: failed[case.case_id] for case in todo if case.case_id in failed}
 
 
 def _finished(case: RawCase, index: Index) -> bool:
@@ -112,7 +126,7 @@ def _finished(case: RawCase, index: Index) -> bool:
 
 
 def _prepare_all(
-    cases: list[RawCase], folder: Path, recipe: Recipe, workers: int
+    cases: list[RawCase], folder: Path, recipe: Recipe, workers: int, limit: float
 ) -> Iterator[tuple[RawCase, dict[str, Any] | CaseError]]:
     """Each case with its record, or with what is wrong with it, as they finish."""
     if workers <= 1 or len(cases) <= 1:
@@ -121,13 +135,10 @@ def _prepare_all(
         return
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # a case a core, each in one thread: nearly all of the work is done without Python's lock
-    pool = ThreadPoolExecutor(workers)
     try:
-        waiting = {pool.submit(_attempt, case, folder, recipe): case for case in cases}
-        for future in as_completed(waiting):
-            yield waiting[future], future.result()
+        needs = [needed_bytes(case, recipe) for case in cases]
+        yield from run_bounded(lambda case: _attempt(case, folder, recipe), cases, needs, workers, limit)
     finally:
-        pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
 
 

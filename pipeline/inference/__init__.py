@@ -1,10 +1,10 @@
 """From a scan to a mask: reading, windows, restoring geometry, writing."""
 
+from ..memory import available_bytes, memory_limit
 from .autocast import AutocastInferer
 from .bundle_io import LoadImageScand, MaskWriter, OrientScand, mask_saver, scan_preparation
 from .engines import EngineInferer
 from .masks.postprocessing import PostProcessing
-from .memory import available_bytes, memory_limit
 from .predictor import Prediction, Predictor
 from .reading import Grid, ReadOptions, find_scans
 from .restore import RestoreToScand, labels_on_grid
