@@ -87,8 +87,12 @@ def case(setting: Setting) -> Iterator[Row]:
     # The first of several makes the engine, as a batch of scans does once; a median leaves it out.
     yield from rows("case", alternating(contenders, setting.slow, warm=False), goals, {"cases": 1})
     if setting.checkpoint is not None and setting.scans is not None:
-        reference, default = {"windows": ("reference",)}, " ".join(DEFAULT)
-        options = {"reference": reference, default: {}, "coarse": {"roi": "coarse"}}
+        default = " ".join(DEFAULT)
+        options: dict[str, dict[str, Any]] = {
+            "reference": {"windows": ("reference",)},
+            default: {},
+            "coarse": {"roi": "coarse"},
+        }
         yield from agreement(setting, options, default)
 
 
