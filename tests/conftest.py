@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +26,9 @@ from kits_unet3d.transforms import Recipe
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
+CONFIGS = ROOT / "bundle" / "configs"
+#: Configurations that lie upon train.json.
+OVERLAYS = sorted(p.stem for p in CONFIGS.glob("*.json") if p.stem not in ("metadata", "train", "inference"))
 #: Numbers of a recipe small enough for a test: 32³ patches of coarse voxels.
 TINY = {"spacing_mm": [8.0, 6.0, 6.0], "roi_size": [32, 32, 32]}
 
@@ -36,6 +40,11 @@ def rng(seed: int) -> np.random.Generator:
 
 def golden(name: str) -> np.lib.npyio.NpzFile:
     return np.load(ROOT / "tests" / "goldens" / f"{name}.npz", allow_pickle=False)
+
+
+def bundle_config(name: str) -> dict:
+    """A configuration of the bundle as it is written, nothing resolved."""
+    return json.loads((CONFIGS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def configured_loss() -> torch.nn.Module:
@@ -120,6 +129,15 @@ def tiny_checkpoint(tmp_path_factory) -> Path:
     content["configuration"] = {**settings, "optimizer": {"name": "SGD"}}
     torch.save({**content, "best": {"mean_dice": 0.25}}, path)
     return path
+
+
+@pytest.fixture
+def copied_bundle(tmp_path, tiny_checkpoint) -> Path:
+    """The bundle in a folder of its own, with a small trained model."""
+    folder = tmp_path / "zoo" / "kits_unet3d"
+    shutil.copytree(ROOT / "bundle", folder, ignore=shutil.ignore_patterns("*.pt", "eval"))
+    shutil.copy(tiny_checkpoint, folder / "models" / "model.pt")
+    return folder
 
 
 @pytest.fixture
