@@ -4,6 +4,7 @@ from .balanced_crop import RandBalancedCrop, RandBalancedCropd, component_boxes
 from .evaluation_crop import CropToStride, CropToStrided
 from .recipes import Recipe, augmentation, evaluation, normalisation, preparation
 from .resample import ResampleToSpacing, ResampleToSpacingd
+from .strong_augmentation import strong_augmentation
 from .wide_augmentation import wide_augmentation
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "evaluation",
     "normalisation",
     "preparation",
+    "strong_augmentation",
     "wide_augmentation",
 ]

@@ -68,24 +68,74 @@ class RandBalancedCrop(Randomizable, Transform):
     Args:
         roi_size: size of the patch along D, H, W; the volume must be at least as large.
         foreground_probability: 0.4 in the reference.
+        class_weights: of class 1, 2 …: of the classes present one is drawn in proportion to these; all alike if not
+            given, as in the reference.
+        component_power: given it, one of all components of the class is drawn in proportion to (its box's volume in
+            voxels) ** component_power: 0 all alike, −1 one of a tenth of the size ten times as often. None for one of
+            the two largest, as in the reference.
+        margin: so many voxels more along D, H, W are cut on each side of the patch that was placed, for a rotation to
+            use up; where the volume ends, its border is repeated. None for the patch alone.
+
+    Raises:
+        ValueError: if a size, probability or weight is out of range.
 
     Source: MLPerf training's image segmentation benchmark, data loading.
     """
 
     backend = [TransformBackends.TORCH, TransformBackends.NUMPY]
 
-    def __init__(self, roi_size: Sequence[int] | int, foreground_probability: float = 0.4) -> None:
+    def __init__(
+        self,
+        roi_size: Sequence[int] | int,
+        foreground_probability: float = 0.4,
+        class_weights: Sequence[float] | None = None,
+        component_power: float | None = None,
+        margin: Sequence[int] | int | None = None,
+    ) -> None:
         self.roi_size: tuple[int, ...] = tuple(int(n) for n in ensure_tuple_rep(roi_size, 3))
         if min(self.roi_size) < 1:
             raise ValueError(f"roi_size must be positive, got {self.roi_size}")
         if not 0 <= foreground_probability <= 1:
             raise ValueError(f"foreground_probability must be in [0, 1], got {foreground_probability}")
+        if class_weights is not None and not (len(class_weights) and all(0 <= w < np.inf for w in class_weights)):
+            raise ValueError(f"class_weights must be numbers from 0, one for each class from 1, got {class_weights}")
+        if component_power is not None and not np.isfinite(component_power):
+            raise ValueError(f"component_power must be a number, got {component_power}")
         self.foreground_probability = foreground_probability
+        self.class_weights = None if class_weights is None else tuple(float(w) for w in class_weights)
+        self.component_power = component_power
+        self.margin = None if margin is None else tuple(int(n) for n in ensure_tuple_rep(margin, 3))
+        if self.margin is not None and min(self.margin) < 0:
+            raise ValueError(f"margin must not be negative, got {self.margin}")
         self.start: tuple[int, ...] = (0, 0, 0)
 
     def _below(self, limit: int) -> int:
         """A number from ``range(limit)``; 0 if that is empty."""
         return int(self.R.randint(limit)) if limit > 0 else 0
+
+    def _weighed(self, weights: Sequence[float]) -> int:
+        """An index, drawn in proportion to ``weights``, of which one at least is above 0."""
+        bounds = np.cumsum(weights)
+        return int(np.searchsorted(bounds, self.R.random_sample() * bounds[-1], side="right"))
+
+    def _box(self, boxes: Mapping[int, Sequence[Box]]) -> Box | None:
+        """The component to place the patch on; None if there is none that may be drawn."""
+        classes = [number for number in sorted(boxes) if boxes[number]]
+        if self.class_weights is None:
+            if not classes:
+                return None
+            number = classes[self._below(len(classes))]
+        else:
+            if classes and classes[-1] > len(self.class_weights):
+                raise ValueError(f"class_weights must be of classes 1 to {classes[-1]}, got {self.class_weights}")
+            weights = [self.class_weights[number - 1] for number in classes]
+            if not any(weights):
+                return None
+            number = classes[self._weighed(weights)]
+        if self.component_power is not None:
+            return boxes[number][self._weighed([_volume(box) ** self.component_power for box in boxes[number]])]
+        largest = sorted(boxes[number], key=_volume)[-2:]
+        return largest[self._below(len(largest))]
 
     def _around(self, extent: tuple[int, int], roi: int, size: int) -> int:
         """First index of a patch of ``roi`` voxels placed on ``extent`` of an axis of ``size`` voxels."""
@@ -104,11 +154,8 @@ class RandBalancedCrop(Randomizable, Transform):
         if any(n < roi for n, roi in zip(shape, self.roi_size, strict=True)):
             raise ValueError(f"the volume {tuple(shape)} is smaller than roi_size {self.roi_size}; pad it first")
         foreground = self.R.random_sample() < self.foreground_probability
-        classes = [number for number in sorted(boxes) if boxes[number]]
-        if foreground and classes:
-            candidates = boxes[classes[self._below(len(classes))]]
-            largest = sorted(candidates, key=_volume)[-2:]
-            box = largest[self._below(len(largest))]
+        box = self._box(boxes) if foreground else None
+        if box is not None:
             self.start = tuple(
                 self._around(extent, roi, n) for extent, roi, n in zip(box, self.roi_size, shape, strict=True)
             )
@@ -120,15 +167,21 @@ class RandBalancedCrop(Randomizable, Transform):
 
         A MetaTensor's patch has the affine of where it was taken.
         """
-        inside = [slice(a, a + n) for a, n in zip(self.start, self.roi_size, strict=True)]
-        window = (slice(None), *inside)
-        patch = img[window]
+        margin = self.margin or (0, 0, 0)
+        start = [first - more for first, more in zip(self.start, margin, strict=True)]
+        stop = [first + roi + 2 * more for first, roi, more in zip(start, self.roi_size, margin, strict=True)]
+        inside = [slice(max(a, 0), min(b, size)) for a, b, size in zip(start, stop, img.shape[1:], strict=True)]
+        patch = img[(slice(None), *inside)]
+        for axis, (a, b, found) in enumerate(zip(start, stop, inside, strict=True), start=1):
+            if b - a > found.stop - found.start:
+                repeated = np.clip(np.arange(a, b), found.start, found.stop - 1) - found.start
+                patch = patch[(slice(None),) * axis + (repeated,)]
         if isinstance(patch, np.ndarray):
             return np.array(patch)
         patch = patch.clone()
         if isinstance(img, MetaTensor) and isinstance(patch, MetaTensor):
             moved = img.affine.clone()
-            moved[:3, 3] += img.affine[:3, :3] @ torch.tensor(self.start, dtype=moved.dtype, device=moved.device)
+            moved[:3, 3] += img.affine[:3, :3] @ torch.tensor(start, dtype=moved.dtype, device=moved.device)
             patch.affine = moved
         return patch
 
@@ -159,6 +212,7 @@ class RandBalancedCropd(RandomizableTransform, MapTransform):
         foreground_probability: 0.4 in the reference.
         boxes_key: where the dictionary holds the component boxes by class, so that nothing is searched for.
         allow_missing_keys: pass over keys that the dictionary lacks.
+        class_weights, component_power, margin: as there.
     """
 
     backend = RandBalancedCrop.backend
@@ -171,11 +225,14 @@ class RandBalancedCropd(RandomizableTransform, MapTransform):
         foreground_probability: float = 0.4,
         boxes_key: str | None = None,
         allow_missing_keys: bool = False,
+        class_weights: Sequence[float] | None = None,
+        component_power: float | None = None,
+        margin: Sequence[int] | int | None = None,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, prob=1.0)
         self.label_key, self.boxes_key = label_key, boxes_key
-        self.cropper = RandBalancedCrop(roi_size, foreground_probability)
+        self.cropper = RandBalancedCrop(roi_size, foreground_probability, class_weights, component_power, margin)
 
     def set_random_state(
         self, seed: int | None = None, state: np.random.RandomState | None = None

@@ -5,7 +5,7 @@ Source of every number: MLPerf training's image segmentation benchmark (PyTorch 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -118,12 +118,28 @@ def preparation(
 
 
 def training_patch(
-    recipe: Recipe, image_key: str, label_key: str, boxes_key: str | None, foreground_probability: float
+    recipe: Recipe,
+    image_key: str,
+    label_key: str,
+    boxes_key: str | None,
+    foreground_probability: float,
+    class_weights: Sequence[float] | None = None,
+    component_power: float | None = None,
+    margin: Sequence[int] | None = None,
 ) -> list[Transform]:
     """A prepared volume to a patch of it, flipped: how each augmentation begins."""
     both = (image_key, label_key)
     return [
-        RandBalancedCropd(both, label_key, recipe.roi_size, foreground_probability, boxes_key),
+        RandBalancedCropd(
+            both,
+            label_key,
+            recipe.roi_size,
+            foreground_probability,
+            boxes_key,
+            class_weights=class_weights,
+            component_power=component_power,
+            margin=margin,
+        ),
         EnsureTyped(both, track_meta=False),
         *(RandFlipd(both, prob=1 / 3, spatial_axis=axis) for axis in range(3)),
     ]
@@ -135,11 +151,17 @@ def augmentation(
     label_key: str = "label",
     boxes_key: str | None = None,
     foreground_probability: float = 0.4,
+    class_weights: Sequence[float] | None = None,
+    component_power: float | None = None,
 ) -> Compose:
-    """A prepared volume to a training patch: crop, flips, brightness, noise, in the reference's order."""
+    """A prepared volume to a training patch: crop, flips, brightness, noise, in the reference's order.
+
+    The crop's probability, weights and power are :class:`RandBalancedCrop`'s.
+    """
+    crop = (boxes_key, foreground_probability, class_weights, component_power)
     return Compose(
         [
-            *training_patch(recipe, image_key, label_key, boxes_key, foreground_probability),
+            *training_patch(recipe, image_key, label_key, *crop),
             # Multiplies by 1.7–2.3: the factor is drawn from the intended range but added to 1. It looks like
             # a slip upstream, and is kept for parity.
             RandScaleIntensityd(image_key, factors=(0.7, 1.3), prob=0.1),

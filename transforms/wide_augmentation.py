@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from monai.transforms import (
     Compose,
@@ -24,6 +25,8 @@ def wide_augmentation(
     label_key: str = "label",
     boxes_key: str | None = None,
     foreground_probability: float = 0.4,
+    class_weights: Sequence[float] | None = None,
+    component_power: float | None = None,
 ) -> Compose:
     """A prepared volume to a training patch, in place of :func:`~.recipes.augmentation`: where few cases are seen
     often, they are turned, stretched, blurred, and their contrast is changed.
@@ -35,10 +38,11 @@ def wide_augmentation(
     turned and its border repeated where nothing was cut.
     """
     both = (image_key, label_key)
+    crop = (boxes_key, foreground_probability, class_weights, component_power)
     turn = (math.radians(15),) * 3
     return Compose(
         [
-            *training_patch(recipe, image_key, label_key, boxes_key, foreground_probability),
+            *training_patch(recipe, image_key, label_key, *crop),
             RandAffined(
                 both,
                 prob=0.5,

@@ -1,0 +1,70 @@
+"""Augmentation for training to the best accuracy, where the reference's recipe is not the aim."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from monai.transforms import (
+    Compose,
+    RandAdjustContrastd,
+    RandAffined,
+    RandGaussianNoised,
+    RandGaussianSmoothd,
+    RandScaleIntensityFixedMeand,
+    RandShiftIntensityd,
+    RandSimulateLowResolutiond,
+)
+
+from .recipes import Recipe, training_patch
+
+#: What is cut around a patch on each side, as a part of its size, so that turning it brings in what was really there.
+MARGIN = 1 / 8
+
+
+def strong_augmentation(
+    recipe: Recipe,
+    image_key: str = "image",
+    label_key: str = "label",
+    boxes_key: str | None = None,
+    foreground_probability: float = 0.4,
+    class_weights: Sequence[float] | None = None,
+    component_power: float | None = None,
+) -> Compose:
+    """A prepared volume to a training patch, in place of :func:`~.recipes.augmentation`.
+
+    The same balanced crop and flips, but an eighth of the patch more on each side, which is used up by what comes next.
+    Then, each with its own probability: rotation about all axes by U(-20°, 20°) and scale U(0.75, 1.3) an axis (0.5);
+    blur of σ ~ U(0.5, 1) voxels (0.15); a grid up to twice as coarse and back (0.15); contrast, which is the
+    distance from the patch's mean, × U(0.7, 1.3) (0.3); brightness + U(-0.3, 0.3) standard deviations (0.3);
+    gamma U(0.7, 1.5) (0.3), and on the inverted patch (0.1), mean and spread kept; noise of σ ~ U(0, 0.2) (0.2).
+
+    Beyond the margin, and beyond the volume, the border is repeated. A patch of 64×80×80 takes about 25 ms on a core.
+
+    Source: the kinds, and about the numbers, of nnU-Net, Isensee et al., https://arxiv.org/abs/1809.10486.
+    """
+    both = (image_key, label_key)
+    margin = tuple(int(n * MARGIN) for n in recipe.roi_size)
+    crop = (boxes_key, foreground_probability, class_weights, component_power, margin)
+    sigma = (0.5, 1.0)
+    return Compose(
+        [
+            *training_patch(recipe, image_key, label_key, *crop),
+            RandAffined(
+                both,
+                spatial_size=recipe.roi_size,
+                prob=0.5,
+                rotate_range=(math.radians(20),) * 3,
+                scale_range=((-0.25, 0.3),) * 3,
+                mode=("bilinear", "nearest"),
+                padding_mode="border",
+            ),
+            RandGaussianSmoothd(image_key, sigma, sigma, sigma, prob=0.15),
+            RandSimulateLowResolutiond(image_key, prob=0.15, zoom_range=(0.5, 1.0)),
+            RandScaleIntensityFixedMeand(image_key, factors=0.3, prob=0.3),
+            RandShiftIntensityd(image_key, offsets=0.3, prob=0.3),
+            RandAdjustContrastd(image_key, prob=0.3, gamma=(0.7, 1.5), retain_stats=True),
+            RandAdjustContrastd(image_key, prob=0.1, gamma=(0.7, 1.5), invert_image=True, retain_stats=True),
+            RandGaussianNoised(image_key, prob=0.2, mean=0.0, std=0.2, sample_std=True),
+        ]
+    )
