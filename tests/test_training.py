@@ -14,6 +14,7 @@ from monai.inferers import SimpleInferer
 from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline.device import resolve
 from kits_unet3d.pipeline.training import (
+    Clock,
     LearningRate,
     NotFiniteError,
     RunState,
@@ -198,10 +199,10 @@ def test_a_score_at_the_target_or_below_1e_6_ends_the_run(score, ends):
 
 
 def test_time_that_is_up_ends_the_run_after_its_epoch():
-    run = trainer(epochs=100, handlers=[StopAfter(0.0)])
+    run = trainer(epochs=100, handlers=[StopAfter(Clock(0.0))])
     run.run()
     assert run.state.epoch == 1
-    forever = trainer(epochs=3, handlers=[StopAfter(None)])
+    forever = trainer(epochs=3, handlers=[StopAfter(Clock())])
     forever.run()
     assert forever.state.epoch == 3
 

@@ -2,6 +2,7 @@
 
 from .cases import RawCase, read_case
 from .datasets import find_cases
+from .folds import evaluation_list, folds_of, training_list
 from .index import Index, default_folder, require_data
 from .preparation import prepare_case, prepare_dataset
 from .prepared import OpenPreparedd
@@ -19,11 +20,14 @@ __all__ = [
     "SyntheticIndex",
     "Verdict",
     "default_folder",
+    "evaluation_list",
     "find_cases",
+    "folds_of",
     "leave_ctrl_c_to_the_trainer",
     "prepare_case",
     "prepare_dataset",
     "read_case",
     "require_data",
+    "training_list",
     "verify",
 ]

@@ -3,10 +3,12 @@
 from ..compilation import compiled
 from .averaging import WeightAverage
 from .checkpoint import Checkpoints, Resume
+from .clock import Clock
 from .freed_memory import keep_freed_memory
 from .handlers import Evaluation, LearningRate, Progress, StopAfter, StopAtTarget
 from .interruption import Interruption
 from .lamb import Lamb
+from .losses import DeepSupervision, RegionLoss
 from .mlperf_log import MLPerfLog, MLPerfRun
 from .recomputation import recomputed
 from .run_state import RunState
@@ -17,6 +19,8 @@ from .throughput import Throughput
 
 __all__ = [
     "Checkpoints",
+    "Clock",
+    "DeepSupervision",
     "Evaluation",
     "Interruption",
     "Lamb",
@@ -25,6 +29,7 @@ __all__ = [
     "MLPerfRun",
     "NotFiniteError",
     "Progress",
+    "RegionLoss",
     "Resume",
     "RunState",
     "Schedule",

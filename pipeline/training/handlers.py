@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 
 import torch
 from ignite.engine import Engine, Events
@@ -11,7 +10,7 @@ from ignite.handlers import ProgressBar
 from monai.engines import Evaluator
 from monai.handlers import from_engine
 
-from .. import distributed
+from .clock import Clock
 from .run_state import RunState
 from .schedule import Schedule
 
@@ -19,17 +18,31 @@ logger = logging.getLogger("kits_unet3d.training")
 
 
 class LearningRate:
-    """Sets the optimiser's rate at the start of each epoch; nothing but the epoch decides it."""
+    """Sets the optimiser's rate at the start of each epoch, which alone decides it; or, by a clock, of each iteration.
 
-    def __init__(self, optimizer: torch.optim.Optimizer, schedule: Schedule) -> None:
-        self.optimizer, self.schedule = optimizer, schedule
+    Args:
+        optimizer: whose rate is set.
+        schedule: says which.
+        clock: by whose share of the time the schedule's polynomial falls; None for by epochs.
+
+    Raises:
+        ValueError: if the rate shall fall by time and there is no polynomial, or no limit of the time.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, schedule: Schedule, clock: Clock | None = None) -> None:
+        if clock is not None and (schedule.poly_power is None or not clock.minutes):
+            raise ValueError(
+                f"rate_by_time needs poly_power and max_minutes above 0, got {schedule.poly_power} and {clock.minutes}"
+            )
+        self.optimizer, self.schedule, self.clock = optimizer, schedule, clock
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.EPOCH_STARTED, self)
+        engine.add_event_handler(Events.EPOCH_STARTED if self.clock is None else Events.ITERATION_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
+        rate = self.schedule.rate(engine.state.epoch, None if self.clock is None else self.clock.share)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule.rate(engine.state.epoch)
+            group["lr"] = rate
 
 
 class Evaluation:
@@ -87,26 +100,23 @@ class StopAtTarget:
 
 
 class StopAfter:
-    """Ends the training after so many minutes, at the end of an epoch, with a last evaluation.
+    """Ends the training when its clock's time is up, at the end of an epoch, with a last evaluation.
 
     Args:
-        minutes: of wall-clock time; None for no limit.
+        clock: counts wall-clock time, evaluations included, over all starts of the run.
         evaluator: run once more when time is up.
     """
 
-    def __init__(self, minutes: float | None, evaluator: Evaluator | None = None) -> None:
-        self.minutes, self.evaluator, self.started = minutes, evaluator, 0.0
+    def __init__(self, clock: Clock, evaluator: Evaluator | None = None) -> None:
+        self.clock, self.evaluator = clock, evaluator
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.STARTED, lambda: self.clock.start())
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
-    def _start(self) -> None:
-        self.started = time.monotonic()
-
     def __call__(self, engine: Engine) -> None:
-        if self.minutes is not None and distributed.any_of(time.monotonic() - self.started >= 60 * self.minutes):
-            logger.info("stopping after %g minutes, in epoch %d", self.minutes, engine.state.epoch)
+        if self.clock.up:
+            logger.info("stopping after %g minutes, in epoch %d", self.clock.minutes, engine.state.epoch)
             if self.evaluator is not None and self.evaluator.state.epoch != engine.state.epoch:
                 self.evaluator.run(engine.state.epoch)
             engine.terminate()

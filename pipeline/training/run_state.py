@@ -20,6 +20,7 @@ from ..data.sampling import CaseSampler
 from ..device import Accelerator
 from ..model import describe_network
 from .averaging import WeightAverage
+from .clock import Clock
 from .step import TrainStep
 
 #: Of an optimiser's group: what changes while it works, and is no setting.
@@ -40,6 +41,7 @@ class RunState:
         accelerator: described in the file; gives its random state.
         settings: what decides the result beside network, recipe and optimiser: plain values, and components (loss,
             augmentation) as they were made, before their first use.
+        clock: of the run, whose time is kept; None for one that nobody asks.
 
     Attributes:
         best: the best score so far, None before the first evaluation.
@@ -56,7 +58,9 @@ class RunState:
         recipe: Recipe,
         accelerator: Accelerator,
         settings: Mapping[str, Any],
+        clock: Clock | None = None,
     ) -> None:
+        self.clock = clock or Clock()
         self.average, self.optimizer, self.step, self.sampler = average, optimizer, step, sampler
         self.factory, self.recipe, self.accelerator = factory, recipe, accelerator
         self.settings = _described(settings)
@@ -101,6 +105,7 @@ class RunState:
             "iteration": engine.state.iteration,
             "best": self.best,
             "evaluated": self.evaluated,
+            "seconds": self.clock.seconds,
         }
 
     def restore(self, content: Mapping[str, Any], engine: Engine) -> None:
@@ -109,6 +114,7 @@ class RunState:
         self.optimizer.load_state_dict(content["optimizer"])
         self.step.scaler.load_state_dict(content["scaler"])
         self.best, self.evaluated = content["best"], content["evaluated"]
+        self.clock.before = content.get("seconds", 0.0)
         length = engine.state.epoch_length
         engine.state.iteration = content["iteration"]
         engine.state.epoch = content["iteration"] // length  # ignite counts it up when it enters the epoch

@@ -33,6 +33,8 @@ class Schedule:
         initial_rate: where warm-up starts.
         decay_epochs: after each of these the rate is multiplied by ``decay_factor``.
         decay_factor: see there.
+        poly_power: after warm-up the rate falls as (1 − share)^power, where the share runs from 0 in the first epoch
+            to nearly 1 in the last; nnU-Net's is 0.9. None for the reference's steps.
     """
 
     epochs: int
@@ -43,6 +45,7 @@ class Schedule:
     initial_rate: float = 1e-4
     decay_epochs: Sequence[int] = ()
     decay_factor: float = 1.0
+    poly_power: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "first_evaluation", "evaluate_every"):
@@ -53,14 +56,28 @@ class Schedule:
                 f"learning_rate must be positive and warmup_epochs not negative, "
                 f"got {self.learning_rate}, {self.warmup_epochs}"
             )
+        if self.poly_power is not None and (self.poly_power <= 0 or len(self.decay_epochs)):
+            raise ValueError(
+                "poly_power must be positive, and takes the place of decay_epochs, "
+                f"got {self.poly_power} and {list(self.decay_epochs)}"
+            )
 
-    def rate(self, epoch: int) -> float:
+    def rate(self, epoch: int, share: float | None = None) -> float:
         """Learning rate in ``epoch``.
 
         Warm-up comes first and decay after it: a decay epoch within warm-up takes effect when it ends.
+
+        Args:
+            epoch: from 1.
+            share: of the run that has passed, in [0, 1], where a polynomial is to fall by that; by epochs, and from
+                the end of warm-up, if not given.
         """
         if epoch <= self.warmup_epochs:
             return self.initial_rate + (self.learning_rate - self.initial_rate) * epoch / self.warmup_epochs
+        if self.poly_power is not None:
+            if share is None:
+                share = (epoch - 1 - self.warmup_epochs) / max(1, self.epochs - self.warmup_epochs)
+            return self.learning_rate * (1 - min(share, 1.0)) ** self.poly_power
         return self.learning_rate * self.decay_factor ** sum(epoch > start for start in self.decay_epochs)
 
     def evaluates(self, epoch: int) -> bool:

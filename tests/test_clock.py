@@ -1,0 +1,105 @@
+"""A rate that falls by a polynomial, over epochs and over time, and the time that a run keeps."""
+
+import time
+from functools import partial
+
+import pytest
+import torch
+from ignite.engine import Engine
+
+from kits_unet3d.networks import UNet3D
+from kits_unet3d.pipeline.data.sampling import CaseSampler, Seeds
+from kits_unet3d.pipeline.device import resolve
+from kits_unet3d.pipeline.training import (
+    Checkpoints,
+    Clock,
+    LearningRate,
+    Resume,
+    RunState,
+    Schedule,
+    StopAfter,
+    TrainStep,
+    WeightAverage,
+)
+from kits_unet3d.transforms import Recipe
+
+
+@pytest.fixture
+def now(monkeypatch):
+    """Seconds that pass when the test says so."""
+    passed = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: passed[0])
+    return passed
+
+
+def test_the_polynomial_begins_at_the_rate_after_warm_up_and_ends_near_zero():
+    schedule = Schedule(12, 1, 1, learning_rate=0.5, warmup_epochs=2, poly_power=0.9)
+    assert schedule.rate(2) == 0.5  # warm-up's end
+    assert schedule.rate(3) == 0.5  # share 0 of 10
+    assert schedule.rate(8) == pytest.approx(0.5 * 0.5**0.9)
+    assert schedule.rate(12) == pytest.approx(0.5 * 0.1**0.9)
+    assert [schedule.rate(e) for e in (3, 8)] == [schedule.rate(9, 0.0), schedule.rate(9, 0.5)]
+    assert schedule.rate(9, 1.0) == schedule.rate(9, 1.5) == 0
+
+
+@pytest.mark.parametrize("wrong", [{"poly_power": 0.0}, {"poly_power": 0.9, "decay_epochs": (3,)}])
+def test_a_polynomial_and_steps_exclude_each_other(wrong):
+    with pytest.raises(ValueError, match="poly_power must be positive, and takes the place of decay_epochs"):
+        Schedule(10, 1, 1, **wrong)
+
+
+def optimizer():
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 0.1)
+
+
+def test_by_time_the_rate_falls_at_each_iteration(now):
+    own, clock = optimizer(), Clock(1)
+    seen = []
+
+    def step(engine, batch):
+        seen.append(own.param_groups[0]["lr"])
+        now[0] += 15
+
+    run = Engine(step)
+    LearningRate(own, Schedule(9, 9, 9, 0.4, 0, poly_power=1.0), clock).attach(run)
+    StopAfter(clock).attach(run)
+    run.run(range(2), max_epochs=9)
+    assert seen == pytest.approx([0.4, 0.3, 0.2, 0.1]) and run.state.epoch == 2
+
+
+@pytest.mark.parametrize(("power", "minutes"), [(None, 10), (0.9, None), (0.9, 0)])
+def test_a_rate_by_time_needs_a_polynomial_and_a_time(power, minutes):
+    with pytest.raises(ValueError, match="rate_by_time needs poly_power and max_minutes"):
+        LearningRate(optimizer(), Schedule(9, 9, 9, poly_power=power), Clock(minutes))
+
+
+def test_a_share_without_a_limit_is_an_error_and_a_limit_is_not_negative():
+    with pytest.raises(ValueError, match="max_minutes above 0"):
+        _ = Clock().share
+    with pytest.raises(ValueError, match="must not be negative"):
+        Clock(-1)
+    assert not Clock().up
+
+
+def test_a_run_that_goes_on_has_only_the_rest_of_its_time(now, tmp_path):
+    cpu, factory = resolve("cpu"), partial(UNet3D, channels=[2, 4])
+
+    def started(clock, epochs, *before):
+        network = factory()
+        state = RunState(
+            WeightAverage(network), torch.optim.SGD(network.parameters(), 0.1), TrainStep(cpu),
+            CaseSampler(range(1), Seeds(1)), factory, Recipe(), cpu, {"batch_size": 1}, clock,
+        )  # fmt: skip
+        run = Engine(lambda engine, batch: now.__setitem__(0, now[0] + 60))
+        evaluator = Engine(lambda engine, batch: None)
+        handlers = [Resume(bool(before), tmp_path, state), Checkpoints(tmp_path, state, evaluator, "d", every=1)]
+        for handler in (*handlers, StopAfter(clock)):
+            handler.attach(run)
+        run.run(range(1), max_epochs=epochs)
+        return run
+
+    started(Clock(5), 2)
+    now[0] += 3600  # what passes between two starts does not count
+    clock = Clock(5)
+    assert started(clock, 100, "again").state.epoch == 5
+    assert clock.seconds == 300 and clock.share == 1.0 and clock.up
