@@ -23,8 +23,8 @@ from .errors import UsageError
 
 #: Each is a module of ``commands`` with HELP, EXAMPLE, ``add_arguments(parser)`` and ``run(arguments)``.
 COMMANDS = (
-    "download", "phantom", "prepare", "verify", "predict", "evaluate", "picture", "device", "benchmark", "export",
-    "unpack",
+    "download", "phantom", "prepare", "verify", "train", "folds", "predict", "evaluate", "picture", "device",
+    "benchmark", "export", "unpack",
 )  # fmt: skip
 
 

@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     masks.add_argument("--keep-kidneys", action="store_true", help="all but the largest part on each side of the body")
     masks.add_argument("--tumour-touches-kidney", action="store_true", help="tumour that touches no kidney")
     masks.add_argument("--min-tumour-mm3", type=float, default=0.0, metavar="MM3", help="parts of tumour below this")
+    masks.add_argument("--postprocessing", default=None, metavar="JSON", help="what `folds` chose, instead of these")
     reading = parser.add_argument_group("what a file does not say, or says wrongly")
     reading.add_argument("--series", default=None, help="DICOM series by number, UID or description, or all")
     reading.add_argument("--allow-gaps", action="store_true", help="fill in missing DICOM slices")
@@ -60,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> Outcome:
     from ..device import resolve
     from ..distributed import join, rank
+    from ..errors import UsageError
     from ..inference import PostProcessing, Predictor
     from ..inference.batch import PATIENCE, Batch, require_ready
     from ..inference.reading import ReadOptions, find_scans
@@ -74,6 +76,10 @@ def run(arguments: argparse.Namespace) -> Outcome:
         arguments.allow_gaps,
     )
     postprocessing = PostProcessing(arguments.keep_kidneys, arguments.tumour_touches_kidney, arguments.min_tumour_mm3)
+    if arguments.postprocessing is not None:
+        if postprocessing:
+            raise UsageError(f"{arguments.postprocessing} says what is taken out; leave out the other options for that")
+        postprocessing = PostProcessing.read(arguments.postprocessing)
     limit = memory_limit(arguments.max_memory)
     skipped: dict[str, str] = {}
     scans = find_scans(arguments.scan, options, skipped)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
@@ -38,6 +40,20 @@ class PostProcessing:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.min_tumour_mm3) and self.min_tumour_mm3 >= 0):
             raise UsageError(f"min_tumour_mm3 must be a number from 0, got {self.min_tumour_mm3}")
+
+    @classmethod
+    def read(cls, path: str | Path) -> PostProcessing:
+        """What a JSON file with some of the attributes says, such as `kits-unet3d folds` writes.
+
+        Raises:
+            UsageError: if it cannot be used.
+        """
+        try:
+            return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise UsageError(
+                f"{path}: no usable settings of post-processing ({error}); known are {[f.name for f in fields(cls)]}"
+            ) from error
 
     def __bool__(self) -> bool:
         """Whether anything is asked for."""

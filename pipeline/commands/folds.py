@@ -1,0 +1,67 @@
+"""``kits-unet3d folds``"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from . import Outcome
+
+HELP = "sum up a cross-validation, and choose the post-processing by the cases that were held out"
+EXAMPLE = "kits-unet3d folds path/to/fold_* --data-dir path/to/kits19/data --out path/to/choice"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", nargs="+", help="of `kits-unet3d train --fold`, one for each fold")
+    parser.add_argument("--data-dir", required=True, help="the raw cases that were prepared, as for `prepare`")
+    parser.add_argument("--out", required=True, help="folder for folds.json and postprocessing.json")
+    parser.add_argument("--device", default="auto", help="auto, cpu, or an accelerator's name")
+    precisions = ("auto", "fp32", "tf32", "bf16", "fp16")
+    parser.add_argument("--precision", choices=precisions, default="fp32", help="of the network")
+    engines = ("auto", "openvino", "compiled", "channels_last", "eager")
+    parser.add_argument("--engine", choices=engines, default="auto", help="what runs the network")
+
+
+def run(arguments: argparse.Namespace) -> Outcome:
+    from dataclasses import asdict
+
+    from ..crossvalidation import choose_postprocessing, out_of_fold_masks, read_results
+    from ..data import find_cases
+    from ..device import resolve
+    from ..evaluation import Scores
+    from ..files import write_json
+    from ..inference import PostProcessing
+
+    results = read_results(arguments.folder)
+    cases = {case.case_id: case for case in find_cases(arguments.data_dir)[1]}
+    accelerator = resolve(arguments.device, arguments.precision)
+    masks = {result.fold: out_of_fold_masks(result, cases, accelerator, arguments.engine) for result in results}
+    choice = choose_postprocessing({case: path for fold in masks.values() for case, path in fold.items()}, cases)
+    plain, chosen = choice.scores[PostProcessing()], choice.scores[choice.best]
+    by_fold = {
+        str(fold): {
+            name: Scores({case: scores.by_case[case] for case in held_out}).mean
+            for name, scores in (("as_predicted", plain), ("post_processed", chosen))
+        }
+        for fold, held_out in masks.items()
+    }
+    summary: dict[str, Any] = {
+        "folds": results[0].folds,
+        "by_fold": by_fold,
+        "as_predicted": plain.as_dict(),
+        "post_processed": chosen.as_dict(),
+        "postprocessing": asdict(choice.best),
+        "tried": [{**asdict(candidate), "mean_dice": mean} for candidate, mean in choice.means.items()],
+    }
+    out = Path(arguments.out)
+    write_json(out / "folds.json", summary)
+    write_json(out / "postprocessing.json", asdict(choice.best))
+    for fold, means in by_fold.items():
+        print(_row(f"fold {fold}", means["as_predicted"]))
+    print(_row("all", plain.mean), _row("post-processed", chosen.mean), out / "postprocessing.json", sep="\n")
+    return Outcome(summary)
+
+
+def _row(name: str, means: dict[str, float | None]) -> str:
+    return f"{name:<15}" + "  ".join(f"{key} {value:.4f}" for key, value in means.items() if value is not None)

@@ -1,0 +1,105 @@
+"""``kits-unet3d train``"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+from pathlib import Path
+from typing import Any
+
+from . import Outcome
+
+HELP = "run the bundle's training, on all training cases or on those outside one fold"
+EXAMPLE = "kits-unet3d train --fold 0 --dataset-dir path/to/prepared --out path/to/fold_0"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", required=True, help="folder for models, curves and result.json")
+    parser.add_argument(
+        "--config", nargs="+", default=["bundle/configs/train.json"], help="the bundle's train.json, and overlays on it"
+    )
+    parser.add_argument("--dataset-dir", default=None, help="folder of the prepared cases; the configuration's own")
+    parser.add_argument("--fold", type=int, default=None, help="held out, from 0: evaluated, and not trained on")
+    parser.add_argument("--folds", type=int, default=None, help="how many there are; the configuration's own")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="other keys of the configuration, such as epochs=100"
+    )
+
+
+def run(arguments: argparse.Namespace) -> Outcome:
+    from monai.bundle import ConfigWorkflow
+
+    from ..crossvalidation import FoldResult
+    from ..data import Index, folds_of
+    from ..distributed import gather, rank
+    from ..evaluation import CaseScores
+
+    overrides = parse_settings(arguments.set)
+    require_known(arguments.config, overrides)
+    folder = Path(arguments.out)
+    overrides |= {"ckpt_dir": str(folder / "models"), "output_dir": str(folder / "eval"), "resume": arguments.resume}
+    for name in ("dataset_dir", "fold", "folds"):
+        if getattr(arguments, name) is not None:
+            overrides[name] = getattr(arguments, name)
+    workflow = ConfigWorkflow(list(arguments.config), logging_file=False, workflow_type="train", **overrides)
+    parser = workflow.parser
+    fold, folds = parser.get_parsed_content("fold"), parser.get_parsed_content("folds")
+    if fold is not None:  # told in a sentence here, where the configuration would tell it in a traceback
+        require_fold(fold, folds)
+        folds_of(Index.read(parser.get_parsed_content("dataset_dir")).cases, folds)
+    workflow.initialize()
+    workflow.run()
+    scores: CaseScores = parser.get_parsed_content("validate#key_metric#mean_dice")
+    trained, evaluated = (
+        [case["case_id"] for case in parser.get_parsed_content(f"{part}#dataset#data")]
+        for part in ("train", "validate")
+    )
+    shares = gather(evaluated)  # the evaluation's cases are shared out, those of training are not
+    result = FoldResult(
+        folder, fold, folds, sorted(trained), sorted(case for share in shares for case in share), scores.table.as_dict()
+    )
+    if rank() == 0:
+        result.write()
+    workflow.finalize()
+    mean = result.scores["mean"]
+    print("  ".join(f"{name} {value:.5f}" for name, value in mean.items() if value is not None))
+    return Outcome({"out": str(folder), "fold": fold, "folds": folds, "mean": mean})
+
+
+def parse_settings(given: list[str]) -> dict[str, Any]:
+    """``["epochs=100", "channels=[8,16]"]`` as keys and values; what is no Python value is a text."""
+    from ..errors import UsageError
+
+    settings: dict[str, Any] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise UsageError(f"--set {text!r}: must be KEY=VALUE, such as epochs=100")
+        try:
+            settings[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            settings[key] = {"true": True, "false": False, "null": None}.get(value, value)
+    return settings
+
+
+def require_known(configs: list[str], overrides: dict[str, Any]) -> None:
+    """Raises a UsageError if a configuration cannot be read, or something has a key that nothing reads."""
+    from ..configuration import unknown_key, unread_key
+    from ..errors import UsageError
+
+    try:
+        contents = [json.loads(Path(config).read_text(encoding="utf-8")) for config in configs]
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{', '.join(configs)}: no usable configuration ({error})") from error
+    if found := unread_key(contents, overrides):
+        raise UsageError(unknown_key(*found))
+
+
+def require_fold(fold: Any, folds: Any) -> None:
+    """Raises a UsageError unless ``fold`` is one of ``folds``."""
+    from ..errors import UsageError
+
+    if not (isinstance(fold, int) and isinstance(folds, int) and 0 <= fold < folds):
+        raise UsageError(f"--fold must be 0 to {folds} - 1, got {fold}")

@@ -1,0 +1,78 @@
+"""Which post-processing serves: decided on masks of cases that their networks have not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from ..data import RawCase
+from ..errors import CaseError
+from ..evaluation import Scores, kits19_scores
+from ..inference import PostProcessing
+from ..inference.scan import read_scan, same_grid
+
+#: What is tried, from taking nothing out to taking out the most; sizes in mm³ (500 is a ball of 1 cm).
+CANDIDATES = tuple(
+    PostProcessing(keep, touch, least)
+    for least, touch, keep in product((0.0, 50.0, 200.0, 500.0), (False, True), (False, True))
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was tried, and the best of it.
+
+    Attributes:
+        scores: kidney and tumour Dice by case of each candidate, in their order.
+    """
+
+    scores: Mapping[PostProcessing, Scores]
+
+    @property
+    def means(self) -> dict[PostProcessing, float]:
+        """The mean of kidney and tumour Dice over all cases, by candidate."""
+        return {
+            candidate: float(np.mean([value for value in scores.mean.values() if value is not None]))
+            for candidate, scores in self.scores.items()
+        }
+
+    @property
+    def best(self) -> PostProcessing:
+        """The candidate of the highest mean; of equal ones the first, which takes out the least."""
+        means = self.means
+        return max(means, key=lambda candidate: means[candidate])
+
+
+def choose_postprocessing(
+    masks: Mapping[str, Path], cases: Mapping[str, RawCase], candidates: Sequence[PostProcessing] = CANDIDATES
+) -> Choice:
+    """Scores each candidate on each mask against that case's truth, on the scan's own grid.
+
+    Args:
+        masks: by case.
+        cases: with scan and truth, by case.
+        candidates: at least one.
+
+    Raises:
+        CaseError: if a mask lies on another grid than its scan and truth, or one of them cannot be read.
+    """
+    scores = {candidate: Scores() for candidate in candidates}
+    for case_id, path in masks.items():
+        for candidate, values in _tried(path, cases[case_id], candidates):
+            scores[candidate].by_case[case_id] = values
+    return Choice(scores)
+
+
+def _tried(
+    path: Path, case: RawCase, candidates: Sequence[PostProcessing]
+) -> Iterable[tuple[PostProcessing, dict[str, float | None]]]:
+    mask, scan, truth = read_scan(path), read_scan(case.image), read_scan(case.label)
+    if not (same_grid(mask, scan) and same_grid(mask, truth)):
+        raise CaseError(f"{path}: lies on another grid than {case.image} or {case.label}; predict that scan again")
+    labels = mask.voxels.astype(np.uint8)
+    for candidate in candidates:
+        yield candidate, kits19_scores(candidate(labels, scan), truth.voxels)

@@ -1,0 +1,136 @@
+"""Cross-validation: who is in which fold, what the trainings leave, and which post-processing they speak for."""
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from kits_unet3d.pipeline.cli import main
+from kits_unet3d.pipeline.crossvalidation import FoldResult, choose_postprocessing, read_results
+from kits_unet3d.pipeline.data import Index, RawCase, evaluation_list, folds_of, training_list
+from kits_unet3d.pipeline.errors import UsageError
+from kits_unet3d.pipeline.inference import PostProcessing
+from kits_unet3d.transforms import Recipe
+
+
+def index(labels, evaluation=()):
+    """An index whose training cases have label maps of these names."""
+    cases = {
+        case_id: {"split": "training", "boxes": {}, "source_sha256": {"image": case_id, "label": label}}
+        for case_id, label in labels.items()
+    }
+    cases |= {case_id: {"split": "evaluation", "boxes": {}} for case_id in evaluation}
+    return Index(Path("data"), "test", Recipe(), cases)
+
+
+SEVEN = {f"case_{n:05d}": str(n % 10_000) for n in (1, 2, 3, 4, 10_001, 20_001, 10_003)}
+
+
+def test_bodies_of_one_label_map_stay_in_one_fold_and_groups_are_dealt_out_in_turn():
+    of = folds_of(index(SEVEN).cases, 3)
+    assert {n: of[f"case_{n:05d}"] for n in (1, 10_001, 20_001, 2, 3, 10_003, 4)} == {
+        1: 0, 10_001: 0, 20_001: 0, 2: 1, 3: 2, 10_003: 2, 4: 0
+    }  # fmt: skip
+    assert folds_of(dict(reversed(index(SEVEN).cases.items())), 3) == of  # the order of the index says nothing
+
+
+def test_each_training_case_is_held_out_once_and_no_evaluation_case_is_ever_seen():
+    whole = index(SEVEN, evaluation=["case_00000", "case_00005"])
+    held_out = []
+    for fold in range(3):
+        trained, evaluated = (
+            [case["case_id"] for case in cases(whole, fold, 3)] for cases in (training_list, evaluation_list)
+        )
+        assert sorted(trained + evaluated) == sorted(SEVEN)
+        held_out += evaluated
+    assert sorted(held_out) == sorted(SEVEN)
+    assert [case["case_id"] for case in training_list(whole)] == sorted(SEVEN)
+    assert [case["case_id"] for case in evaluation_list(whole)] == ["case_00000", "case_00005"]
+
+
+@pytest.mark.parametrize(("fold", "folds", "match"), [(3, 3, "0 to 2"), (-1, 3, "0 to 2"), (0, 1, "at least 2"),
+                                                      (0, 5, "4 training label")])  # fmt: skip
+def test_a_fold_that_there_is_not_is_refused(fold, folds, match):
+    with pytest.raises(UsageError, match=match):
+        training_list(index(SEVEN), fold, folds)
+
+
+def test_an_index_that_cannot_be_used_has_no_cases_in_any_fold():
+    assert training_list(Index.or_empty("nowhere"), 0, 5) == evaluation_list(Index.or_empty("nowhere"), 0, 5) == []
+
+
+def result(folder, fold=0, folds=2, trained=("b",), held_out=("a",)):
+    made = FoldResult(folder, fold, folds, list(trained), list(held_out))
+    made.write()
+    return folder
+
+
+def test_results_are_read_in_order_of_folds_wherever_they_lie(tmp_path):
+    second = result(tmp_path / "x", 1, trained=["a"], held_out=["b"])
+    first = result(tmp_path / "y", 0)
+    assert [one.folder for one in read_results([second, first])] == [first, second]
+    (tmp_path / "y").rename(tmp_path / "z")
+    assert read_results([tmp_path / "z"])[0].checkpoint == tmp_path / "z" / "models" / "model.pt"
+
+
+@pytest.mark.parametrize(
+    ("other", "match"),
+    [
+        ({"fold": None}, "was trained on all cases"),
+        ({"folds": 3}, "name the trainings of one cross-validation"),
+        ({}, "a was held out in .* too"),
+        ({"fold": 1, "held_out": ["b"]}, "b was both trained on and held out"),
+    ],
+)
+def test_results_that_do_not_belong_together_are_refused(tmp_path, other, match):
+    folders = [result(tmp_path / "one"), result(tmp_path / "two", **other)]
+    with pytest.raises(UsageError, match=match):
+        read_results(folders)
+
+
+def test_a_folder_without_a_finished_training_is_named(tmp_path):
+    with pytest.raises(UsageError, match="no finished training"):
+        read_results([tmp_path])
+    (tmp_path / "result.json").write_text('{"fold": 0}')
+    with pytest.raises(UsageError, match="not usable"):
+        read_results([tmp_path])
+
+
+@pytest.fixture
+def scored(tmp_path):
+    """A case of 40×40×20 voxels of 2 mm with a kidney and a tumour of 8 voxels (64 mm³) in it, and a predicted mask
+    that has both and a speck of tumour of one voxel (8 mm³) far away."""
+    truth = np.zeros((40, 40, 20), np.uint8)
+    truth[5:15, 5:15, 5:15] = 1
+    truth[7:9, 7:9, 7:9] = 2
+    predicted = truth.copy()
+    predicted[30, 30, 10] = 2
+    arrays = {"scan": np.where(truth > 0, 100, 0).astype(np.int16), "truth": truth, "predicted": predicted}
+    for name, array in arrays.items():
+        nib.save(nib.Nifti1Image(array, np.diag([2.0, 2.0, 2.0, 1.0])), tmp_path / f"{name}.nii.gz")
+    return tmp_path / "predicted.nii.gz", RawCase("a", tmp_path / "scan.nii.gz", tmp_path / "truth.nii.gz", "training")
+
+
+def test_the_setting_of_the_best_mean_is_chosen_and_of_equal_ones_the_mildest(scored):
+    mask, case = scored
+    candidates = [PostProcessing(), PostProcessing(min_tumour_mm3=20), PostProcessing(min_tumour_mm3=60),
+                  PostProcessing(min_tumour_mm3=100)]  # fmt: skip
+    choice = choose_postprocessing({"a": mask}, {"a": case}, candidates)
+    # As predicted 1000 of kidney ∪ tumour and 8 of tumour, and one too many of each. At 100 mm³ no tumour is left.
+    assert list(choice.means.values()) == pytest.approx([(2000 / 2001 + 16 / 17) / 2, 1, 1, 1 / 2])
+    assert choice.best == candidates[1]
+    assert choose_postprocessing({"a": case.label}, {"a": case}).best == PostProcessing()
+
+
+def test_what_was_chosen_is_read_by_predict_and_nothing_else_with_it(tmp_path, predict, capsys):
+    chosen = tmp_path / "chosen.json"
+    chosen.write_text(json.dumps({"keep_kidneys": False, "tumour_touches_kidney": True, "min_tumour_mm3": 50.0}))
+    assert PostProcessing.read(chosen) == PostProcessing(tumour_touches_kidney=True, min_tumour_mm3=50.0)
+    both = ["predict", "x.nii.gz", "-o", str(tmp_path / "o"), "--postprocessing", str(chosen), "--keep-kidneys"]
+    assert main(both) == 2 and "leave out the other options" in capsys.readouterr().err
+    for content in ("{", '{"least": 3}', "[1]", '{"min_tumour_mm3": -1}'):
+        chosen.write_text(content)
+        with pytest.raises(UsageError):
+            PostProcessing.read(chosen)
