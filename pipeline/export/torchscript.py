@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +15,8 @@ from monai.data.torchscript_utils import save_net_with_metadata
 from ..files import whole_file
 from .agreement import require_agreement
 from .description import Description
+
+logger = logging.getLogger("kits_unet3d.export")
 
 
 def export_torchscript(described: Description, path: str | Path) -> Path:
@@ -30,7 +34,7 @@ def export_torchscript(described: Description, path: str | Path) -> Path:
         # The archive inside bears the name it was saved under, and readers look for its content by that name.
         named = Path(folder) / path.name
         save_net_with_metadata(
-            torch.jit.script(network),
+            _scripted(network, described.window),
             str(named),
             include_config_vals=False,
             append_timestamp=False,
@@ -40,3 +44,14 @@ def export_torchscript(described: Description, path: str | Path) -> Path:
         require_agreement(network, torch.jit.load(named), described.window, path)
         os.replace(named, temporary)
     return path
+
+
+def _scripted(network: torch.nn.Module, window: Sequence[int]) -> torch.nn.Module:
+    """The network compiled, or where TorchScript does not know its Python, recorded on an empty window."""
+    try:
+        return torch.jit.script(network)  # type: ignore[no-any-return]
+    except Exception as error:  # its compiler has many types for what it does not know
+        reason = str(error).strip().splitlines()[0]
+        logger.info("recorded as it computes one window, since it cannot be scripted (%s)", reason)
+        with torch.no_grad():
+            return torch.jit.trace(network, torch.zeros(tuple(window)), check_trace=False)  # type: ignore[no-any-return]
