@@ -71,7 +71,7 @@ def place(tmp_path, raw_phantoms, prepared_phantoms, tiny_checkpoint) -> Path:
     """A folder that looks like the repository with a reader's files in it."""
     folder = tmp_path / "reader"
     shutil.copytree(ROOT / "bundle", folder / "bundle", ignore=shutil.ignore_patterns("*.pt", "eval"))
-    for name in ("train", "demo"):
+    for name in ("train", "demo", "best_cpu"):
         config = folder / "bundle" / "configs" / f"{name}.json"
         known = json.loads((ROOT / "bundle" / "configs" / "train.json").read_text())
         content = json.loads(config.read_text()) if name == "train" else {}

@@ -99,14 +99,15 @@ def test_every_top_level_key_of_a_configuration_is_read():
         "imports", "bundle_root", "initialize", "run", "training", "inferring", "evaluating", "benchmarking",
         "device", "network_def", "dataset_dir",
     }  # fmt: skip
-    onto_training = ("demo", "multi_device", "adam", "lamb", "benchmark", "evaluate", "images")
-    overlays = {f"{name}.json": "train.json" for name in onto_training}
+    onto_training = ("demo", "multi_device", "adam", "lamb", "benchmark", "evaluate", "images", "best")
+    overlays = {f"{name}.json": ("train.json",) for name in onto_training}
+    overlays |= {f"{name}.json": ("train.json", "best.json") for name in ("best_small_card", "best_cpu")}
     for path in sorted(folder.glob("*.json")):
         if path.name == "metadata.json":
             continue
         keys = {re.split("#|::", key.lstrip("+"))[0] for key in json.loads(path.read_text())}
-        base = folder / overlays.get(path.name, path.name)
-        text = path.read_text() + base.read_text()
+        below = overlays.get(path.name, ())
+        text = "".join((folder / name).read_text() for name in (path.name, *below))
         unread = {key for key in keys - read_by_monai if not re.search(rf"[@%]{key}\b", text)}
         unread -= {"train", "validate", "evaluator"}  # whose entries the next test looks at
         assert not unread, f"{path.name}: {unread}"

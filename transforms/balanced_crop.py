@@ -171,7 +171,8 @@ class RandBalancedCrop(Randomizable, Transform):
         start = [first - more for first, more in zip(self.start, margin, strict=True)]
         stop = [first + roi + 2 * more for first, roi, more in zip(start, self.roi_size, margin, strict=True)]
         inside = [slice(max(a, 0), min(b, size)) for a, b, size in zip(start, stop, img.shape[1:], strict=True)]
-        patch = img[(slice(None), *inside)]
+        window = (slice(None), *inside)
+        patch = img[window]
         for axis, (a, b, found) in enumerate(zip(start, stop, inside, strict=True), start=1):
             if b - a > found.stop - found.start:
                 repeated = np.clip(np.arange(a, b), found.start, found.stop - 1) - found.start

@@ -71,6 +71,8 @@ def describe(checkpoint: str | Path, bundle: str | Path = "bundle") -> Descripti
     configs["inference"]["network_factory"] = {**network, "_mode_": "callable"}
     known = {**recipe, **network}
     configs["train"].update({name: known[name] for name in configs["train"].keys() & known.keys()})
+    if configs["train"]["network_factory"]["_target_"] != network["_target_"]:  # else its arguments are keys, set above
+        configs["train"]["network_factory"] = {**network, "_mode_": "callable"}
     configs["metadata"]["eval_metrics"] = scores
     tensors = configs["metadata"]["network_data_format"]
     image, pred = tensors["inputs"]["image"], tensors["outputs"]["pred"]

@@ -45,7 +45,8 @@ class DeepSupervision(nn.Module):
         losses, weights = [], []
         for level, head in enumerate(logits.unbind(1)):
             step = 2**level
-            seen = (..., *[slice(step // 2, None, step)] * 3)
+            along = slice(step // 2, None, step)
+            seen = (..., along, along, along)
             losses.append(self.loss(head[seen], label[seen]))
             weights.append(1 / step)
         return sum(w * one for w, one in zip(weights, losses, strict=True)) / sum(weights)
