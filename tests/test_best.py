@@ -1,5 +1,6 @@
 """The recipe beyond the reference's: its overlays, its network through all that reads a checkpoint, and a whole run."""
 
+import copy
 import json
 import logging
 from functools import partial
@@ -16,6 +17,7 @@ from kits_unet3d.pipeline.device import resolve
 from kits_unet3d.pipeline.export import describe
 from kits_unet3d.pipeline.inference.engines import MissingEngineError, make_engine
 from kits_unet3d.pipeline.model import describe_network, read_model
+from kits_unet3d.pipeline.training import recomputed
 
 CONFIGS = ROOT / "bundle" / "configs"
 PRESETS = {"best": [], "best_small_card": ["best_small_card"], "best_cpu": ["best_cpu"]}
@@ -87,6 +89,19 @@ def test_the_loss_of_the_best_recipe_reaches_every_weight():
     loss(network.train()(image), label).backward()
     unreached = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert not unreached
+
+
+def test_activations_computed_again_give_the_networks_own_gradients():
+    made = parser()
+    made["channels"] = [2, 4, 4]
+    torch.manual_seed(0)
+    plain = made.get_parsed_content("network_factory")()
+    again = recomputed(copy.deepcopy(plain))
+    image = torch.rand(1, 1, 8, 8, 8)
+    for network in (plain, again):
+        network.train()(image).square().sum().backward()
+    for (name, p), q in zip(plain.named_parameters(), again.parameters(), strict=True):
+        assert torch.equal(p.grad, q.grad), name
 
 
 def test_a_checkpoint_gives_its_network_and_several_their_mean(checkpoints):

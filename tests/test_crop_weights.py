@@ -128,6 +128,11 @@ def test_strong_augmentation_gives_patches_of_the_size_asked_for_and_changes_no_
         assert set(np.unique(done["label"])) <= {0.0, 1.0, 2.0}
         sums.add(float(done["image"].sum()))
     assert len(sums) == 12
+    again = []
+    for chain_seed in (3, 3, 4):
+        chain.set_random_state(chain_seed)
+        again.append(float(chain(data)["image"].sum()))
+    assert again[0] == again[1] != again[2]
     assert all(np.array_equal(data[key], kept[key]) for key in data)
 
 
