@@ -16,7 +16,7 @@ from kits_unet3d.pipeline.data.sampling import CaseSampler, Seeds
 from kits_unet3d.pipeline.device import resolve
 from kits_unet3d.pipeline.training import Checkpoints, Resume, RunState, TrainStep, WeightAverage
 from kits_unet3d.pipeline.training.checkpoint import last_checkpoints
-from kits_unet3d.transforms import Recipe, augmentation
+from kits_unet3d.transforms import Recipe, augmentation, strong_augmentation, wide_augmentation
 
 
 class Run:
@@ -96,6 +96,14 @@ def test_every_number_of_the_augmentation_counts(tmp_path):
     run.trainer.state.epoch_length = 1
     (named,) = run.state.differences(content, run.trainer)
     assert named.startswith("augmentation::transforms::0::") and named.endswith("foreground_probability")
+
+
+@pytest.mark.parametrize("chain", [augmentation, wide_augmentation, strong_augmentation])
+def test_every_augmentation_is_described_by_data_that_need_no_code_to_be_read(tmp_path, chain):
+    run = Run(augmentation=chain(Recipe(roi_size=(8, 8, 8)), class_weights=[1.0, 2.0]))
+    run.trainer.state.epoch_length = 1
+    torch.save(run.state.settings, tmp_path / "settings.pt")
+    assert torch.load(tmp_path / "settings.pt", weights_only=True) == run.state.settings
 
 
 def test_what_was_drawn_meanwhile_is_no_difference(tmp_path):

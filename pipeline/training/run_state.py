@@ -152,6 +152,8 @@ def _on_cpu(value: Any) -> Any:
 
 def _described(part: Any) -> Any:
     """As plain data: of a component its class, its public attributes, and the components that it is made of."""
+    if isinstance(part, np.generic):  # numpy's float64 is a float, but not plain: a file with it would name code
+        return part.item()
     if part is None or isinstance(part, bool | int | float) or type(part) is str:
         return part
     if isinstance(part, Mapping):
