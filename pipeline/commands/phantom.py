@@ -26,6 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("D", "H", "W"),
         help="voxel size, else drawn",
     )
+    parser.add_argument(
+        "--contrast",
+        choices=("enhanced", "wide"),
+        default="enhanced",
+        help="enhanced: late arterial to portal venous, as in KiTS19; wide: none to late",
+    )
     parser.add_argument("--workers", type=int, default=1, help="cases at a time")
 
 
@@ -50,6 +56,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
             seed=arguments.seed,
             shape=arguments.shape,
             spacing_mm=arguments.spacing_mm,
+            contrast=arguments.contrast,
             workers=arguments.workers,
             progress=show,
         )

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ...errors import UsageError
 from ...files import whole_file, write_json
 from ..kits19 import known_cases
+from .patient import CONTRASTS
 from .phantom import make_phantom, phantom_around
 
 IMAGING, SEGMENTATION = "imaging.nii.gz", "segmentation.nii.gz"
@@ -38,6 +39,7 @@ class _Task:
     source: Path | None
     shape: tuple[int, ...] | None
     spacing_mm: tuple[float, ...] | None
+    contrast: str
 
 
 def write_dataset(
@@ -49,6 +51,7 @@ def write_dataset(
     seed: int = 0,
     shape: Sequence[int] | None = None,
     spacing_mm: Sequence[float] | None = None,
+    contrast: str = "enhanced",
     workers: int = 1,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> list[Path]:
@@ -61,7 +64,7 @@ def write_dataset(
     ``seed`` and its number alone, and its files on nothing else, byte by byte. A case that has both files is left
     as it is, so an interrupted run goes on where it stopped. ``progress(case name, cases done, cases in all)`` is
     called after each. ``out/dataset.json`` gives the split: KiTS19's own for its cases around real labels, else one
-    case in five for evaluation.
+    case in five for evaluation. ``contrast`` is ``"enhanced"``, or ``"wide"`` for any phase and uptake of the medium.
 
     Raises:
         UsageError: if there is nothing to make.
@@ -74,6 +77,8 @@ def write_dataset(
         raise UsageError(f"workers must be at least 1, got {workers}")
     if not 1 <= bodies <= 9 or (bodies > 1 and labels is None):
         raise UsageError(f"bodies must be 1 to 9, and 1 without labels, got {bodies}")
+    if contrast not in CONTRASTS:
+        raise UsageError(f"contrast must be one of {', '.join(CONTRASTS)}, got {contrast!r}")
     if labels is not None and (shape is not None or spacing_mm is not None):
         raise UsageError("shape and spacing_mm come from the label maps when labels is given")
     if labels is None:
@@ -93,10 +98,18 @@ def write_dataset(
             source,
             None if shape is None else tuple(shape),
             None if spacing_mm is None else tuple(spacing_mm),
+            contrast,
         )
         for name, source in sources
     ]
-    made = {"seed": seed, "around_labels": labels is not None, "shape": _plain(shape), "spacing_mm": _plain(spacing_mm)}
+    made: dict[str, Any] = {
+        "seed": seed,
+        "around_labels": labels is not None,
+        "shape": _plain(shape),
+        "spacing_mm": _plain(spacing_mm),
+    }
+    if contrast != "enhanced":
+        made["contrast"] = contrast
     _refuse_a_mixture(Path(out), made)
     _write_description(Path(out), made)
     for done, name in enumerate(_run(tasks, workers), 1):
@@ -169,13 +182,13 @@ def _write_case(task: _Task) -> str:
     if imaging.is_file() and segmentation.is_file():
         return task.folder.name
     if task.source is None:
-        phantom = make_phantom(task.seed, shape=task.shape, spacing_mm=task.spacing_mm)
+        phantom = make_phantom(task.seed, shape=task.shape, spacing_mm=task.spacing_mm, contrast=task.contrast)
         _save(segmentation, phantom.label, _header(phantom.affine))
         _save(imaging, phantom.voxels, _header(phantom.affine))
         return task.folder.name
     truth: Any = nib.load(task.source)
     try:
-        phantom = phantom_around(np.asanyarray(truth.dataobj), truth.affine, task.seed)
+        phantom = phantom_around(np.asanyarray(truth.dataobj), truth.affine, task.seed, contrast=task.contrast)
     except ValueError as error:
         raise UsageError(f"{task.source}: {error}") from error
     with whole_file(segmentation) as temporary:

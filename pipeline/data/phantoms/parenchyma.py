@@ -120,9 +120,10 @@ def _tumour_hu(
         rng.uniform(45, 105),
         rng.uniform(70, 120),
         rng.uniform(40, 90),
-        rng.uniform(125, 0.9 * tissue.cortex),
+        rng.uniform(125, max(0.9 * tissue.cortex, 125)),
     )[kind]
-    uneven = rng.uniform(10, 24)
+    mean += (tissue.uptake - 1) * (mean - 35)  # 35 HU without a contrast medium, and then nearly even
+    uneven = rng.uniform(10, 24) * (1 + 0.6 * (tissue.uptake - 1))
     hu = mean + uneven * (0.8 * fine + 0.9 * broad)
     if kind in (1, 3):
         core = inside(rng.uniform(0.3, 0.55) * radius + 0.22 * radius * broad - inner, 0.25 * radius)

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .shapes import Point
+
+#: What the contrast medium may be doing: late arterial to portal venous, as in KiTS19; or anything, even nothing.
+CONTRASTS = ("enhanced", "wide")
+#: HU without a contrast medium; fat, muscle and bone hardly take it up.
+_PLAIN = {
+    "liver": 58.0,
+    "spleen": 48.0,
+    "pancreas": 42.0,
+    "bowel_wall": 40.0,
+    "aorta": 42.0,
+    "vein": 42.0,
+    "cortex": 33.0,
+    "medulla": 33.0,
+}
 
 
 @dataclass(frozen=True)
@@ -36,21 +50,35 @@ class Attenuation:
     cortical_bone: float
     texture: float  # standard deviation of the soft tissues' own unevenness
     noise: float  # standard deviation of the scanner's noise
+    uptake: float = 1.0  # share of the contrast medium that tissues take up; tumours need it to follow
+    urine: float = 12.0
 
     @classmethod
-    def draw(cls, rng: np.random.Generator) -> Attenuation:
-        """Late arterial to portal venous: cortex and vessels fall together while the medulla catches up."""
-        phase = rng.uniform(0, 1)  # 0 late arterial, 1 portal venous
+    def draw(cls, rng: np.random.Generator, contrast: str = "enhanced") -> Attenuation:
+        """One patient.
+
+        ``"enhanced"``: phase ~ U(0, 1), late arterial to portal venous: cortex and vessels fall together while the
+        medulla catches up. ``"wide"``: phase ~ U(-0.5, 2), early arterial to late; one patient in four has had no
+        contrast medium, and the others took up U(0.3, 1.3) of it; in one of four of these it has reached the urine,
+        U(150, 600) HU.
+
+        Raises:
+            ValueError: if ``contrast`` is neither.
+        """
+        if contrast not in CONTRASTS:
+            raise ValueError(f"contrast must be one of {', '.join(CONTRASTS)}, got {contrast!r}")
+        phase = rng.uniform(0, 1) if contrast == "enhanced" else rng.uniform(-0.5, 2)
+        later = min(phase, 1.0)  # liver, spleen and veins gain no more after the portal venous phase
         cortex = rng.uniform(182, 222) - 22 * phase
-        return cls(
+        drawn = cls(
             fat=rng.uniform(-115, -90),
             muscle=rng.uniform(45, 65),
-            liver=rng.uniform(88, 105) + 20 * phase,
-            spleen=rng.uniform(105, 125) + 12 * phase,
+            liver=rng.uniform(88, 105) + 20 * later,
+            spleen=rng.uniform(105, 125) + 12 * later,
             pancreas=rng.uniform(80, 115),
             bowel_wall=rng.uniform(75, 120),
             aorta=rng.uniform(185, 230) - 45 * phase,
-            vein=rng.uniform(130, 160) + 20 * phase,
+            vein=rng.uniform(130, 160) + 20 * later,
             cortex=cortex,
             medulla=cortex - rng.uniform(45, 65) + 25 * phase,
             marrow=rng.uniform(140, 235),
@@ -58,6 +86,16 @@ class Attenuation:
             texture=rng.uniform(6, 12),
             noise=rng.uniform(8, 25),
         )
+        return drawn if contrast == "enhanced" else drawn._with_other_uptake(rng)
+
+    def _with_other_uptake(self, rng: np.random.Generator) -> Attenuation:
+        """The same patient with none, little or much of the contrast medium; see :meth:`draw`."""
+        without, share = rng.uniform() < 0.25, rng.uniform(0.3, 1.3)
+        excreted, urine = rng.uniform() < 0.25, rng.uniform(150, 600)
+        uptake = 0.0 if without else share
+        taken_up = {name: plain + uptake * (getattr(self, name) - plain) for name, plain in _PLAIN.items()}
+        bright = excreted and not without
+        return replace(self, uptake=uptake, urine=urine if bright else self.urine, **taken_up)
 
 
 def find_landmarks(label: NDArray[np.uint8], spacing_mm: Point) -> tuple[Landmarks, Point, NDArray[np.float64]]:

@@ -26,13 +26,18 @@ class Phantom:
 
 
 def make_phantom(
-    seed: int, *, shape: Sequence[int] | None = None, spacing_mm: Sequence[float] | None = None
+    seed: int,
+    *,
+    shape: Sequence[int] | None = None,
+    spacing_mm: Sequence[float] | None = None,
+    contrast: str = "enhanced",
 ) -> Phantom:
     """A wholly synthetic case.
 
     The patient depends on `seed` alone; `shape` (D, H, W) and `spacing_mm` only choose how it is sampled.
     By default both are drawn as KiTS19 has them: 512 x 512 at 0.438-1.041 mm (median 0.78), slices
-    0.5-5 mm apart (5 mm in two of five cases) over 280-420 mm.
+    0.5-5 mm apart (5 mm in two of five cases) over 280-420 mm. `contrast` is `"enhanced"` or `"wide"`, whose laws
+    :meth:`~kits_unet3d.pipeline.data.phantoms.patient.Attenuation.draw` gives.
     """
     _check_seed(seed)
     rng = np.random.default_rng([seed, 0])
@@ -52,13 +57,17 @@ def make_phantom(
     origin = [c - (f - s) / 2 for c, f, s in zip(centre, fields, spacing, strict=True)]
     grid = Grid((origin[0], origin[1], origin[2]), spacing, size)
     label = kidneys.label(grid)
-    return Phantom(render(label, grid, kidneys.landmarks, points, body, seed), label, ipl_affine(spacing))
+    voxels = render(label, grid, kidneys.landmarks, points, body, seed, contrast)
+    return Phantom(voxels, label, ipl_affine(spacing))
 
 
-def phantom_around(label: NDArray[np.integer], affine: NDArray[np.floating], seed: int) -> Phantom:
+def phantom_around(
+    label: NDArray[np.integer], affine: NDArray[np.floating], seed: int, *, contrast: str = "enhanced"
+) -> Phantom:
     """A case whose kidneys and tumours are those of a given label map; grid, label and affine are kept.
 
     `label` is (D, H, W) with values 0, 1, 2 in IPL order, as KiTS19 stores it; `affine` gives its spacing.
+    `contrast` as for :func:`make_phantom`.
     """
     _check_seed(seed)
     matrix = np.array(affine, np.float64)
@@ -79,7 +88,7 @@ def phantom_around(label: NDArray[np.integer], affine: NDArray[np.floating], see
     landmarks, origin, points = find_landmarks(mask, spacing)
     body = Torso.draw(np.random.default_rng([seed, 2])).around(points)
     grid = Grid(origin, spacing, (mask.shape[0], mask.shape[1], mask.shape[2]))
-    return Phantom(render(mask, grid, landmarks, points, body, seed), mask, matrix)
+    return Phantom(render(mask, grid, landmarks, points, body, seed, contrast), mask, matrix)
 
 
 def ipl_affine(spacing_mm: Sequence[float]) -> NDArray[np.float64]:

@@ -26,13 +26,15 @@ def render(
     points_mm: NDArray[np.float64],
     body: Torso,
     seed: int,
+    contrast: str = "enhanced",
 ) -> NDArray[np.int16]:
     """CT numbers for a label map: int16 HU of the same shape, -1024 and up.
 
     `points_mm` samples the labelled points, and `body` must hold them. Parts of the patient are drawn from
-    their own random streams, so that a change in one leaves the others alone.
+    their own random streams, so that a change in one leaves the others alone. `contrast` as in
+    :meth:`Attenuation.draw`.
     """
-    tissue = Attenuation.draw(np.random.default_rng([seed, 10]))
+    tissue = Attenuation.draw(np.random.default_rng([seed, 10]), contrast)
     model = grid.resampled(MODEL_PITCH_MM)
     kidneys = Parenchyma.draw(np.random.default_rng([seed, 11]), label, grid, model, points_mm, tissue)
     hu = _paint(model, body, landmarks, kidneys, tissue, seed)
@@ -60,7 +62,7 @@ def _paint(
     body.paint_spine(hu, model, tissue, texture)
     for organ in draw_vessels(np.random.default_rng([seed, 14]), body, landmarks, tissue):
         organ.paint(hu, model, texture, None)
-    blend(hu[kidneys.box], kidneys.sinus, 12.0)
+    blend(hu[kidneys.box], kidneys.sinus, tissue.urine)
     _paint_table(hu, model, body)
     return hu
 
