@@ -1,0 +1,143 @@
+"""Two recipes on the same cases: means, spread over seeds, and how sure their difference is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UsageError
+
+#: Scores by case, of one training: what ``kits-unet3d evaluate --out`` writes under ``cases``.
+ByCase = Mapping[str, Mapping[str, float | None]]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The scores of one recipe's trainings.
+
+    Attributes:
+        name: of the recipe.
+        runs: scores by case, of each seed in turn.
+    """
+
+    name: str
+    runs: Sequence[ByCase]
+
+    @classmethod
+    def read(cls, name: str, files: Sequence[str | Path]) -> Runs:
+        """From the JSON files that ``kits-unet3d evaluate --out`` wrote, one a seed.
+
+        Raises:
+            UsageError: if a file cannot be used, a case failed in it, or the files are not of the same cases.
+        """
+        runs: list[ByCase] = []
+        for file in files:
+            try:
+                content = json.loads(Path(file).read_text(encoding="utf-8"))
+                runs.append(content["cases"])
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise UsageError(f"{file}: no scores of `kits-unet3d evaluate` ({error})") from error
+            if content.get("failed"):
+                raise UsageError(f"{file}: {', '.join(content['failed'])} failed; score all cases first")
+            if not runs[-1] or runs[-1].keys() != runs[0].keys():
+                raise UsageError(f"{file}: has the cases {sorted(runs[-1])}, but the first file {sorted(runs[0])}")
+        if not runs:
+            raise UsageError(f"{name}: has no scores")
+        return cls(name, runs)
+
+    @property
+    def cases(self) -> list[str]:
+        return sorted(self.runs[0])
+
+    def table(self, score: str) -> NDArray[np.float64]:
+        """(seeds, cases), cases in order of their names; NaN where the score is not defined.
+
+        Raises:
+            UsageError: if a case has no such score.
+        """
+        try:
+            rows = [[run[case][score] for case in self.cases] for run in self.runs]
+        except KeyError as error:
+            raise UsageError(f"{self.name}: a case has no score {error.args[0]}") from error
+        return np.array(rows, dtype=np.float64)
+
+    def mean(self, score: str) -> float | None:
+        """Mean over the seeds of the mean over the cases that have the score; None if no case has it."""
+        means = self._by_seed(score)
+        return float(np.mean(means)) if means else None
+
+    def spread(self, score: str) -> float | None:
+        """Standard deviation (of a sample, n - 1) over the seeds of the mean over cases; None for a single seed."""
+        means = self._by_seed(score)
+        return float(np.std(means, ddof=1)) if len(means) > 1 else None
+
+    def _by_seed(self, score: str) -> list[float]:
+        rows = (row[~np.isnan(row)] for row in self.table(score))
+        return [float(row.mean()) for row in rows if row.size]
+
+
+class Interval(NamedTuple):
+    """A difference of means, first minus second recipe, and the interval around it.
+
+    Attributes:
+        difference, low, high: in the score's unit.
+        cases: how many it rests on.
+    """
+
+    difference: float
+    low: float
+    high: float
+    cases: int
+
+    @property
+    def verdict(self) -> str:
+        """``"above"``, ``"below"``, or ``"open"`` where the interval holds 0."""
+        return "above" if self.low > 0 else "below" if self.high < 0 else "open"
+
+
+def paired_interval(
+    first: NDArray[np.float64],
+    second: NDArray[np.float64],
+    *,
+    resamples: int = 10_000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap of the difference of two recipes' means over seeds and cases.
+
+    Each resample draws cases with replacement, the same for both recipes, since a hard case is hard for both; and the
+    seeds of each recipe with replacement, independently, since seed 1 of the one has nothing to do with seed 1 of the
+    other. Cases in which a seed of either has no score (NaN) are left out.
+
+    Args:
+        first, second: (seeds, cases), the same cases in the same order; the numbers of seeds may differ.
+        resamples: how many.
+        level: share of the resamples inside, 0 to 1.
+        seed: of the resampling; the same gives the same interval.
+
+    Raises:
+        ValueError: if the shapes do not go together, no case is left, or a setting is out of range.
+    """
+    if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
+        raise ValueError(f"both must be (seeds, cases) of the same cases, got {first.shape} and {second.shape}")
+    if resamples < 1 or not 0 < level < 1:
+        raise ValueError(f"resamples must be positive and level between 0 and 1, got {resamples} and {level}")
+    defined = ~np.isnan(first).any(axis=0) & ~np.isnan(second).any(axis=0)
+    count = int(defined.sum())
+    if not count or not len(first) or not len(second):
+        raise ValueError("no case has a score in every seed of both recipes")
+    first, second = first[:, defined], second[:, defined]
+    rng = np.random.default_rng(seed)
+    drawn = np.empty(resamples)
+    for number in range(resamples):
+        cases = rng.integers(count, size=count)
+        means = [table[np.ix_(rng.integers(len(table), size=len(table)), cases)].mean() for table in (first, second)]
+        drawn[number] = means[0] - means[1]
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(first.mean() - second.mean()), float(low), float(high), count)

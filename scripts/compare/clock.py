@@ -1,0 +1,44 @@
+"""A training that ends at a given second, and its loss by time."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+from monai.handlers import from_engine
+
+
+class Clock:
+    """Stops the trainer after the first step that ends at or past the deadline; writes `seconds,loss` of each step.
+
+    The clock starts when the first batch is asked for, as nnU-Net's does. The trainer's own `max_minutes` looks at the
+    end of an epoch alone, and would give a recipe with long epochs more time.
+
+    Args:
+        minutes: of training; None for no end.
+        file: CSV to write.
+    """
+
+    def __init__(self, minutes: float | None, file: str) -> None:
+        self.minutes, self.file, self.started = minutes, Path(file), 0.0
+        self._loss = from_engine("loss", first=True)
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._begin)
+        engine.add_event_handler(Events.GET_BATCH_STARTED(once=1), self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
+
+    def _begin(self) -> None:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.file.write_text("seconds,loss\n", encoding="utf-8")
+
+    def _start(self) -> None:
+        self.started = time.monotonic()
+
+    def _step(self, engine: Engine) -> None:
+        output: Any = engine.state.output
+        seconds = time.monotonic() - self.started
+        with open(self.file, "a", encoding="utf-8") as stream:
+            stream.write(f"{seconds:.3f},{float(self._loss(output)):.5f}\n")
+        if self.minutes is not None and seconds >= 60 * self.minutes:
+            engine.terminate()

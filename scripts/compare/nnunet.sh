@@ -1,0 +1,61 @@
+# Sourced after steps.sh: nnU-Net in an environment of its own, on the scans that our recipes train on.
+# Settings: NNUNET (folder of the environment, made if it is not there), BASE_PYTHON.
+NNUNET=${NNUNET:-$OUT/nnunet-environment} NNUNET_VERSION=2.8.1 NNUNET_NUMBER=19
+export nnUNet_extTrainer=$PWD/scripts/compare/nnunet nnUNet_compile=f nnUNet_n_proc_DA=1
+
+make_nnunet_environment() {
+    [ ! -f "$NNUNET/.installed-$NNUNET_VERSION" ] || return 0
+    grep -E '^torch==' constraints.txt >"$OUT/nnunet.pins"
+    [ -x "$NNUNET/bin/python" ] || "${BASE_PYTHON:-python3.11}" -m venv "$NNUNET"
+    PIP_CONSTRAINT=$OUT/nnunet.pins "$NNUNET/bin/python" -m pip install --quiet --disable-pip-version-check \
+        "nnunetv2==$NNUNET_VERSION"
+    local site
+    site=$(echo "$NNUNET"/lib/python3.*/site-packages)
+    cp scripts/compare/nnunet/torchvision_operators.py "$site/"
+    echo "import torchvision_operators" >"$site/torchvision_operators.pth"
+    touch "$NNUNET/.installed-$NNUNET_VERSION"
+}
+
+# nnunet_folders RECIPE: its data lie beside each other's, for the plans differ.
+nnunet_folders() {
+    export nnUNet_raw=$OUT/nnunet/raw nnUNet_preprocessed=$OUT/nnunet/$1 nnUNet_results=$OUT/nnunet/results
+    mkdir -p "$nnUNet_raw" "$nnUNet_preprocessed" "$nnUNet_results"
+}
+
+# make_nnunet_data RECIPE [BASE MAX]
+make_nnunet_data() {
+    nnunet_folders "$1"
+    [ ! -f "$nnUNet_preprocessed/finished" ] || return 0
+    "$PYTHON" scripts/compare/nnunet/dataset.py "$OUT/raw" "$nnUNet_raw/Dataset0${NNUNET_NUMBER}_KidneyPhantoms"
+    "$NNUNET/bin/python" scripts/compare/nnunet/plan.py "$NNUNET_NUMBER" "$SPACING_MM" "$ROI" "${@:2}"
+    touch "$nnUNet_preprocessed/finished"
+}
+
+# train_nnunet FOLDER RECIPE SEED: a training of exactly $MINUTES, on all training scans.
+train_nnunet() {
+    nnunet_folders "$2"
+    export nnUNet_results=$1/results
+    [ ! -f "$1/finished" ] || return 0
+    rm -rf "$1"
+    mkdir -p "$nnUNet_results" "$1/curves"
+    BUDGET_MINUTES=$MINUTES BUDGET_SEED=$3 "$NNUNET/bin/nnUNetv2_train" "$NNUNET_NUMBER" 3d_fullres all \
+        -tr BudgetTrainer -device cpu
+    cp "$nnUNet_results"/*/*/fold_all/loss.csv "$1/curves/loss.csv"
+    touch "$1/finished"
+}
+
+# predict_nnunet FOLDER RECIPE VARIANT SCANS OPTIONS…: masks of the evaluation scans, and their scores.
+predict_nnunet() {
+    local folder=$1 variant=$3 scan
+    nnunet_folders "$2"
+    export nnUNet_results=$folder/results
+    [ ! -f "$folder/$variant.json" ] || return 0
+    rm -rf "$folder/$variant" "$OUT/nnunet/scans"
+    mkdir -p "$OUT/nnunet/scans"
+    for scan in "$4"/*.nii.gz; do
+        ln -s "$scan" "$OUT/nnunet/scans/$(basename "$scan" .nii.gz)_0000.nii.gz"
+    done
+    "$NNUNET/bin/nnUNetv2_predict" -i "$OUT/nnunet/scans" -o "$folder/$variant" -d "$NNUNET_NUMBER" -c 3d_fullres -f all \
+        -tr BudgetTrainer -chk checkpoint_final.pth -device cpu -npp 1 -nps 1 "${@:5}"
+    kits evaluate --predictions "$folder/$variant" --labels "$OUT/raw" --out "$folder/$variant.json"
+}

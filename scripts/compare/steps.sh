@@ -1,0 +1,48 @@
+# Sourced by compare_recipes.sh and ablation.sh: the steps of a comparison, each of which leaves alone what is finished.
+# Wants LABELS, OUT and MINUTES. Settings: PYTHON (an interpreter with this project and the extra figures), SPACING_MM,
+# ROI, EVALUATION (cases; the eight of real_cases.py if not given), CONTRAST (enhanced or wide).
+. scripts/environment.sh
+[ -n "${PYTHON:-}" ] || make_environment figures
+PYTHON=$(command -v "$PYTHON")
+[ "${PYTHON#/}" != "$PYTHON" ] || PYTHON=$PWD/$PYTHON
+SPACING_MM=${SPACING_MM:-[4.0,3.2,3.2]} ROI=${ROI:-[64,80,80]} CONTRAST=${CONTRAST:-enhanced} EVALUATION=${EVALUATION:-}
+export PYTHONPATH=$PWD/scripts/compare${PYTHONPATH:+:$PYTHONPATH} # where the configurations find clock.py
+mkdir -p "$OUT"
+OUT=$(cd "$OUT" && pwd)
+kits() { "$PYTHON" -m kits_unet3d.pipeline.cli "$@"; }
+
+# Phantoms around the label maps, the prepared cases, and a folder of the scans to predict.
+make_data() {
+    "$PYTHON" scripts/compare/real_cases.py "$LABELS" "$OUT" --contrast "$CONTRAST" ${EVALUATION:+--evaluation $EVALUATION}
+    echo "{\"spacing_mm\": $SPACING_MM, \"roi_size\": $ROI}" >"$OUT/grid.json"
+    kits prepare --data-dir "$OUT/raw" --out "$OUT/prepared" --config "$OUT/grid.json" --workers 2
+    mkdir -p "$OUT/scans"
+    local label
+    for label in "$OUT"/labels/evaluation/case_*; do
+        ln -sfn "$OUT/raw/${label##*/}/imaging.nii.gz" "$OUT/scans/${label##*/}.nii.gz"
+    done
+}
+
+# monai ACTION CONFIGS OVERRIDES…: one of the bundle's actions on the prepared cases.
+monai() {
+    "$PYTHON" -W ignore -m monai.bundle run "$1" --config_file "$2" --dataset_dir "$OUT/prepared" \
+        --spacing_mm "$SPACING_MM" --roi_size "$ROI" --device_name cpu "${@:3}"
+}
+
+# train_ours FOLDER CONFIGS OVERRIDES…: a training of exactly $MINUTES; one that was cut off is begun anew.
+train_ours() {
+    [ ! -f "$1/models/model_final.pt" ] || return 0
+    rm -rf "$1"
+    monai training "$2" --ckpt_dir "$1/models" --output_dir "$1/curves" --max_minutes "$MINUTES" "${@:3}"
+}
+
+# predict_ours FOLDER VARIANT SCANS CHECKPOINTS OPTIONS…: masks of the last weights, never of those that scored best, for
+# the scored cases have no say in a training; then their scores.
+predict_ours() {
+    local folder=$1 variant=$2 scans=$3 checkpoints=() checkpoint
+    for checkpoint in $4; do checkpoints+=(--checkpoint "$checkpoint"); done
+    if [ ! -f "$folder/$variant.json" ]; then
+        kits predict "$scans" -o "$folder/$variant" "${checkpoints[@]}" --no-page "${@:5}"
+        kits evaluate --predictions "$folder/$variant" --labels "$OUT/raw" --out "$folder/$variant.json"
+    fi
+}

@@ -1,0 +1,175 @@
+"""Tables and figures of a comparison: `python scripts/compare/summary.py OUT --recipes mlperf best … --seeds 1 2 3`.
+
+Reads `OUT/<recipe>/seed_<seed>/<variant>.json`, the scores of `kits-unet3d evaluate`, and writes `OUT/summary.json`,
+`OUT/summary.md` and `OUT/figures/`. Variants are `plain`, `mirror` (the mean over mirror images) and `ensemble` (the
+mean over the seeds' networks, `OUT/<recipe>/ensemble.json`); what was not made is left out.
+"""
+
+import argparse
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from figures import draw
+
+from kits_unet3d.pipeline.evaluation.comparison import Interval, Runs, paired_interval
+from kits_unet3d.pipeline.files import whole_file, write_json
+
+#: Score by name, its heading, and whether more is better.
+SCORES = {
+    "kidney_dice": ("kidney Dice", True),
+    "tumour_dice": ("tumour Dice", True),
+    "kidney_surface_dice_3mm": ("kidney surface Dice, 3 mm", True),
+    "tumour_surface_dice_3mm": ("tumour surface Dice, 3 mm", True),
+    "kidney_hd95_mm": ("kidney HD95, mm", False),
+    "tumour_hd95_mm": ("tumour HD95, mm", False),
+}
+VARIANTS = ("plain", "mirror", "ensemble")
+
+
+def read_runs(out: Path, recipes: list[str], seeds: list[int]) -> dict[tuple[str, str], Runs]:
+    """By recipe and variant, those that every seed has."""
+    runs = {}
+    for recipe in recipes:
+        for variant in VARIANTS:
+            files = [out / recipe / f"seed_{seed}" / f"{variant}.json" for seed in seeds]
+            if variant == "ensemble":
+                files = [out / recipe / "ensemble.json"]
+            if all(file.is_file() for file in files):
+                runs[recipe, variant] = Runs.read(f"{recipe} {variant}", files)
+    return runs
+
+
+def pairs(names: list[tuple[str, str]]) -> list[tuple[tuple[str, str], tuple[str, str]]]:
+    """What is set against what: recipes with the same variant, `best` first; a recipe's variants with its plain one."""
+    found = []
+    for first, second in combinations(names, 2):
+        if first[0] == second[0] and first[1] == "plain":
+            found.append((second, first))
+        elif first[1] == second[1]:
+            found.append((second, first) if second[0] == "best" else (first, second))
+    return found
+
+
+def number(value: float | None, name: str, *, sign: bool = False) -> str:
+    if value is None or np.isnan(value):
+        return "–"
+    return format(value, ("+" if sign else "") + (".3f" if SCORES[name][1] else ".1f"))
+
+
+def differences(runs: dict[tuple[str, str], Runs]) -> dict[str, dict[str, Interval]]:
+    """Intervals by pair (`best plain − mlperf plain`) and score; a score that no common case has is left out."""
+    found: dict[str, dict[str, Interval]] = {}
+    for first, second in pairs(list(runs)):
+        by_score = found.setdefault(f"{' '.join(first)} − {' '.join(second)}", {})
+        for name in SCORES:
+            try:
+                by_score[name] = paired_interval(runs[first].table(name), runs[second].table(name))
+            except ValueError:
+                continue
+    return found
+
+
+def means_table(runs: dict[tuple[str, str], Runs]) -> list[str]:
+    """Mean over cases and seeds, and the standard deviation over seeds of the mean over cases."""
+    lines = ["| recipe | " + " | ".join(heading for heading, _ in SCORES.values()) + " |", "|---" * 7 + "|"]
+    for (recipe, variant), run in runs.items():
+        cells = [
+            f"{number(run.mean(name), name)} ± {number(run.spread(name), name)}"
+            if run.spread(name) is not None
+            else number(run.mean(name), name)
+            for name in SCORES
+        ]
+        lines.append(f"| {recipe}, {variant} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def differences_table(found: dict[str, dict[str, Interval]]) -> list[str]:
+    """Difference of means with its interval; bold where the interval does not hold 0."""
+    lines = ["| difference | " + " | ".join(heading for heading, _ in SCORES.values()) + " |", "|---" * 7 + "|"]
+    for pair, by_score in found.items():
+        cells = []
+        for name in SCORES:
+            if name not in by_score:
+                cells.append("–")
+                continue
+            interval = by_score[name]
+            low, high = (number(value, name, sign=True) for value in (interval.low, interval.high))
+            text = f"{number(interval.difference, name, sign=True)} ({low} to {high})"
+            cells.append(text if interval.verdict == "open" else f"**{text}**")
+        lines.append(f"| {pair} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def cases_table(runs: dict[tuple[str, str], Runs]) -> list[str]:
+    """Kidney and tumour Dice of each case, mean over the seeds."""
+    names = list(runs)
+    lines = ["| case | " + " | ".join(f"{recipe}, {variant}" for recipe, variant in names) + " |"]
+    lines.append("|---" * (len(names) + 1) + "|")
+    for position, case in enumerate(runs[names[0]].cases):
+        cells = []
+        for name in names:
+            kidney, tumour = (runs[name].table(f"{part}_dice")[:, position].mean() for part in ("kidney", "tumour"))
+            cells.append(f"{kidney:.3f} / {tumour:.3f}")
+        lines.append(f"| {case} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def speeds(out: Path, recipes: list[str], seeds: list[int]) -> dict[str, dict[str, float]]:
+    """Median seconds a step, and steps in all (mean over seeds), of each recipe's `curves/loss.csv`."""
+    found = {}
+    for recipe in recipes:
+        files = [out / recipe / f"seed_{seed}" / "curves" / "loss.csv" for seed in seeds]
+        times = [np.loadtxt(file, delimiter=",", skiprows=1, ndmin=2)[:, 0] for file in files if file.is_file()]
+        if times:
+            steps = np.concatenate([np.diff(each, prepend=0.0) for each in times])
+            found[recipe] = {
+                "step_seconds": float(np.median(steps)),
+                "steps": float(np.mean([len(each) for each in times])),
+                "seconds": float(np.mean([each[-1] for each in times])),
+            }
+    return found
+
+
+def speeds_table(found: dict[str, dict[str, float]]) -> list[str]:
+    lines = ["| recipe | s a step (median) | steps | s of training |", "|---|---|---|---|"]
+    row = "| {} | {step_seconds:.2f} | {steps:.0f} | {seconds:.0f} |"
+    return lines + [row.format(recipe, **values) for recipe, values in found.items()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--recipes", nargs="+", required=True)
+    parser.add_argument("--seeds", nargs="+", type=int, required=True)
+    parser.add_argument("--no-figures", action="store_true", help="tables alone")
+    arguments = parser.parse_args()
+    out: Path = arguments.out
+    runs = read_runs(out, arguments.recipes, arguments.seeds)
+    if not runs:
+        raise SystemExit(f"error: {out}: no scores of {', '.join(arguments.recipes)} there")
+    found, speed = differences(runs), speeds(out, arguments.recipes, arguments.seeds)
+    parts = (means_table(runs), differences_table(found), cases_table(runs), speeds_table(speed))
+    text = "\n\n".join("\n".join(part) for part in parts) + "\n"
+    with whole_file(out / "summary.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    content: dict[str, Any] = {
+        "means": {
+            " ".join(name): {score: {"mean": run.mean(score), "spread": run.spread(score)} for score in SCORES}
+            for name, run in runs.items()
+        },
+        "differences": {
+            pair: {score: {**interval._asdict(), "verdict": interval.verdict} for score, interval in by_score.items()}
+            for pair, by_score in found.items()
+        },
+        "speed": speed,
+    }
+    write_json(out / "summary.json", content)
+    print(text)
+    if not arguments.no_figures:
+        draw(out, runs, arguments.seeds)
+
+
+if __name__ == "__main__":
+    main()

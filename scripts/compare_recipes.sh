@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Recipes at an equal budget of training time, on phantoms around real label maps: data, trainings one after another,
+# scores, tables and figures. What is finished is not done again, so it may be stopped and started at will.
+#   bash scripts/compare_recipes.sh LABELS OUT [MINUTES [SEEDS [RECIPES]]]
+# LABELS holds case_XXXXX/segmentation.nii.gz of KiTS19. MINUTES (10) of each training, SEEDS ("1 2 3"), RECIPES
+# ("mlperf best nnunet nnunet-small"):
+#   mlperf        the reference's loss, optimiser, augmentation, sampling and rate, with a network that a CPU can train;
+#                 its warm-up is as large a share of the epochs that fit as of those the reference needs (warmup.py)
+#   best          bundle/configs/best.json and best_cpu.json
+#   nnunet        nnU-Net as it plans itself, with our spacing, patch, batch size and precision
+#   nnunet-small  the same with the widths of mlperf, which makes many more steps in the time
+# Settings: BEST (its configurations, comma-separated), and those of scripts/compare/steps.sh and nnunet.sh.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+[ $# -ge 2 ] || { sed -n '2,/^set/p' "$0" | grep '^#' | cut -c3- >&2; exit 2; }
+LABELS=$1 OUT=$2 MINUTES=${3:-10} SEEDS=${4:-1 2 3} RECIPES=${5:-mlperf best nnunet nnunet-small}
+for recipe in $RECIPES; do
+    case $recipe in mlperf | best | nnunet | nnunet-small) ;; *) echo "error: no recipe $recipe" >&2; exit 2 ;; esac
+done
+. scripts/compare/steps.sh
+. scripts/compare/nnunet.sh
+BEST=${BEST:-bundle/configs/best.json,bundle/configs/best_cpu.json}
+
+configs() { echo "['bundle/configs/train.json','${1//,/\',\'}','scripts/compare/clock.json']"; }
+
+mlperf() {
+    local config=scripts/compare/mlperf.json speed=$OUT/mlperf/speed warmup
+    [ -f "$speed/benchmark.json" ] || monai benchmarking \
+        "['bundle/configs/train.json','$config','bundle/configs/benchmark.json']" --synthetic False \
+        --output_dir "$speed" --ckpt_dir "$speed" --warmup_steps 3 --benchmark_steps 12
+    warmup=$("$PYTHON" scripts/compare/warmup.py "$speed/benchmark.json" "$OUT/prepared" "$MINUTES")
+    train_ours "$1" "$(configs $config)" --seed "$2" --warmup_epochs "$warmup"
+    predict_ours "$1" plain "$OUT/scans" "$1/models/model_final.pt"
+}
+
+best() {
+    train_ours "$1" "$(configs "$BEST")" --seed "$2"
+    predict_ours "$1" plain "$OUT/scans" "$1/models/model_final.pt"
+    predict_ours "$1" mirror "$OUT/scans" "$1/models/model_final.pt" --mirror
+}
+
+nnunet() { # FOLDER SEED RECIPE [BASE MAX]
+    make_nnunet_environment
+    make_nnunet_data "$3" "${@:4}"
+    train_nnunet "$1" "$3" "$2"
+    predict_nnunet "$1" "$3" plain "$OUT/scans" --disable_tta
+    predict_nnunet "$1" "$3" mirror "$OUT/scans"
+}
+
+echo "== data"
+make_data
+for seed in $SEEDS; do
+    for recipe in $RECIPES; do
+        echo "== $recipe, seed $seed"
+        case $recipe in
+            nnunet) nnunet "$OUT/$recipe/seed_$seed" "$seed" nnunet 32 320 ;;
+            nnunet-small) nnunet "$OUT/$recipe/seed_$seed" "$seed" nnunet-small 16 128 ;;
+            *) "$recipe" "$OUT/$recipe/seed_$seed" "$seed" ;;
+        esac
+    done
+done
+# All seeds of best together: an ensemble by the mean of their results.
+if [[ " $RECIPES " == *" best "* ]] && [ "$(wc -w <<<"$SEEDS")" -gt 1 ]; then
+    predict_ours "$OUT/best" ensemble "$OUT/scans" "$(printf "$OUT/best/seed_%s/models/model_final.pt " $SEEDS)"
+fi
+echo "== tables and figures"
+"$PYTHON" scripts/compare/summary.py "$OUT" --recipes $RECIPES --seeds $SEEDS
