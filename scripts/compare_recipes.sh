@@ -21,8 +21,6 @@ done
 . scripts/compare/nnunet.sh
 BEST=${BEST:-bundle/configs/best.json,bundle/configs/best_cpu.json}
 
-configs() { echo "['bundle/configs/train.json','${1//,/\',\'}','scripts/compare/clock.json']"; }
-
 mlperf() {
     local config=scripts/compare/mlperf.json speed=$OUT/mlperf/speed warmup
     [ -f "$speed/benchmark.json" ] || monai benchmarking \
@@ -61,7 +59,7 @@ for seed in $SEEDS; do
 done
 # All seeds of best together: an ensemble by the mean of their results.
 if [[ " $RECIPES " == *" best "* ]] && [ "$(wc -w <<<"$SEEDS")" -gt 1 ]; then
-    predict_ours "$OUT/best" ensemble "$OUT/scans" "$(printf "$OUT/best/seed_%s/models/model_final.pt " $SEEDS)"
+    predict_ours "$OUT/best" ensemble "$OUT/scans" "$(for seed in $SEEDS; do echo "$OUT/best/seed_$seed/models/model_final.pt"; done)"
 fi
 echo "== tables and figures"
 "$PYTHON" scripts/compare/summary.py "$OUT" --recipes $RECIPES --seeds $SEEDS

@@ -6,7 +6,7 @@
 PYTHON=$(command -v "$PYTHON")
 [ "${PYTHON#/}" != "$PYTHON" ] || PYTHON=$PWD/$PYTHON
 SPACING_MM=${SPACING_MM:-[4.0,3.2,3.2]} ROI=${ROI:-[64,80,80]} CONTRAST=${CONTRAST:-enhanced} EVALUATION=${EVALUATION:-}
-export PYTHONPATH=$PWD/scripts/compare${PYTHONPATH:+:$PYTHONPATH} # where the configurations find clock.py
+export PYTHONPATH=$PWD/scripts/compare${PYTHONPATH:+:$PYTHONPATH} # where the configurations find deadline.py
 mkdir -p "$OUT"
 OUT=$(cd "$OUT" && pwd)
 kits() { "$PYTHON" -m kits_unet3d.pipeline.cli "$@"; }
@@ -22,6 +22,9 @@ make_data() {
         ln -sfn "$OUT/raw/${label##*/}/imaging.nii.gz" "$OUT/scans/${label##*/}.nii.gz"
     done
 }
+
+# configs FILE,FILE…: these upon train.json, with a training that ends to the second.
+configs() { echo "['bundle/configs/train.json','${1//,/\',\'}','scripts/compare/deadline.json']"; }
 
 # monai ACTION CONFIGS OVERRIDES…: one of the bundle's actions on the prepared cases.
 monai() {

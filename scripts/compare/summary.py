@@ -41,8 +41,13 @@ def read_runs(out: Path, recipes: list[str], seeds: list[int]) -> dict[tuple[str
     return runs
 
 
-def pairs(names: list[tuple[str, str]]) -> list[tuple[tuple[str, str], tuple[str, str]]]:
-    """What is set against what: recipes with the same variant, `best` first; a recipe's variants with its plain one."""
+def pairs(names: list[tuple[str, str]], against: str | None = None) -> list[tuple[tuple[str, str], tuple[str, str]]]:
+    """What is set against what: recipes with the same variant, `best` first; a recipe's variants with its plain one.
+
+    With `against`, each other recipe less that one.
+    """
+    if against is not None:
+        return [(name, (against, name[1])) for name in names if name[0] != against and (against, name[1]) in names]
     found = []
     for first, second in combinations(names, 2):
         if first[0] == second[0] and first[1] == "plain":
@@ -58,10 +63,10 @@ def number(value: float | None, name: str, *, sign: bool = False) -> str:
     return format(value, ("+" if sign else "") + (".3f" if SCORES[name][1] else ".1f"))
 
 
-def differences(runs: dict[tuple[str, str], Runs]) -> dict[str, dict[str, Interval]]:
+def differences(runs: dict[tuple[str, str], Runs], against: str | None = None) -> dict[str, dict[str, Interval]]:
     """Intervals by pair (`best plain − mlperf plain`) and score; a score that no common case has is left out."""
     found: dict[str, dict[str, Interval]] = {}
-    for first, second in pairs(list(runs)):
+    for first, second in pairs(list(runs), against):
         by_score = found.setdefault(f"{' '.join(first)} − {' '.join(second)}", {})
         for name in SCORES:
             try:
@@ -143,13 +148,14 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--recipes", nargs="+", required=True)
     parser.add_argument("--seeds", nargs="+", type=int, required=True)
+    parser.add_argument("--against", default=None, help="set the other recipes against this one alone")
     parser.add_argument("--no-figures", action="store_true", help="tables alone")
     arguments = parser.parse_args()
     out: Path = arguments.out
     runs = read_runs(out, arguments.recipes, arguments.seeds)
     if not runs:
         raise SystemExit(f"error: {out}: no scores of {', '.join(arguments.recipes)} there")
-    found, speed = differences(runs), speeds(out, arguments.recipes, arguments.seeds)
+    found, speed = differences(runs, arguments.against), speeds(out, arguments.recipes, arguments.seeds)
     parts = (means_table(runs), differences_table(found), cases_table(runs), speeds_table(speed))
     text = "\n\n".join("\n".join(part) for part in parts) + "\n"
     with whole_file(out / "summary.md") as temporary:

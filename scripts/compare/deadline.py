@@ -8,7 +8,7 @@ from ignite.engine import Engine, Events
 from monai.handlers import from_engine
 
 
-class Clock:
+class Deadline:
     """Stops the trainer after the first step that ends at or past the deadline; writes `seconds,loss` of each step.
 
     The clock starts when the first batch is asked for, as nnU-Net's does. The trainer's own `max_minutes` looks at the

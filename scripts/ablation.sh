@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# `best` with each of its parts switched off alone, at an equal budget of training time, trained on four fifths of the
+# training label maps and scored on the others: effect and cost. The evaluation cases have no say in it.
+#   bash scripts/ablation.sh LABELS OUT [MINUTES [SEEDS [PARTS]]]
+# Arguments as of compare_recipes.sh, whose OUT may be given; PARTS are names of scripts/compare/parts.json, all if none
+# is given. Settings: BEST, FOLD (0), FOLDS (5), and those of scripts/compare/steps.sh.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+[ $# -ge 2 ] || { sed -n '2,/^set/p' "$0" | grep '^#' | cut -c3- >&2; exit 2; }
+LABELS=$1 OUT=$2 MINUTES=${3:-10} SEEDS=${4:-1} PARTS=${5:-}
+BEST=${BEST:-bundle/configs/best.json,bundle/configs/best_cpu.json} FOLD=${FOLD:-0} FOLDS=${FOLDS:-5}
+. scripts/compare/steps.sh
+
+echo "== data"
+make_data
+"$PYTHON" scripts/compare/held_out.py "$OUT" "$FOLD" "$FOLDS"
+place=$OUT/fold_$FOLD
+"$PYTHON" - "$place" <<'END'
+import json
+import pathlib
+import sys
+
+for name, keys in {"best": {}, **json.load(open("scripts/compare/parts.json"))}.items():
+    (pathlib.Path(sys.argv[1]) / f"{name}.json").write_text(json.dumps(keys))
+END
+[ -n "$PARTS" ] || PARTS=$("$PYTHON" -c 'import json; print(*json.load(open("scripts/compare/parts.json")))')
+for seed in $SEEDS; do
+    for part in best $PARTS; do
+        echo "== $part, seed $seed"
+        train_ours "$place/$part/seed_$seed" "$(configs "$BEST,$place/$part.json")" \
+            --seed "$seed" --fold "$FOLD" --folds "$FOLDS"
+        predict_ours "$place/$part/seed_$seed" plain "$place/scans" "$place/$part/seed_$seed/models/model_final.pt"
+    done
+done
+echo "== tables"
+"$PYTHON" scripts/compare/summary.py "$place" --against best --no-figures --recipes best $PARTS --seeds $SEEDS

@@ -1,0 +1,105 @@
+"""The comparison's script, from label maps to tables, with seconds of training."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import ROOT
+
+
+def run(*arguments, script="compare_recipes", **settings):
+    environment = {**os.environ, "PYTHON": sys.executable, **settings}
+    return subprocess.run(
+        ["bash", f"scripts/{script}.sh", *map(str, arguments)], cwd=ROOT, env=environment, capture_output=True,
+        text=True, timeout=500,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_mlperf_goes_from_label_maps_to_tables_and_what_is_finished_is_kept(raw_phantoms, tmp_path):
+    pytest.importorskip("matplotlib")
+    settings = {"SPACING_MM": "[8.0,6.0,6.0]", "ROI": "[32,32,32]", "EVALUATION": "case_00000 case_00003"}
+    done = run(raw_phantoms, tmp_path, "0.05", "1", "mlperf", **settings)
+    assert done.returncode == 0, done.stderr[-3000:]
+    split = json.loads((tmp_path / "raw" / "dataset.json").read_text())
+    assert split["evaluation"] == ["case_00000", "case_00003"]
+    # three bodies around each of the others, and one around what KiTS19's list calls training but is scored here
+    assert split["training"] == [f"case_{body}000{case}" for body in (0, 1, 2) for case in (1, 2, 4)]
+    trained = tmp_path / "mlperf" / "seed_1"
+    seconds, loss = np.loadtxt(trained / "curves" / "loss.csv", delimiter=",", skiprows=1, ndmin=2).T
+    assert (np.diff(seconds) > 0).all() and np.isfinite(loss).all()
+    assert seconds[-1] >= 3 and (seconds[:-1] < 3).all()  # the first step that ends at or past 0.05 minutes is the last
+    scores = json.loads((trained / "plain.json").read_text())
+    assert sorted(scores["cases"]) == split["evaluation"]
+    assert json.loads((tmp_path / "summary.json").read_text())["means"].keys() == {"mlperf plain"}
+    figures = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert figures == {"loss.png", "cases.png", "mlperf_best.png", "mlperf_worst.png"}
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()}
+    again = run(raw_phantoms, tmp_path, "0.05", "1", "mlperf", **settings)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert before == {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+def test_a_real_scan_is_scored_by_its_kidneys(raw_phantoms, tiny_checkpoint, tmp_path):
+    labels = nib.load(raw_phantoms / "case_00000" / "segmentation.nii.gz")
+    values = np.where(np.asanyarray(labels.dataobj) > 0, 3, 5).astype(np.int32)  # as TotalSegmentator numbers them
+    nib.save(nib.Nifti1Image(values, labels.affine), tmp_path / "labels.nii.gz")
+    scan = raw_phantoms / "case_00000" / "imaging.nii.gz"
+    done = run(tiny_checkpoint, scan, tmp_path / "labels.nii.gz", tmp_path / "out", script="real_ct")
+    assert done.returncode == 0, done.stderr[-3000:]
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())["cases"]["imaging"]
+    assert 0 <= scores["kidney_dice"] <= 1 and not any(name.startswith("tumour") for name in scores)
+    assert (tmp_path / "out" / "picture.png").stat().st_size > 10_000
+    truth = np.asanyarray(nib.load(tmp_path / "out" / "truth" / "imaging.nii.gz").dataobj)
+    np.testing.assert_array_equal(truth, values == 3)
+
+
+@pytest.mark.parametrize("script", ["compare_recipes", "ablation", "real_ct"])
+def test_without_arguments_a_script_says_how_it_is_called(script):
+    done = run(script=script)
+    assert done.returncode == 2 and f"bash scripts/{script}.sh" in done.stderr
+
+
+def test_an_unknown_recipe_is_refused_before_anything_is_made(tmp_path):
+    done = run(tmp_path, tmp_path / "out", "1", "1", "mlperf unet")
+    assert done.returncode == 2 and "no recipe unet" in done.stderr and not (tmp_path / "out").exists()
+
+
+def compared(name: str):
+    """A module of scripts/compare, which is no package."""
+    sys.path.insert(0, str(ROOT / "scripts" / "compare"))
+    try:
+        return __import__(name)
+    finally:
+        sys.path.pop(0)
+
+
+def test_warmup_takes_the_references_share_of_the_epochs_that_fit():
+    warmup = compared("warmup").warmup_epochs
+    # 10 minutes at 0.4 s a step and 33 steps an epoch are 45.5 epochs; 200 / 2659 of them are 3.4
+    assert warmup(0.4, 66, 10) == 3
+    assert warmup(40.0, 66, 1) == 1
+
+
+def test_label_maps_with_thin_slices_are_not_ordinary(tmp_path):
+    for number, thickness in ((1, 0.5), (2, 1.0), (3, 5.0)):
+        folder = tmp_path / f"case_{number:05d}"
+        folder.mkdir()
+        image = nib.Nifti1Image(np.ones((2, 2, 2), np.uint8), np.diag([thickness, 0.8, 0.8, 1]))
+        nib.save(image, folder / "segmentation.nii.gz")
+    assert list(compared("real_cases").ordinary(tmp_path)) == ["case_00002", "case_00003"]
+
+
+def test_of_the_label_maps_at_hand_22_train_and_8_are_scored():
+    labels = Path(ROOT.parent / "shared" / "data" / "kits19_labels")
+    if not labels.is_dir():
+        pytest.skip("needs data/kits19_labels in a folder `shared` beside the repository")
+    real_cases = compared("real_cases")
+    files = real_cases.ordinary(labels)
+    assert set(real_cases.EVALUATION) <= set(files) and len(files) - len(real_cases.EVALUATION) == 22
