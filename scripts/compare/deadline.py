@@ -20,12 +20,13 @@ class Deadline:
     """
 
     def __init__(self, minutes: float | None, file: str) -> None:
-        self.minutes, self.file, self.started = minutes, Path(file), 0.0
+        self.minutes, self.file = minutes, Path(file)
+        self.started: float | None = None
         self._loss = from_engine("loss", first=True)
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._begin)
-        engine.add_event_handler(Events.GET_BATCH_STARTED(once=1), self._start)
+        engine.add_event_handler(Events.GET_BATCH_STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
 
     def _begin(self) -> None:
@@ -33,7 +34,8 @@ class Deadline:
         self.file.write_text("seconds,loss\n", encoding="utf-8")
 
     def _start(self) -> None:
-        self.started = time.monotonic()
+        if self.started is None:
+            self.started = time.monotonic()
 
     def _step(self, engine: Engine) -> None:
         output: Any = engine.state.output
