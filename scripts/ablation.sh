@@ -28,7 +28,7 @@ for seed in $SEEDS; do
     for part in best $PARTS; do
         echo "== $part, seed $seed"
         train_ours "$place/$part/seed_$seed" "$(configs "$BEST,$place/$part.json")" \
-            --seed "$seed" --fold "$FOLD" --folds "$FOLDS"
+            --seed "$seed" --precision bf16 --fold "$FOLD" --folds "$FOLDS"
         predict_ours "$place/$part/seed_$seed" plain "$place/scans" "$place/$part/seed_$seed/models/model_final.pt"
     done
 done

@@ -32,7 +32,7 @@ mlperf() {
 }
 
 best() {
-    train_ours "$1" "$(configs "$BEST")" --seed "$2"
+    train_ours "$1" "$(configs "$BEST")" --seed "$2" --precision bf16
     predict_ours "$1" plain "$OUT/scans" "$1/models/model_final.pt"
     predict_ours "$1" mirror "$OUT/scans" "$1/models/model_final.pt" --mirror
 }
