@@ -3,7 +3,7 @@
 from inspect import signature
 
 import pytest
-from conftest import CONFIGS, OVERLAYS, bundle_config
+from conftest import BELOW, CONFIGS, OVERLAYS, bundle_config
 from monai.bundle import ConfigParser
 
 from kits_unet3d.networks import UNet3D
@@ -43,6 +43,8 @@ def test_what_two_configurations_both_define_is_the_same():
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_an_overlay_says_only_what_is_different(overlay):
     base = bundle_config("train")
+    for below in BELOW.get(overlay, []):
+        base |= bundle_config(below)
     same = [name for name, value in bundle_config(overlay).items() if name in base and base[name] == value]
     assert not same
 

@@ -8,7 +8,7 @@ import sys
 import nibabel as nib
 import pytest
 import torch
-from conftest import CONFIGS, OVERLAYS, ROOT, bundle_config
+from conftest import BELOW, CONFIGS, OVERLAYS, ROOT, bundle_config
 from monai.bundle import ConfigWorkflow, run, run_workflow
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -32,7 +32,7 @@ def workflow(names, kind, **overrides):
 
 @pytest.mark.parametrize("overlay", [None, *OVERLAYS])
 def test_no_property_of_a_training_is_missing(overlay, where, prepared_phantoms, tiny_checkpoint):
-    names = ["train", *([overlay] if overlay else [])]
+    names = ["train", *BELOW.get(overlay, []), *([overlay] if overlay else [])]
     if overlay is not None and "ckpt_path" in bundle_config(overlay):
         where = {**where, "ckpt_path": str(tiny_checkpoint)}
     made = workflow(names, "train", dataset_dir=str(prepared_phantoms), workers=0, **where)
