@@ -9,7 +9,7 @@
 #   best          bundle/configs/best.json and best_cpu.json
 #   nnunet        nnU-Net as it plans itself, with our spacing, patch, batch size and precision
 #   nnunet-small  the same with the widths of mlperf, which makes many more steps in the time
-# Settings: BEST (its configurations, comma-separated), and those of scripts/compare/steps.sh and nnunet.sh.
+# Settings: BEST (its configurations, comma-separated), MLPERF_RATE (0.8, the reference's), and those of scripts/compare/steps.sh and nnunet.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ $# -ge 2 ] || { sed -n '2,/^set/p' "$0" | grep '^#' | cut -c3- >&2; exit 2; }
@@ -27,7 +27,8 @@ mlperf() {
         "['bundle/configs/train.json','$config','bundle/configs/benchmark.json']" --synthetic False \
         --output_dir "$speed" --ckpt_dir "$speed" --warmup_steps 3 --benchmark_steps 12
     warmup=$("$PYTHON" scripts/compare/warmup.py "$speed/benchmark.json" "$OUT/prepared" "$MINUTES")
-    train_ours "$1" "$(configs $config)" --seed "$2" --warmup_epochs "$warmup"
+    train_ours "$1" "$(configs $config)" --seed "$2" --warmup_epochs "$warmup" \
+        --learning_rate "${MLPERF_RATE:-0.8}"
     predict_ours "$1" plain "$OUT/scans" "$1/models/model_final.pt"
 }
 
