@@ -76,7 +76,7 @@ def test_the_document_has_a_command_for_each_way_to_launch():
 
 
 def test_one_card_trains(launch):
-    assert launch(COMMANDS[0], SEED="1")["epoch"] == 2  # the better of the two with this seed
+    assert launch(COMMANDS[0], SEED="1")["epoch"] == 2  # some seeds find nothing after one, which counts as diverged
 
 
 @pytest.fixture(scope="module")

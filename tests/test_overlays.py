@@ -32,7 +32,7 @@ def test_what_two_configurations_both_define_is_the_same():
     for name in ("train", "inference"):
         parser = ConfigParser()
         parser.read_config(CONFIGS / f"{name}.json")
-        networks.append(parser.get_parsed_bundle_config("network_factory"))
+        networks.append(parser.get_parsed_content("network_factory"))
     bound = [signature(n.func).bind(**n.keywords) for n in networks]
     for arguments in bound:
         arguments.apply_defaults()
