@@ -99,8 +99,11 @@ def test_outside_the_body_is_background_and_inside_nothing_changes():
 
 
 def test_windows_in_the_body_are_those_that_the_whole_scan_has_there():
-    """Voxels of each axis 8 to 56: of stock windows of 16 that start at 0, 8, … 48 those that start at 8 to 40."""
-    assert StockWindows((16,) * 3).snapped(((8, 56),) * 3, (64,) * 3) == ((8, 56),) * 3
+    """Voxels of each axis 8 to 56: of stock windows of 12 that start at 0, 6, … 48, 52 those that start at 6 to 48."""
+    assert StockWindows((12,) * 3).snapped(((8, 56),) * 3, (64,) * 3) == ((6, 60),) * 3
+    # Those that cover the box, and beyond them those whose centre, 8 voxels from their start, is in it.
+    assert StockWindows((16,) * 3).snapped(((9, 55),) * 3, (64,) * 3) == ((8, 56),) * 3
+    assert StockWindows((16,) * 3).snapped(((8, 56),) * 3, (64,) * 3) == ((0, 64),) * 3
     assert StockWindows((16,) * 3).snapped(((9, 50), (60, 61), (3, 7)), (64, 61, 64)) == ((8, 56), (45, 61), (0, 16))
     image, seen = patient() + torch.rand(64, 64, 64), []
 
@@ -108,8 +111,8 @@ def test_windows_in_the_body_are_those_that_the_whole_scan_has_there():
         seen.append(float(x[0, 0, 0, 0, 0]))
         return torch.cat([-x, x], 1)
 
-    InBody(StockWindows((16,) * 3), AIR + 1, StockWindows((16,) * 3).snapped)(image, network)
-    corners = image[0, 0, 8:41:8, 8:41:8, 8:41:8]
+    InBody(StockWindows((12,) * 3), AIR + 1, StockWindows((12,) * 3).snapped)(image, network)
+    corners = image[0, 0, 6:49:6, 6:49:6, 6:49:6]
     assert sorted(seen) == sorted(corners.flatten().tolist())
     recipe = Recipe(roi_size=(16, 16, 16))
     assert isinstance(make_windows(recipe, ("body",)).inferer, StockWindows)

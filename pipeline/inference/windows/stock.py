@@ -33,10 +33,15 @@ class StockWindows(SlidingWindowInferer):
         super().__init__(tuple(roi_size), 1, overlap, mode="gaussian", device=stitch_device, progress=progress)
 
     def snapped(self, box: Box, shape: Sequence[int]) -> Box:
-        """The smallest box of whole windows around ``box`` in a volume of ``shape`` (D, H, W)."""
+        """The box of the windows that cover ``box`` in a volume of ``shape`` (D, H, W), and of all centred in it.
+
+        What a window weighs most lies at its centre: one that is centred outside says little of what is inside.
+        """
         result = []
         for (a, b), n, roi in zip(box, shape, self.roi_size, strict=True):  # type: ignore[arg-type]
             starts = [*range(0, n - roi, max(int(roi * (1 - self.overlap)), 1)), n - roi]  # type: ignore[operator]
-            first = max(start for start in starts if start <= max(a, 0))
-            result.append((first, max(min(start + roi for start in starts if start + roi >= b), first + roi)))
+            centred = [start for start in starts if a <= start + roi / 2 <= b]
+            first = min([max(start for start in starts if start <= max(a, 0)), *centred])
+            last = max([min(start for start in starts if start + roi >= b), first, *centred])
+            result.append((first, last + roi))
         return tuple(result)
