@@ -9,7 +9,8 @@
 #   best          bundle/configs/best.json and best_cpu.json
 #   nnunet        nnU-Net as it plans itself, with our spacing, patch, batch size and precision
 #   nnunet-small  the same with the widths of mlperf, which makes many more steps in the time
-# Settings: BEST (its configurations, comma-separated), MLPERF_RATE (0.8, the reference's), and those of scripts/compare/steps.sh and nnunet.sh.
+# Settings: BEST (its configurations, comma-separated), MLPERF_RATE (0.8, the reference's), and
+# those of scripts/compare/steps.sh and nnunet.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ $# -ge 2 ] || { sed -n '2,/^set/p' "$0" | grep '^#' | cut -c3- >&2; exit 2; }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from typing import Any
 
 from monai.transforms import (
     Compose,
@@ -23,10 +23,7 @@ def wide_augmentation(
     recipe: Recipe,
     image_key: str = "image",
     label_key: str = "label",
-    boxes_key: str | None = None,
-    foreground_probability: float = 0.4,
-    class_weights: Sequence[float] | None = None,
-    component_power: float | None = None,
+    **crop: Any,
 ) -> Compose:
     """A prepared volume to a training patch, in place of :func:`~.recipes.augmentation`: where few cases are seen
     often, they are turned, stretched, blurred, and their contrast is changed.
@@ -36,13 +33,15 @@ def wide_augmentation(
     intensity × U(0.75, 1.25) (0.3); + U(-0.3, 0.3) standard deviations (0.3); gamma U(0.7, 1.5) (0.3);
     noise of σ ~ U(0, 0.2) (0.2). The kinds are nnU-Net's, the numbers milder, since the patch is cut before it is
     turned and its border repeated where nothing was cut.
+
+    ``crop`` is :func:`~.recipes.augmentation`'s ``boxes_key``, ``foreground_probability``, ``class_weights`` and
+    ``component_power``.
     """
     both = (image_key, label_key)
-    crop = (boxes_key, foreground_probability, class_weights, component_power)
     turn = (math.radians(15),) * 3
     return Compose(
         [
-            *training_patch(recipe, image_key, label_key, *crop),
+            *training_patch(recipe, image_key, label_key, **crop),
             RandAffined(
                 both,
                 prob=0.5,

@@ -94,8 +94,8 @@ class MLPerfRun:
         evaluator: whose score counts.
         metric: name of that score.
         target: to reach, in [0, 1].
-        samples_per_epoch: by all processes together.
-        samples: events of the data by MLPerf's keys: numbers of cases, batch size.
+        samples: events of the data by MLPerf's keys: numbers of cases, ``samples_per_epoch`` of all processes,
+            batch size.
         seeds: of the run.
     """
 
@@ -105,12 +105,11 @@ class MLPerfRun:
         evaluator: Engine,
         metric: str,
         target: float,
-        samples_per_epoch: int,
         samples: Mapping[str, Any],
         seeds: Seeds,
     ) -> None:
         self.log, self.evaluator, self.metric, self.target = log, evaluator, metric, target
-        self.samples_per_epoch, self.samples, self.seeds = samples_per_epoch, samples, seeds
+        self.samples, self.seeds = samples, seeds
         self.score: float | None = None
         self.epoch_began = 0.0
 
@@ -146,7 +145,7 @@ class MLPerfRun:
         self.epoch_began = time.perf_counter()
 
     def _epoch_completed(self, trainer: SupervisedTrainer) -> None:
-        throughput = self.samples_per_epoch / (time.perf_counter() - self.epoch_began)
+        throughput = self.samples["samples_per_epoch"] / (time.perf_counter() - self.epoch_began)
         number = {keys.EPOCH_NUM: trainer.state.epoch}
         rate = trainer.optimizer.param_groups[0]["lr"]
         self.log.end(keys.EPOCH_STOP, metadata={**number, "current_lr": rate})

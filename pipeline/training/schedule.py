@@ -6,8 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..data.kits19 import SIZES
+
 #: Cases of the training split, in which the reference counts its evaluation epochs.
-TRAINING_CASES = 168
+TRAINING_CASES = SIZES["training"]
 
 
 def epochs_of(passes: int, samples_per_epoch: int) -> int:
