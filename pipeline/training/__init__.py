@@ -13,6 +13,7 @@ from .mlperf_log import MLPerfLog, MLPerfRun
 from .recomputation import recomputed
 from .run_state import RunState
 from .schedule import Schedule, epochs_of
+from .shallow import refuse_shallow_bf16
 from .start import start
 from .step import NotFiniteError, TrainStep
 from .throughput import Throughput
@@ -42,5 +43,6 @@ __all__ = [
     "epochs_of",
     "keep_freed_memory",
     "recomputed",
+    "refuse_shallow_bf16",
     "start",
 ]

@@ -1,0 +1,44 @@
+"""Where weight gradients in bf16 are wrong on a CPU, and a training refuses to begin."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from ..device import Accelerator
+
+
+def refuse_shallow_bf16(network: nn.Module, roi_size: Sequence[int], accelerator: Accelerator) -> None:
+    """Ends the program if ``network`` would convolve in bf16, on a CPU, what is two slices deep.
+
+    torch 2.13 with oneDNN there adds memory that nobody has written to the weights' gradient: numbers that are a
+    little wrong or not finite, and differ from run to run. FP32, other depths and inference are right.
+
+    Args:
+        network: takes (1, 1, D, H, W).
+        roi_size: D, H, W of the training's patches, voxels.
+
+    Raises:
+        SystemExit: with one sentence and exit code 2.
+    """
+    if not (accelerator.on_cpu and accelerator.precision == "bf16"):
+        return
+    depths: set[int] = set()
+    twin = copy.deepcopy(network).to("meta")  # shapes alone: neither memory nor time
+    for module in twin.modules():
+        if isinstance(module, nn.Conv3d) and module.kernel_size[0] > 1:
+            module.register_forward_pre_hook(lambda _module, inputs: depths.add(inputs[0].shape[2]))
+    with torch.no_grad():
+        twin.train()(torch.empty(1, 1, *roi_size, device="meta"))
+    if 2 in depths:
+        size = " x ".join(map(str, roi_size))
+        print(
+            f"error: patches of {size} reach a convolution two slices deep, whose gradient in bf16 is wrong on a CPU; "
+            "train in fp32 (--precision fp32), or with a deeper roi_size or fewer channels",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
