@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# `best` with each of its parts switched off alone, at an equal budget of training time, trained on four fifths of the
-# training label maps and scored on the others: effect and cost. The evaluation cases have no say in it.
+# `best` for a CPU with each of its parts switched off alone, and with the strong augmentation that it leaves out, at an
+# equal budget of training time: trained on four fifths of the training label maps and scored on the others. Effect and
+# cost; the evaluation cases have no say in it.
 #   bash scripts/ablation.sh LABELS OUT [MINUTES [SEEDS [PARTS]]]
 # Arguments as of compare_recipes.sh, whose OUT may be given; PARTS are names of scripts/compare/parts.json, all if none
 # is given. Settings: BEST, FOLD (0), FOLDS (5), and those of scripts/compare/steps.sh.

@@ -9,8 +9,8 @@
 #   best          bundle/configs/best.json and best_cpu.json
 #   nnunet        nnU-Net as it plans itself, with our spacing, patch, batch size and precision
 #   nnunet-small  the same with the widths of mlperf, which makes many more steps in the time
-# Settings: BEST (its configurations, comma-separated), MLPERF_RATE (0.8, the reference's), and
-# those of scripts/compare/steps.sh and nnunet.sh.
+# Settings: BEST (its configurations, comma-separated), MLPERF_RATE (0.8, the reference's), VARIANTS ("mirror ensemble";
+# without mirror, of which nnU-Net's takes longest, or without both) and those of scripts/compare/steps.sh and nnunet.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ $# -ge 2 ] || { sed -n '2,/^set/p' "$0" | grep '^#' | cut -c3- >&2; exit 2; }
@@ -21,6 +21,8 @@ done
 . scripts/compare/steps.sh
 . scripts/compare/nnunet.sh
 BEST=${BEST:-bundle/configs/best.json,bundle/configs/best_cpu.json}
+VARIANTS=${VARIANTS-mirror ensemble}
+wanted() { [[ " $VARIANTS " == *" $1 "* ]]; }
 
 mlperf() {
     local config=scripts/compare/mlperf.json speed=$OUT/mlperf/speed warmup
@@ -36,7 +38,7 @@ mlperf() {
 best() {
     train_ours "$1" "$(configs "$BEST")" --seed "$2" --precision bf16
     predict_ours "$1" plain "$OUT/scans" "$1/models/model_final.pt"
-    predict_ours "$1" mirror "$OUT/scans" "$1/models/model_final.pt" --mirror
+    ! wanted mirror || predict_ours "$1" mirror "$OUT/scans" "$1/models/model_final.pt" --mirror
 }
 
 nnunet() { # FOLDER SEED RECIPE [BASE MAX]
@@ -44,7 +46,7 @@ nnunet() { # FOLDER SEED RECIPE [BASE MAX]
     make_nnunet_data "$3" "${@:4}"
     train_nnunet "$1" "$3" "$2"
     predict_nnunet "$1" "$3" plain "$OUT/scans" --disable_tta
-    predict_nnunet "$1" "$3" mirror "$OUT/scans"
+    ! wanted mirror || predict_nnunet "$1" "$3" mirror "$OUT/scans"
 }
 
 echo "== data"
@@ -60,7 +62,7 @@ for seed in $SEEDS; do
     done
 done
 # All seeds of best together: an ensemble by the mean of their results.
-if [[ " $RECIPES " == *" best "* ]] && [ "$(wc -w <<<"$SEEDS")" -gt 1 ]; then
+if wanted ensemble && [[ " $RECIPES " == *" best "* ]] && [ "$(wc -w <<<"$SEEDS")" -gt 1 ]; then
     predict_ours "$OUT/best" ensemble "$OUT/scans" "$(for seed in $SEEDS; do echo "$OUT/best/seed_$seed/models/model_final.pt"; done)"
 fi
 echo "== tables and figures"
