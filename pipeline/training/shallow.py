@@ -16,7 +16,7 @@ def refuse_shallow_bf16(network: nn.Module, roi_size: Sequence[int], accelerator
     """Ends the program if ``network`` would convolve in bf16, on a CPU, what is two slices deep.
 
     torch 2.13 with oneDNN there adds memory that nobody has written to the weights' gradient: numbers that are a
-    little wrong or not finite, and differ from run to run. FP32, other depths and inference are right.
+    little wrong or not finite, and differ from run to run. FP32 and other depths are right.
 
     Args:
         network: takes (1, 1, D, H, W).
