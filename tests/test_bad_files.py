@@ -2,7 +2,7 @@
 
 Rows 18 and 37 to 45, on DICOM, are in test_bad_dicom.py; 32 to 36, on folders, names and disks, and 46 to 50, on
 models and options, in test_bad_surroundings.py. Labels that do not fit, bad values, duplicates and splits are in
-test_preparation.py; checkpoints in test_checkpoints.py.
+test_preparation_refusals.py; checkpoints in test_checkpoints.py.
 """
 
 import gzip
