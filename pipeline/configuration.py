@@ -15,7 +15,7 @@ from typing import Any
 
 from kits_unet3d.transforms import Recipe
 
-from .errors import UsageError
+from .errors import UsageError, told_in_a_sentence
 
 
 def recipe_of(config: str | Path | None) -> Recipe:
@@ -138,8 +138,8 @@ def require_known_keys(argv: Sequence[str] | None = None) -> None:
     own |= set(settings["configs"]) if "tracking" in given else set()
     found = unread_key(configs, [key for key in given if re.split("#|::", key)[0] not in own])
     if found is not None:
-        print(f"error: {unknown_key(*found)}", file=sys.stderr)
-        raise SystemExit(2)
+        with told_in_a_sentence():
+            raise UsageError(unknown_key(*found))
 
 
 def _flags(arguments: Sequence[str]) -> dict[str, Any]:

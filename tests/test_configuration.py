@@ -76,6 +76,16 @@ def test_monai_is_not_let_run_with_a_key_that_nothing_reads(arguments, message):
     assert message in done.stderr and "Traceback" not in done.stderr
 
 
+def test_monai_is_told_in_a_sentence_of_a_fold_that_there_is_not():
+    command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", "bundle/configs/train.json"]
+    done = subprocess.run([*command, "--fold", "9"], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert (
+        "error: fold must be a whole number from 0 and below folds, got 9 of 5" in done.stderr
+        and "Traceback" not in done.stderr
+    )
+
+
 @pytest.mark.parametrize("command", [["prepare", "--data-dir", ".", "--out", "out"], ["device", "--device", "cpu"]])
 @pytest.mark.parametrize(("key", "near"), [("xyzzy", "see the first"), ("hu_men", "hu_mean"), ("hu_range", "hu_")])
 def test_a_command_refuses_a_configuration_with_a_key_that_nothing_reads(

@@ -38,8 +38,8 @@ def folds_of(cases: Mapping[str, Mapping[str, Any]], folds: int) -> dict[str, in
 
 
 def _in_fold(index: Index, fold: int, folds: int, inside: bool) -> list[dict[str, Any]]:
-    if not 0 <= fold < folds:
-        raise UsageError(f"fold must be 0 to {folds - 1}, got {fold}")
+    if not (isinstance(fold, int) and isinstance(folds, int) and 0 <= fold < folds):
+        raise UsageError(f"fold must be a whole number from 0 and below folds, got {fold} of {folds}")
     if not index.cases:  # what is wrong with such an index is told once the run starts
         return []
     of = folds_of(index.cases, folds)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from kits_unet3d.transforms import Recipe
 
 from ..data import require_data
 from ..device import Accelerator
-from ..errors import UsageError
+from ..errors import told_in_a_sentence
 
 logger = logging.getLogger("kits_unet3d.evaluation")
 
@@ -23,12 +22,8 @@ def start(
     """Checks that there are evaluation cases prepared as the model wants them, enough for all processes; logs
     the device.
 
-    Ends the program with one sentence and exit code 2 if the data do not serve; a configuration's run has
-    no other way to speak to its user.
+    Ends the program with one sentence and exit code 2 if the data do not serve.
     """
-    try:
+    with told_in_a_sentence():
         require_data(dataset_dir, recipe, evaluation_data)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
     logger.info("device: %s", accelerator.describe())

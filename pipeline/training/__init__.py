@@ -14,7 +14,7 @@ from .recomputation import recomputed
 from .run_state import RunState
 from .schedule import Schedule, epochs_of
 from .shallow import refuse_shallow_bf16
-from .start import start
+from .start import require_fold, start
 from .step import NotFiniteError, TrainStep
 from .throughput import Throughput
 
@@ -44,5 +44,6 @@ __all__ = [
     "keep_freed_memory",
     "recomputed",
     "refuse_shallow_bf16",
+    "require_fold",
     "start",
 ]

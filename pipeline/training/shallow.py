@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from ..device import Accelerator
+from ..errors import UsageError, told_in_a_sentence
 
 
 def refuse_shallow_bf16(network: nn.Module, roi_size: Sequence[int], accelerator: Accelerator) -> None:
@@ -19,7 +19,7 @@ def refuse_shallow_bf16(network: nn.Module, roi_size: Sequence[int], accelerator
     little wrong or not finite, and differ from run to run. FP32 and other depths are right.
 
     Args:
-        network: takes (1, 1, D, H, W).
+        network: takes (1, C, D, H, W), with the C of its first convolution.
         roi_size: D, H, W of the training's patches, voxels.
 
     Raises:
@@ -29,16 +29,18 @@ def refuse_shallow_bf16(network: nn.Module, roi_size: Sequence[int], accelerator
         return
     depths: set[int] = set()
     twin = copy.deepcopy(network).to("meta")  # shapes alone: neither memory nor time
-    for module in twin.modules():
-        if isinstance(module, nn.Conv3d) and module.kernel_size[0] > 1:
-            module.register_forward_pre_hook(lambda _module, inputs: depths.add(inputs[0].shape[2]))
+    convolutions = [module for module in twin.modules() if isinstance(module, nn.Conv3d)]
+    for convolution in convolutions:
+        if convolution.kernel_size[0] > 1:
+            convolution.register_forward_pre_hook(lambda _module, inputs: depths.add(inputs[0].shape[2]))
+    channels = convolutions[0].in_channels if convolutions else 1
     with torch.no_grad():
-        twin.train()(torch.empty(1, 1, *roi_size, device="meta"))
-    if 2 in depths:
-        size = " x ".join(map(str, roi_size))
-        print(
-            f"error: patches of {size} reach a convolution two slices deep, whose gradient in bf16 is wrong on a CPU; "
-            "train in fp32 (--precision fp32), or with a deeper roi_size or fewer channels",
-            file=sys.stderr,
+        twin.train()(torch.empty(1, channels, *roi_size, device="meta"))
+    size = " x ".join(map(str, roi_size))
+    if 2 not in depths:
+        return
+    with told_in_a_sentence():
+        raise UsageError(
+            f"patches of {size} reach a convolution two slices deep, whose gradient in bf16 is wrong on a CPU; "
+            "train in fp32 (--precision fp32), or with a deeper roi_size or fewer channels"
         )
-        raise SystemExit(2)

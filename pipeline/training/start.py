@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kits_unet3d.transforms import Recipe
 
-from ..data import require_data
+from ..data import Index, require_data, training_list
 from ..device import Accelerator
-from ..errors import UsageError
+from ..errors import told_in_a_sentence
 
 logger = logging.getLogger("kits_unet3d.training")
 
@@ -30,12 +29,17 @@ def start(
     With fewer than ``cases_a_step`` for each of them, which is batch size times accumulation, an epoch would end before
     the optimiser's first step, and nothing be trained.
 
-    Ends the program with one sentence and exit code 2 if the data do not serve; a configuration's run has
-    no other way to speak to its user.
+    Ends the program with one sentence and exit code 2 if the data do not serve.
     """
-    try:
+    with told_in_a_sentence():
         require_data(dataset_dir, recipe, evaluation_data, training_data, cases_a_step)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
     logger.info("device: %s", accelerator.describe())
+
+
+def require_fold(index: Index, fold: int | None, folds: int) -> None:
+    """Ends the program with one sentence and exit code 2 if ``fold`` is none of ``folds``, or the cases are too few.
+
+    A run that holds out no fold gives None.
+    """
+    with told_in_a_sentence():
+        training_list(index, fold, folds)
