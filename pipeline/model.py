@@ -86,13 +86,16 @@ def read_model(
         path: checkpoint, or several, such as those of a cross-validation. One of ours names its network and
             recipe; for one from elsewhere the network is ``factory``'s and the recipe the reference's.
         factory: makes the network of a checkpoint that does not name it.
-        missing_ok: give ``factory``'s network with fresh weights where there is no file.
+        missing_ok: where a single file is not there, give ``factory``'s network with fresh weights.
         mirror: average over the mirror images along all axes too, which takes eight times as long.
 
     Raises:
-        CheckpointError: if a file cannot be used, or several want their images prepared differently.
+        CheckpointError: if no file is named, one cannot be used, or several want their images prepared differently.
     """
     paths = [path] if isinstance(path, str | Path) else list(path)
+    if not paths:
+        raise CheckpointError("no checkpoint is named; give the path of at least one")
+    missing_ok = missing_ok and len(paths) == 1
     first, *others = (_read_one(Path(one), factory, missing_ok) for one in paths)
     for one, other in zip(paths[1:], others, strict=True):
         if other.recipe != first.recipe:

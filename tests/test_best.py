@@ -12,6 +12,7 @@ from conftest import ROOT, TINY
 from monai.bundle import ConfigParser
 from monai.networks.nets import DynUNet
 
+from kits_unet3d.networks import CheckpointError
 from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.device import resolve
 from kits_unet3d.pipeline.export import describe
@@ -98,8 +99,11 @@ def test_activations_computed_again_give_the_networks_own_gradients():
     plain = made.get_parsed_content("network_factory")()
     again = recomputed(copy.deepcopy(plain))
     image = torch.rand(1, 1, 8, 8, 8)
+    calls = []
+    again.bottleneck.conv1.register_forward_pre_hook(lambda *_: calls.append(1))
     for network in (plain, again):
         network.train()(image).square().sum().backward()
+    assert len(calls) == 2  # once forward, and once more for the backward pass
     for (name, p), q in zip(plain.named_parameters(), again.parameters(), strict=True):
         assert torch.equal(p.grad, q.grad), name
 
@@ -113,6 +117,15 @@ def test_a_checkpoint_gives_its_network_and_several_their_mean(checkpoints):
         flips = [(), (2,), (3,), (4,), (2, 3), (2, 4), (3, 4), (2, 3, 4)]
         expected = sum((net(x.flip(f)).flip(f)) for net in (first, second) for f in flips) / 16
     torch.testing.assert_close(both, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_of_several_checkpoints_each_must_be_there(checkpoints):
+    """A missing one's fresh weights would be averaged in."""
+    factory = partial(DynUNet)
+    with pytest.raises(CheckpointError, match="nowhere.pt"):
+        read_model([checkpoints[0], "nowhere.pt"], factory, missing_ok=True)
+    with pytest.raises(CheckpointError, match="no checkpoint is named"):
+        read_model([], factory, missing_ok=True)
 
 
 @pytest.mark.parametrize("name", ["openvino", "channels_last", "eager"])
@@ -201,7 +214,9 @@ def test_folds_are_summed_up_and_their_choice_and_mean_predict(cross_validated, 
     chosen = json.loads((out / "postprocessing.json").read_text())
     assert chosen == summary["postprocessing"]
     best = max(tried["mean_dice"] for tried in summary["tried"])
-    assert sum(summary["post_processed"]["mean"].values()) / 2 == pytest.approx(best)
+    tried = {tuple(candidate[key] for key in chosen): candidate["mean_dice"] for candidate in summary["tried"]}
+    assert tried[tuple(chosen.values())] == best and summary["missing"] == []
+    assert sum(summary["post_processed"]["mean"].values()) / 2 <= best
     models = [part for f in cross_validated for part in ("--checkpoint", str(f / "models" / "model.pt"))]
     scan = raw_phantoms / "case_00000" / "imaging.nii.gz"
     assert main(["predict", str(scan), "-o", str(tmp_path / "masks"), "--device", "cpu", "--mirror", *models,

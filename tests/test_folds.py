@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from kits_unet3d.pipeline.cli import main
-from kits_unet3d.pipeline.crossvalidation import FoldResult, choose_postprocessing, read_results
+from kits_unet3d.pipeline.crossvalidation import Choice, FoldResult, choose_postprocessing, read_results
 from kits_unet3d.pipeline.data import Index, RawCase, evaluation_list, folds_of, training_list
 from kits_unet3d.pipeline.errors import UsageError
+from kits_unet3d.pipeline.evaluation import Scores
 from kits_unet3d.pipeline.inference import PostProcessing
 from kits_unet3d.transforms import Recipe
 
@@ -50,8 +51,10 @@ def test_each_training_case_is_held_out_once_and_no_evaluation_case_is_ever_seen
     assert [case["case_id"] for case in evaluation_list(whole)] == ["case_00000", "case_00005"]
 
 
-@pytest.mark.parametrize(("fold", "folds", "match"), [(3, 3, "0 to 2"), (-1, 3, "0 to 2"), (0, 1, "at least 2"),
-                                                      (0, 5, "4 training label")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("fold", "folds", "match"),
+    [(3, 3, "3 of 3"), (-1, 3, "-1 of 3"), ("a", 3, "a of 3"), (0, 1, "at least 2"), (0, 5, "4 training label")],
+)
 def test_a_fold_that_there_is_not_is_refused(fold, folds, match):
     with pytest.raises(UsageError, match=match):
         training_list(index(SEVEN), fold, folds)
@@ -72,7 +75,7 @@ def test_results_are_read_in_order_of_folds_wherever_they_lie(tmp_path):
     first = result(tmp_path / "y", 0)
     assert [one.folder for one in read_results([second, first])] == [first, second]
     (tmp_path / "y").rename(tmp_path / "z")
-    assert read_results([tmp_path / "z"])[0].checkpoint == tmp_path / "z" / "models" / "model.pt"
+    assert read_results([tmp_path / "z"])[0].checkpoint == tmp_path / "z" / "models" / "model_final.pt"
 
 
 @pytest.mark.parametrize(
@@ -122,6 +125,18 @@ def test_the_setting_of_the_best_mean_is_chosen_and_of_equal_ones_the_mildest(sc
     assert list(choice.means.values()) == pytest.approx([(2000 / 2001 + 16 / 17) / 2, 1, 1, 1 / 2])
     assert choice.best == candidates[1]
     assert choose_postprocessing({"a": case.label}, {"a": case}).best == PostProcessing()
+
+
+def test_what_a_choice_is_worth_is_told_by_cases_that_had_no_say_in_it():
+    plain, small = PostProcessing(), PostProcessing(min_tumour_mm3=50.0)
+    by_candidate = {plain: {"a": 0.5, "b": 0.6, "c": 0.9}, small: {"a": 0.9, "b": 0.8, "c": 0.1}}
+    choice = Choice({one: Scores({case: {"dice": value} for case, value in of.items()})
+                     for one, of in by_candidate.items()})  # fmt: skip
+    assert choice.best == plain  # 2.0 in all against 1.8
+    unseen = choice.unseen([["a", "b"], ["c"]])
+    # c alone speaks for leaving all as it is, and a and b for the other
+    assert {case: of["dice"] for case, of in unseen.by_case.items()} == {"a": 0.5, "b": 0.6, "c": 0.1}
+    assert choice.unseen([["a", "b", "c"]]) is None
 
 
 def test_what_was_chosen_is_read_by_predict_and_nothing_else_with_it(tmp_path, predict, capsys):

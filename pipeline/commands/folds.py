@@ -38,19 +38,20 @@ def run(arguments: argparse.Namespace) -> Outcome:
     accelerator = resolve(arguments.device, arguments.precision)
     masks = {result.fold: out_of_fold_masks(result, cases, accelerator, arguments.engine) for result in results}
     choice = choose_postprocessing({case: path for fold in masks.values() for case, path in fold.items()}, cases)
-    plain, chosen = choice.scores[PostProcessing()], choice.scores[choice.best]
+    plain = choice.scores[PostProcessing()]
+    unseen = choice.unseen(list(masks.values()))
+    judged = {"as_predicted": plain} if unseen is None else {"as_predicted": plain, "post_processed": unseen}
     by_fold = {
         str(fold): {
-            name: Scores({case: scores.by_case[case] for case in held_out}).mean
-            for name, scores in (("as_predicted", plain), ("post_processed", chosen))
+            name: Scores({case: scores.by_case[case] for case in held_out}).mean for name, scores in judged.items()
         }
         for fold, held_out in masks.items()
     }
     summary: dict[str, Any] = {
         "folds": results[0].folds,
+        "missing": sorted(set(range(results[0].folds)) - set(masks)),
         "by_fold": by_fold,
-        "as_predicted": plain.as_dict(),
-        "post_processed": chosen.as_dict(),
+        **{name: scores.as_dict() for name, scores in judged.items()},
         "postprocessing": asdict(choice.best),
         "tried": [{**asdict(candidate), "mean_dice": mean} for candidate, mean in choice.means.items()],
     }
@@ -59,7 +60,11 @@ def run(arguments: argparse.Namespace) -> Outcome:
     write_json(out / "postprocessing.json", asdict(choice.best))
     for fold, means in by_fold.items():
         print(_row(f"fold {fold}", means["as_predicted"]))
-    print(_row("all", plain.mean), _row("post-processed", chosen.mean), out / "postprocessing.json", sep="\n")
+    for name, scores in judged.items():
+        print(_row(name.replace("_", " "), scores.mean))
+    if summary["missing"]:
+        print(f"of {results[0].folds} folds {', '.join(map(str, summary['missing']))} are missing")
+    print(out / "postprocessing.json")
     return Outcome(summary)
 
 

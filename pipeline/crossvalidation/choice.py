@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -45,6 +45,27 @@ class Choice:
         """The candidate of the highest mean; of equal ones the first, which takes out the least."""
         means = self.means
         return max(means, key=lambda candidate: means[candidate])
+
+    def unseen(self, folds: Sequence[Collection[str]]) -> Scores | None:
+        """The scores of each fold's cases under what the other folds choose, and so of cases that had no say in it.
+
+        None for a single fold.
+
+        Args:
+            folds: the cases of each.
+        """
+        if len(folds) < 2:
+            return None
+        found = Scores()
+        for held_out in folds:
+            others = Choice(
+                {
+                    candidate: Scores({case: of for case, of in scores.by_case.items() if case not in held_out})
+                    for candidate, scores in self.scores.items()
+                }
+            )
+            found.by_case |= {case: self.scores[others.best].by_case[case] for case in held_out}
+        return found
 
 
 def choose_postprocessing(

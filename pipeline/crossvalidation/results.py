@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..files import write_json
+from ..training.checkpoint import FINAL
 
 RESULT_FILE = "result.json"
 
@@ -36,8 +37,8 @@ class FoldResult:
 
     @property
     def checkpoint(self) -> Path:
-        """The best weights of the training, by its evaluations."""
-        return self.folder / "models" / "model.pt"
+        """The last weights of the training: the best would be chosen by the cases that are to judge them."""
+        return self.folder / "models" / FINAL
 
     def write(self) -> None:
         """Writes ``result.json`` into the folder, whole."""

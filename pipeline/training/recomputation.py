@@ -11,12 +11,15 @@ from torch.utils.checkpoint import checkpoint
 def recomputed(network: nn.Module) -> nn.Module:
     """``network``, whose blocks keep their inputs alone during training and compute the rest a second time.
 
-    Its blocks are its children, or the members of a child that is a list. Names of weights, results and gradients stay
-    what they are; without gradients nothing changes.
+    Its blocks are its children, or the members of a child that is a list; not one that holds others of them, as MONAI's
+    `DynUNet` has, for within it they would be computed a third time. Names of weights, results and gradients stay what
+    they are; without gradients nothing changes.
     """
-    blocks = [
+    children = [
         block for child in network.children() for block in (child if isinstance(child, nn.ModuleList) else [child])
     ]
-    for block in blocks:
+    for block in children:
+        if any(inner in children for inner in block.modules() if inner is not block):
+            continue
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
     return network
