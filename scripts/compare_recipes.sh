@@ -5,7 +5,7 @@
 # LABELS holds case_XXXXX/segmentation.nii.gz of KiTS19. MINUTES (10) of each training, SEEDS ("1 2 3"), RECIPES
 # ("mlperf best nnunet nnunet-small"):
 #   mlperf        the reference's loss, optimiser, augmentation, sampling and rate, with a network that a CPU can train;
-#                 its warm-up is as large a share of the epochs that fit as of those the reference needs (warmup.py)
+#                 its warm-up is as large a share of the time as of the epochs that the reference needs (warmup.py)
 #   best          bundle/configs/best.json and best_cpu.json
 #   nnunet        nnU-Net as it plans itself, with our spacing, patch, batch size and precision
 #   nnunet-small  the same with the widths of mlperf, which makes many more steps in the time
@@ -25,13 +25,7 @@ VARIANTS=${VARIANTS-mirror ensemble}
 wanted() { [[ " $VARIANTS " == *" $1 "* ]]; }
 
 mlperf() {
-    local config=scripts/compare/mlperf.json speed=$OUT/mlperf/speed warmup
-    [ -f "$speed/benchmark.json" ] || monai benchmarking \
-        "['bundle/configs/train.json','$config','bundle/configs/benchmark.json']" --synthetic False \
-        --output_dir "$speed" --ckpt_dir "$speed" --warmup_steps 3 --benchmark_steps 12
-    warmup=$("$PYTHON" scripts/compare/warmup.py "$speed/benchmark.json" "$OUT/prepared" "$MINUTES")
-    train_ours "$1" "$(configs $config)" --seed "$2" --warmup_epochs "$warmup" \
-        --learning_rate "${MLPERF_RATE:-0.8}"
+    train_ours "$1" "$(configs scripts/compare/mlperf.json)" --seed "$2" --learning_rate "${MLPERF_RATE:-0.8}"
     predict_ours "$1" plain "$OUT/scans" "$1/models/model_final.pt"
 }
 
@@ -63,7 +57,7 @@ for seed in $SEEDS; do
 done
 # All seeds of best together: an ensemble by the mean of their results.
 if wanted ensemble && [[ " $RECIPES " == *" best "* ]] && [ "$(wc -w <<<"$SEEDS")" -gt 1 ]; then
-    predict_ours "$OUT/best" ensemble "$OUT/scans" "$(for seed in $SEEDS; do echo "$OUT/best/seed_$seed/models/model_final.pt"; done)"
+    predict_ours "$OUT/best" "ensemble_${SEEDS// /_}" "$OUT/scans" "$(for seed in $SEEDS; do echo "$OUT/best/seed_$seed/models/model_final.pt"; done)"
 fi
 echo "== tables and figures"
 "$PYTHON" scripts/compare/summary.py "$OUT" --recipes $RECIPES --seeds $SEEDS

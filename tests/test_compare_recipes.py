@@ -10,7 +10,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
+from ignite.engine import Engine
 
 
 def run(*arguments, script="compare_recipes", **settings):
@@ -22,7 +24,7 @@ def run(*arguments, script="compare_recipes", **settings):
 
 
 @pytest.mark.slow
-def test_mlperf_goes_from_label_maps_to_tables_and_what_is_finished_is_kept(raw_phantoms, tmp_path):
+def test_recipes_and_parts_go_from_label_maps_to_tables_and_what_is_finished_is_kept(raw_phantoms, tmp_path):
     pytest.importorskip("matplotlib")
     settings = {"SPACING_MM": "[8.0,6.0,6.0]", "ROI": "[48,32,32]", "EVALUATION": "case_00000 case_00003"}
     settings["MLPERF_RATE"] = "0.01"  # so few steps of 0.8 end in numbers that are none
@@ -45,6 +47,12 @@ def test_mlperf_goes_from_label_maps_to_tables_and_what_is_finished_is_kept(raw_
     again = run(raw_phantoms, tmp_path, "0.05", "1", "mlperf", **settings)
     assert again.returncode == 0, again.stderr[-3000:]
     assert before == {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()}
+    done = run(raw_phantoms, tmp_path, "0.05", "1", "no_average", script="ablation", FOLDS="3", **settings)
+    assert done.returncode == 0, done.stderr[-3000:]
+    fold = json.loads((tmp_path / "fold_0" / "summary.json").read_text())
+    assert fold["means"].keys() == {"best plain", "no_average plain"} and len(fold["differences"]) == 1
+    scores = json.loads((tmp_path / "fold_0" / "no_average" / "seed_1" / "plain.json").read_text())
+    assert list(scores["cases"]) == ["case_00001"]  # one of the label map's three bodies
 
 
 @pytest.mark.slow
@@ -82,11 +90,15 @@ def compared(name: str):
         sys.path.pop(0)
 
 
-def test_warmup_takes_the_references_share_of_the_epochs_that_fit():
-    warmup = compared("warmup").warmup_epochs
-    # 10 minutes at 0.4 s a step and 33 steps an epoch are 45.5 epochs; 200 / 2659 of them are 3.4
-    assert warmup(0.4, 66, 10) == 3
-    assert warmup(40.0, 66, 1) == 1
+def test_warmup_is_the_references_share_of_the_time(monkeypatch):
+    warmup = compared("warmup")
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.8)
+    now = iter([100.0, 100.0, 100 + 300 * warmup.SHARE, 100 + 600 * warmup.SHARE, 699.0])
+    monkeypatch.setattr(warmup.time, "monotonic", lambda: next(now))
+    rates, engine = [], Engine(lambda engine, batch: rates.append(optimizer.param_groups[0]["lr"]))
+    warmup.WarmUp(optimizer, minutes=10, learning_rate=0.8).attach(engine)
+    engine.run(range(2), max_epochs=2)
+    assert rates == pytest.approx([1e-4, (0.8 + 1e-4) / 2, 0.8, 0.8])
 
 
 def test_label_maps_with_thin_slices_are_not_ordinary(tmp_path):

@@ -39,7 +39,7 @@ def test_a_case_without_a_score_is_left_out_of_its_seeds_mean(tmp_path):
     runs = Runs.read(
         "best", [scores(tmp_path, "1", {"a": None, "b": 0.4}), scores(tmp_path, "2", {"a": 0.2, "b": 0.6})]
     )
-    assert runs.mean("tumour_dice") == pytest.approx(0.4)
+    assert runs.mean("tumour_dice") == pytest.approx(0.4) and runs.counted("tumour_dice") == 1
     nothing = Runs.read("best", [scores(tmp_path, "3", {"a": None})])
     assert nothing.mean("tumour_dice") is None and nothing.spread("tumour_dice") is None
 
@@ -89,6 +89,14 @@ def test_cases_are_paired_and_seeds_are_not():
     shifts = np.array([[-0.3], [0.0], [0.3]])
     unsure = paired_interval(cases + 0.05 + shifts, cases + shifts)
     assert unsure.low < -0.2 and unsure.high > 0.3 and unsure.verdict == "open"
+
+
+def test_seeds_of_the_same_networks_are_paired():
+    cases, shifts = np.linspace(0.1, 0.9, 8), np.array([[-0.3], [0.0], [0.3]])
+    sure = paired_interval(cases + 0.05 + shifts, cases + shifts, same_networks=True)
+    assert sure == pytest.approx((0.05, 0.05, 0.05, 8)) and sure.verdict == "above"
+    with pytest.raises(ValueError, match="as many seeds"):
+        paired_interval(cases + shifts, cases[None], same_networks=True)
 
 
 def test_the_interval_of_many_cases_is_that_of_the_normal_law():
@@ -148,9 +156,12 @@ def test_the_summary_writes_what_the_score_files_say(tmp_path):
             (folder / "curves" / "loss.csv").write_text("seconds,loss\n0.5,1.0\n1.0,0.9\n1.5,0.8\n")
             for variant in ("plain", "mirror") if recipe == "best" else ("plain",):
                 more = 0.1 if variant == "mirror" else 0.0
-                cases = {case: dict.fromkeys(NAMES, value + more) for case in ("case_00041", "case_00061")}
+                cases = {f"case_{number:05d}": dict.fromkeys(NAMES, value + more) for number in range(41, 47)}
+                if recipe == "mlperf":  # it finds no tumour in the last
+                    cases["case_00046"]["tumour_hd95_mm"] = None
                 (folder / f"{variant}.json").write_text(json.dumps({"cases": cases}))
-    (tmp_path / "best" / "ensemble.json").write_text((tmp_path / "best" / "seed_2" / "mirror.json").read_text())
+    (tmp_path / "best" / "ensemble_1_2.json").write_text((tmp_path / "best" / "seed_2" / "mirror.json").read_text())
+    (tmp_path / "mlperf" / "ensemble_1_2_3.json").write_text("of other seeds")
     done = subprocess.run(
         [sys.executable, "scripts/compare/summary.py", str(tmp_path), "--no-figures", "--recipes", "mlperf", "best",
          "--seeds", "1", "2"],
@@ -165,11 +176,19 @@ def test_the_summary_writes_what_the_score_files_say(tmp_path):
     ]  # fmt: skip
     gap = summary["differences"]["best plain − mlperf plain"]["tumour_dice"]
     # seeds drawn apart: from 0.7 - 0.6 to 0.8 - 0.5
-    assert gap == pytest.approx({"difference": 0.2, "low": 0.1, "high": 0.3, "cases": 2, "verdict": "above"})
+    assert gap == pytest.approx(
+        {"difference": 0.2, "low": 0.1, "high": 0.3, "cases": 6, "verdict": "above", "sure": True}
+    )
+    few = summary["differences"]["best plain − mlperf plain"]["tumour_hd95_mm"]
+    assert (few["cases"], few["verdict"], few["sure"]) == (5, "above", False)
+    # the same networks, seed by seed 0.1 more
+    mirrored = summary["differences"]["best mirror − best plain"]["kidney_dice"]
+    assert (mirrored["low"], mirrored["high"]) == pytest.approx((0.1, 0.1))
     assert summary["speed"]["best"] == {"step_seconds": 0.5, "steps": 3, "seconds": 1.5}
     text = (tmp_path / "summary.md").read_text()
     assert "| best, plain | 0.750 ± 0.071 |" in text and "| case_00041 | 0.550 / 0.550 | 0.750 / 0.750 |" in text
     assert "| best plain − mlperf plain | **+0.200 (+0.100 to +0.300)** |" in text
+    assert "| 0.6 ± 0.1 [5 of 6] |" in text and "| +0.2 (+0.1 to +0.3) [5 of 6] |" in text
 
 
 def test_a_summary_of_nothing_says_so(tmp_path):

@@ -1,6 +1,7 @@
 """The scans of one fold, linked into a folder: `python scripts/compare/held_out.py OUT FOLD FOLDS`.
 
-Reads `OUT/prepared`, and links `OUT/raw/<case>/imaging.nii.gz` as `OUT/fold_<FOLD>/scans/<case>.nii.gz`.
+Reads `OUT/prepared`, and links `OUT/raw/<case>/imaging.nii.gz` as `OUT/fold_<FOLD>/scans/<case>.nii.gz`: of each label
+map one body, as the comparison scores them.
 """
 
 import sys
@@ -13,8 +14,12 @@ if __name__ == "__main__":
     out, fold, folds = Path(sys.argv[1]).resolve(), int(sys.argv[2]), int(sys.argv[3])
     scans = out / f"fold_{fold}" / "scans"
     scans.mkdir(parents=True, exist_ok=True)
-    for case, number in folds_of(Index.read(out / "prepared").cases, folds).items():
+    cases = Index.read(out / "prepared").cases
+    seen: set[str] = set()
+    for case, number in sorted(folds_of(cases, folds).items()):
         link = scans / f"{case}.nii.gz"
         link.unlink(missing_ok=True)
-        if number == fold:
+        label = cases[case]["source_sha256"]["label"]
+        if number == fold and label not in seen:
             link.symlink_to(out / "raw" / case / "imaging.nii.gz")
+        seen.add(label)

@@ -35,8 +35,9 @@ make_nnunet_data() {
 train_nnunet() {
     nnunet_folders "$2"
     export nnUNet_results=$1/results
+    if [ ! -f "$1/finished" ]; then rm -rf "$1"; fi
+    settled "$1/settings" "MINUTES=$MINUTES seed $3"
     [ ! -f "$1/finished" ] || return 0
-    rm -rf "$1"
     mkdir -p "$nnUNet_results" "$1/curves"
     BUDGET_MINUTES=$MINUTES BUDGET_SEED=$3 "$NNUNET/bin/nnUNetv2_train" "$NNUNET_NUMBER" 3d_fullres all \
         -tr BudgetTrainer -device cpu

@@ -11,8 +11,20 @@ mkdir -p "$OUT"
 OUT=$(cd "$OUT" && pwd)
 kits() { "$PYTHON" -m kits_unet3d.pipeline.cli "$@"; }
 
+# settled FILE SETTINGS…: what a folder is made with, written down; another time it must be the same.
+settled() {
+    if [ ! -f "$1" ]; then
+        mkdir -p "${1%/*}"
+        echo "${*:2}" >"$1"
+    elif [ "$(cat "$1")" != "${*:2}" ]; then
+        echo "error: ${1%/*} was made with $(cat "$1"), not with ${*:2}; give another OUT, or delete that folder" >&2
+        return 2
+    fi
+}
+
 # Phantoms around the label maps, the prepared cases, and a folder of the scans to predict.
 make_data() {
+    settled "$OUT/settings" "SPACING_MM=$SPACING_MM ROI=$ROI CONTRAST=$CONTRAST EVALUATION=$EVALUATION"
     "$PYTHON" scripts/compare/real_cases.py "$LABELS" "$OUT" --contrast "$CONTRAST" ${EVALUATION:+--evaluation $EVALUATION}
     echo "{\"spacing_mm\": $SPACING_MM, \"roi_size\": $ROI}" >"$OUT/grid.json"
     kits prepare --data-dir "$OUT/raw" --out "$OUT/prepared" --config "$OUT/grid.json" --workers 2
@@ -34,8 +46,9 @@ monai() {
 
 # train_ours FOLDER CONFIGS OVERRIDES…: a training of exactly $MINUTES; one that was cut off is begun anew.
 train_ours() {
+    if [ ! -f "$1/models/model_final.pt" ]; then rm -rf "$1"; fi
+    settled "$1/settings" "MINUTES=$MINUTES ${*:2}"
     [ ! -f "$1/models/model_final.pt" ] || return 0
-    rm -rf "$1"
     monai training "$2" --ckpt_dir "$1/models" --output_dir "$1/curves" --max_minutes "$MINUTES" "${@:3}"
 }
 

@@ -2,10 +2,11 @@
 
 Reads `OUT/<recipe>/seed_<seed>/<variant>.json`, the scores of `kits-unet3d evaluate`, and writes `OUT/summary.json`,
 `OUT/summary.md` and `OUT/figures/`. Variants are `plain`, `mirror` (the mean over mirror images) and `ensemble` (the
-mean over the seeds' networks, `OUT/<recipe>/ensemble.json`); what was not made is left out.
+mean over the seeds' networks, `OUT/<recipe>/ensemble_<seeds>.json`); what was not made is left out.
 """
 
 import argparse
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def read_runs(out: Path, recipes: list[str], seeds: list[int]) -> dict[tuple[str
         for variant in VARIANTS:
             files = [out / recipe / f"seed_{seed}" / f"{variant}.json" for seed in seeds]
             if variant == "ensemble":
-                files = [out / recipe / "ensemble.json"]
+                files = [out / recipe / f"ensemble_{'_'.join(map(str, seeds))}.json"]
             if all(file.is_file() for file in files):
                 runs[recipe, variant] = Runs.read(f"{recipe} {variant}", files)
     return runs
@@ -63,21 +64,40 @@ def number(value: float | None, name: str, *, sign: bool = False) -> str:
     return format(value, ("+" if sign else "") + (".3f" if SCORES[name][1] else ".1f"))
 
 
-def differences(runs: dict[tuple[str, str], Runs], against: str | None = None) -> dict[str, dict[str, Interval]]:
-    """Intervals by pair (`best plain − mlperf plain`) and score; a score that no common case has is left out."""
-    found: dict[str, dict[str, Interval]] = {}
+@dataclass(frozen=True)
+class Difference:
+    """Of two recipes, or of two ways to use one's networks: intervals by score, and whether one may be called sure."""
+
+    by_score: dict[str, Interval]
+    seeds: bool
+
+    def sure(self, name: str) -> bool:
+        """Whether the interval leaves out 0 and rests on enough: of fewer than six cases the bootstrap's 95 % are close
+        to all that there is, and a single training of a recipe does not tell how another would have ended."""
+        interval = self.by_score[name]
+        return self.seeds and interval.cases >= 6 and interval.verdict != "open"
+
+
+def differences(runs: dict[tuple[str, str], Runs], against: str | None = None) -> dict[str, Difference]:
+    """By pair (`best plain − mlperf plain`); a score that no common case has is left out."""
+    found = {}
     for first, second in pairs(list(runs), against):
-        by_score = found.setdefault(f"{' '.join(first)} − {' '.join(second)}", {})
+        one, other = runs[first], runs[second]
+        same = first[0] == second[0] and len(one.runs) == len(other.runs)
+        by_score = {}
         for name in SCORES:
             try:
-                by_score[name] = paired_interval(runs[first].table(name), runs[second].table(name))
+                by_score[name] = paired_interval(one.table(name), other.table(name), same_networks=same)
             except ValueError:
                 continue
+        several = first[0] == second[0] or min(len(one.runs), len(other.runs)) > 1
+        found[f"{' '.join(first)} − {' '.join(second)}"] = Difference(by_score, several)
     return found
 
 
 def means_table(runs: dict[tuple[str, str], Runs]) -> list[str]:
-    """Mean over cases and seeds, and the standard deviation over seeds of the mean over cases."""
+    """Mean over cases and seeds, and the standard deviation over seeds of the mean over cases; how many cases, if not
+    all have the score in every seed."""
     lines = ["| recipe | " + " | ".join(heading for heading, _ in SCORES.values()) + " |", "|---" * 7 + "|"]
     for (recipe, variant), run in runs.items():
         cells = [
@@ -86,23 +106,28 @@ def means_table(runs: dict[tuple[str, str], Runs]) -> list[str]:
             else number(run.mean(name), name)
             for name in SCORES
         ]
+        for position, name in enumerate(SCORES):
+            if 0 < run.counted(name) < len(run.cases):
+                cells[position] += f" [{run.counted(name)} of {len(run.cases)}]"
         lines.append(f"| {recipe}, {variant} | " + " | ".join(cells) + " |")
     return lines
 
 
-def differences_table(found: dict[str, dict[str, Interval]]) -> list[str]:
-    """Difference of means with its interval; bold where the interval does not hold 0."""
+def differences_table(found: dict[str, Difference], cases: int) -> list[str]:
+    """Difference of means with its interval, bold where it is sure; on how many cases it rests, if not on all."""
     lines = ["| difference | " + " | ".join(heading for heading, _ in SCORES.values()) + " |", "|---" * 7 + "|"]
-    for pair, by_score in found.items():
+    for pair, difference in found.items():
         cells = []
         for name in SCORES:
-            if name not in by_score:
+            if name not in difference.by_score:
                 cells.append("–")
                 continue
-            interval = by_score[name]
+            interval = difference.by_score[name]
             low, high = (number(value, name, sign=True) for value in (interval.low, interval.high))
             text = f"{number(interval.difference, name, sign=True)} ({low} to {high})"
-            cells.append(text if interval.verdict == "open" else f"**{text}**")
+            if interval.cases < cases:
+                text += f" [{interval.cases} of {cases}]"
+            cells.append(f"**{text}**" if difference.sure(name) else text)
         lines.append(f"| {pair} | " + " | ".join(cells) + " |")
     return lines
 
@@ -156,7 +181,8 @@ def main() -> None:
     if not runs:
         raise SystemExit(f"error: {out}: no scores of {', '.join(arguments.recipes)} there")
     found, speed = differences(runs, arguments.against), speeds(out, arguments.recipes, arguments.seeds)
-    parts = (means_table(runs), differences_table(found), cases_table(runs), speeds_table(speed))
+    cases = len(next(iter(runs.values())).cases)
+    parts = (means_table(runs), differences_table(found, cases), cases_table(runs), speeds_table(speed))
     text = "\n\n".join("\n".join(part) for part in parts) + "\n"
     with whole_file(out / "summary.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -166,8 +192,11 @@ def main() -> None:
             for name, run in runs.items()
         },
         "differences": {
-            pair: {score: {**interval._asdict(), "verdict": interval.verdict} for score, interval in by_score.items()}
-            for pair, by_score in found.items()
+            pair: {
+                score: {**interval._asdict(), "verdict": interval.verdict, "sure": difference.sure(score)}
+                for score, interval in difference.by_score.items()
+            }
+            for pair, difference in found.items()
         },
         "speed": speed,
     }

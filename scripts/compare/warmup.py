@@ -1,26 +1,43 @@
-"""How many epochs of warm-up a budget of minutes leaves: `python scripts/compare/warmup.py BENCHMARK PREPARED MINUTES`.
+"""The reference's warm-up, in a training that lasts minutes."""
 
-The reference warms up over 200 epochs and with batch 2 needs 2,659 on average (MLPerf's reference points): 7.5 % of the
-way. The same share of the epochs that fit into the budget, by the measured median step, at least one.
-"""
+import time
 
-import json
-import sys
-from pathlib import Path
+import torch
+from ignite.engine import Engine, Events
 
+#: The reference warms up over 200 epochs, and with batch 2 needs 2,659 on average (MLPerf's reference points): 7.5 %.
 SHARE = 200 / 2659
-BATCH = 2
 
 
-def warmup_epochs(step_seconds: float, cases: int, minutes: float) -> int:
-    """Of `cases` training cases, two a step, in `minutes`."""
-    epochs = 60 * minutes / (step_seconds * (cases // BATCH))
-    return max(1, round(SHARE * epochs))
+class WarmUp:
+    """Raises the rate from step to step, linearly by time, over the first 7.5 % of the training.
 
+    The schedule's own warm-up goes by epochs, of which ten minutes on two cores have about fourteen: one of them would
+    begin at the full rate.
 
-if __name__ == "__main__":
-    benchmark, prepared, minutes = sys.argv[1:]
-    median_ms = json.loads(Path(benchmark).read_text(encoding="utf-8"))["step_ms"]["p50"]
-    cases = json.loads((Path(prepared) / "index.json").read_text(encoding="utf-8"))["cases"]
-    training = sum(case["split"] == "training" for case in cases.values())
-    print(warmup_epochs(median_ms / 1000, training, float(minutes)))
+    Args:
+        optimizer: whose rate is set; after the warm-up it is left alone.
+        minutes: of the whole training.
+        learning_rate: at the end of the warm-up.
+        initial_rate: where it begins.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, minutes: float, learning_rate: float, initial_rate: float = 1e-4
+    ) -> None:
+        self.optimizer, self.seconds = optimizer, 60 * minutes * SHARE
+        self.learning_rate, self.initial_rate = learning_rate, initial_rate
+        self.started: float | None = None
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.GET_BATCH_STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_STARTED, self)
+
+    def _start(self) -> None:
+        if self.started is None:
+            self.started = time.monotonic()
+
+    def __call__(self) -> None:
+        way = min(1.0, (time.monotonic() - self.started) / self.seconds)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.initial_rate + (self.learning_rate - self.initial_rate) * way
