@@ -227,7 +227,7 @@ def test_folds_are_summed_up_and_their_choice_and_mean_predict(cross_validated, 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["--fold", "5"], "--fold must be 0 to 5 - 1, got 5"),
+        (["--fold", "5"], "fold must be a whole number from 0 and below folds, got 5 of 5"),
         (["--set", "epochs"], "must be KEY=VALUE"),
         (["--set", "epoch=3"], "the nearest known one is epochs"),
         (["--config", "nowhere.json"], "no usable configuration"),

@@ -16,7 +16,12 @@ DYNUNET = dict(
 
 
 @pytest.mark.parametrize(
-    ("network", "roi"), [(UNet3D(channels=CHANNELS), (32, 64, 64)), (DynUNet(**DYNUNET), (8, 16, 16))]
+    ("network", "roi"),
+    [
+        (UNet3D(channels=CHANNELS), (32, 64, 64)),
+        (UNet3D(in_channels=2, channels=CHANNELS), (32, 64, 64)),
+        (DynUNet(**DYNUNET), (8, 16, 16)),
+    ],
 )
 def test_a_convolution_two_slices_deep_is_refused_in_bf16_alone(network, roi, capsys):
     weights = [p.data_ptr() for p in network.parameters()]

@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     from monai.bundle import ConfigWorkflow
 
     from ..crossvalidation import FoldResult
-    from ..data import Index, folds_of
+    from ..data import Index, folds_of, require_fold
     from ..distributed import gather, rank
     from ..evaluation import CaseScores
 
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     workflow = ConfigWorkflow(list(arguments.config), logging_file=False, workflow_type="train", **overrides)
     parser = workflow.parser
     fold, folds = parser.get_parsed_content("fold"), parser.get_parsed_content("folds")
-    if fold is not None:  # told in a sentence here, where the configuration would tell it in a traceback
+    if fold is not None:  # told here, and so by --json too; the configuration ends the program
         require_fold(fold, folds)
         folds_of(Index.read(parser.get_parsed_content("dataset_dir")).cases, folds)
     workflow.initialize()
@@ -95,11 +95,3 @@ def require_known(configs: list[str], overrides: dict[str, Any]) -> None:
         raise UsageError(f"{', '.join(configs)}: no usable configuration ({error})") from error
     if found := unread_key(contents, overrides):
         raise UsageError(unknown_key(*found))
-
-
-def require_fold(fold: Any, folds: Any) -> None:
-    """Raises a UsageError unless ``fold`` is one of ``folds``."""
-    from ..errors import UsageError
-
-    if not (isinstance(fold, int) and isinstance(folds, int) and 0 <= fold < folds):
-        raise UsageError(f"--fold must be 0 to {folds} - 1, got {fold}")

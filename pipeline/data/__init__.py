@@ -2,7 +2,7 @@
 
 from .cases import RawCase, read_case
 from .datasets import find_cases
-from .folds import evaluation_list, folds_of, training_list
+from .folds import evaluation_list, folds_of, require_fold, training_list
 from .index import Index, default_folder, require_data
 from .preparation import prepare_case, prepare_dataset
 from .prepared import OpenPreparedd
@@ -28,6 +28,7 @@ __all__ = [
     "prepare_dataset",
     "read_case",
     "require_data",
+    "require_fold",
     "training_list",
     "verify",
 ]

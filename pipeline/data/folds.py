@@ -37,9 +37,14 @@ def folds_of(cases: Mapping[str, Mapping[str, Any]], folds: int) -> dict[str, in
     return {case_id: number % folds for number, group in enumerate(groups.values()) for case_id in group}
 
 
-def _in_fold(index: Index, fold: int, folds: int, inside: bool) -> list[dict[str, Any]]:
+def require_fold(fold: Any, folds: Any) -> None:
+    """Raises a UsageError unless ``fold`` is one of ``folds``."""
     if not (isinstance(fold, int) and isinstance(folds, int) and 0 <= fold < folds):
         raise UsageError(f"fold must be a whole number from 0 and below folds, got {fold} of {folds}")
+
+
+def _in_fold(index: Index, fold: int, folds: int, inside: bool) -> list[dict[str, Any]]:
+    require_fold(fold, folds)
     if not index.cases:  # what is wrong with such an index is told once the run starts
         return []
     of = folds_of(index.cases, folds)

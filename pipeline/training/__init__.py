@@ -14,7 +14,7 @@ from .recomputation import recomputed
 from .run_state import RunState
 from .schedule import Schedule, epochs_of
 from .shallow import refuse_shallow_bf16
-from .start import require_fold, start
+from .start import refuse_fold, start
 from .step import NotFiniteError, TrainStep
 from .throughput import Throughput
 
@@ -43,7 +43,7 @@ __all__ = [
     "epochs_of",
     "keep_freed_memory",
     "recomputed",
+    "refuse_fold",
     "refuse_shallow_bf16",
-    "require_fold",
     "start",
 ]

@@ -36,7 +36,7 @@ def start(
     logger.info("device: %s", accelerator.describe())
 
 
-def require_fold(index: Index, fold: int | None, folds: int) -> None:
+def refuse_fold(index: Index, fold: int | None, folds: int) -> None:
     """Ends the program with one sentence and exit code 2 if ``fold`` is none of ``folds``, or the cases are too few.
 
     A run that holds out no fold gives None.
