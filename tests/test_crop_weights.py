@@ -50,12 +50,19 @@ def test_class_weights_say_how_often_each_class_present_is_drawn():
     assert drawn(boxes={1: BOXES[1]}, class_weights=[1.0, 3.0])[0] == 1  # of those present
 
 
-def test_a_power_of_the_size_draws_among_all_components():
-    # 512 ** -⅓ : 27 ** -⅓ : 1 ** -⅓ = 1/8 : 1/3 : 1
-    parts = np.array([1 / 8, 1 / 3, 1])
+def test_a_power_of_the_size_draws_among_all_components_but_specks():
+    # 512 ** -⅓ : 27 ** -⅓ = 1/8 : 1/3
+    parts = np.array([1 / 8, 1 / 3])
     got = drawn(class_weights=[0.0, 1.0], component_power=-1 / 3)
-    assert got == pytest.approx([0, *parts / parts.sum()], abs=0.03)
-    assert drawn(class_weights=[0.0, 1.0], component_power=0.0) == pytest.approx([0, 1 / 3, 1 / 3, 1 / 3], abs=0.03)
+    assert got == pytest.approx([0, *parts / parts.sum(), 0], abs=0.03)
+    assert drawn(class_weights=[0.0, 1.0], component_power=0.0) == pytest.approx([0, 1 / 2, 1 / 2, 0], abs=0.03)
+
+
+def test_a_class_that_has_only_specks_is_drawn_by_them():
+    specks = {1: BOXES[1], 2: BOXES[2][2:]}
+    assert drawn(boxes=specks, class_weights=[1.0, 1.0], component_power=-0.3) == pytest.approx(
+        [0.5, 0, 0, 0.5], abs=0.03
+    )
 
 
 def test_where_no_class_may_be_drawn_the_patch_is_anywhere():

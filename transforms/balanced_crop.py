@@ -16,6 +16,9 @@ from scipy import ndimage
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 """First and last (exclusive) index along D, H, W."""
 
+#: Boxes of fewer voxels are specks, as outlines that are drawn slice by slice leave: most label maps have some.
+SPECK = 27
+
 
 def component_boxes(label: NdarrayOrTensor) -> dict[int, list[Box]]:
     """Bounding boxes of the connected components (6-neighbourhood) of each class above 0.
@@ -71,8 +74,8 @@ class RandBalancedCrop(Randomizable, Transform):
         class_weights: of class 1, 2 …: of the classes present one is drawn in proportion to these; all alike if not
             given, as in the reference.
         component_power: given it, one of all components of the class is drawn in proportion to (its box's volume in
-            voxels) ** component_power: 0 all alike, −1 one of a tenth of the size ten times as often. None for one of
-            the two largest, as in the reference.
+            voxels) ** component_power: 0 all alike, −1 one of a tenth of the size ten times as often; those below 27
+            voxels only where the class has no other. None for one of the two largest, as in the reference.
         margin: so many voxels more along D, H, W are cut on each side of the patch that was placed, for a rotation to
             use up; where the volume ends, its border is repeated. None for the patch alone.
 
@@ -133,7 +136,8 @@ class RandBalancedCrop(Randomizable, Transform):
                 return None
             number = classes[self._weighed(weights)]
         if self.component_power is not None:
-            return boxes[number][self._weighed([_volume(box) ** self.component_power for box in boxes[number]])]
+            found = [box for box in boxes[number] if _volume(box) >= SPECK] or boxes[number]
+            return found[self._weighed([_volume(box) ** self.component_power for box in found])]
         largest = sorted(boxes[number], key=_volume)[-2:]
         return largest[self._below(len(largest))]
 
