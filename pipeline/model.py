@@ -125,13 +125,14 @@ def _read_one(path: Path, factory: partial[nn.Module] | None, missing_ok: bool) 
     return Model(network, recipe, (path,))
 
 
-def model_of_run(path: str | Path, factory: partial[nn.Module]) -> Model:
-    """:func:`read_model` for a bundle's run, which it ends with one sentence and exit code 3 if the file is of no use.
+def model_of_run(path: str | Path | Sequence[str | Path], factory: partial[nn.Module], mirror: bool = False) -> Model:
+    """:func:`read_model` for a bundle's run, which it ends with one sentence and exit code 3 if a file is of no use.
 
-    Where there is none the weights are fresh: a federation sends them later. :func:`require_trained` is for the rest.
+    Where a single one is not there the weights are fresh: a federation sends them later. :func:`require_trained` is for
+    the rest.
     """
     try:
-        return read_model(path, factory, missing_ok=True)
+        return read_model(path, factory, missing_ok=True, mirror=mirror)
     except CheckpointError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(3) from None

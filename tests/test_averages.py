@@ -8,7 +8,11 @@ from torch import nn
 
 from kits_unet3d.networks import CheckpointError, Ensemble, Mirrored, UNet3D
 from kits_unet3d.pipeline import Predictor
-from kits_unet3d.pipeline.model import describe_network, read_model
+from kits_unet3d.pipeline.device import resolve
+from kits_unet3d.pipeline.errors import UsageError
+from kits_unet3d.pipeline.inference.engines import EngineInferer
+from kits_unet3d.pipeline.inference.engines.averaged import averaged
+from kits_unet3d.pipeline.model import describe_network, model_of_run, read_model
 from kits_unet3d.transforms import Recipe
 
 
@@ -100,3 +104,45 @@ def test_mirrored_predictions_of_a_mirrored_scan_are_mirrored(checkpoints, tmp_p
         masks[mirror] = [predictor.predict(tmp_path / f"{name}.nii.gz").mask for name in ("plain", "turned")]
     assert (masks[True][0] != masks[True][1][::-1]).mean() < 1e-3  # equal logits may fall either way
     assert (masks[False][0] != masks[False][1][::-1]).mean() > 1e-2
+
+
+def test_each_network_gets_one_engine_however_often_it_is_used():
+    one, other = Times(1.0, (1.0, 0.0, 0.0)), Times(3.0)
+    network, made = Mirrored(Ensemble([one, other]), axes=(0, 2)), []
+
+    def make(single, windows):
+        made.append((single, windows))
+        return single
+
+    engine = averaged(network, 5.0, make)
+    assert made == [(one, 20.0), (other, 20.0)]
+    x = torch.rand(1, 1, 3, 4, 5)
+    torch.testing.assert_close(engine(x), network(x))
+
+
+@pytest.mark.parametrize("engine", ["eager", "channels_last"])
+def test_an_engine_of_several_networks_gives_what_they_give(checkpoints, engine):
+    network = read_model(checkpoints[:2], mirror=True).network.eval()
+    x = torch.rand(1, 1, 16, 16, 16)
+    inferer = EngineInferer(lambda window, made: made(window), resolve("cpu"), (16, 16, 16), engine)
+    with torch.no_grad():
+        torch.testing.assert_close(inferer(x, network), network(x), rtol=1e-4, atol=1e-5)
+
+
+def test_networks_mirrored_along_other_axes_do_not_look_alike():
+    assert str(Mirrored(nn.Identity(), (0,))) != str(Mirrored(nn.Identity(), (0, 1)))
+
+
+def test_a_model_already_read_is_not_mirrored_afterwards(checkpoints):
+    with pytest.raises(UsageError, match="mirror is for a model that is read here"):
+        Predictor(read_model(checkpoints[0]), "cpu", mirror=True)
+    assert Predictor(read_model(checkpoints[0], mirror=True), "cpu", mirror=True).settings["mirror"]
+
+
+def test_a_bundles_run_ends_with_a_sentence_where_one_of_several_checkpoints_is_of_no_use(checkpoints, capsys):
+    factory = partial(UNet3D, channels=[2, 4])
+    assert model_of_run(checkpoints[:2], factory, mirror=True).mirror
+    for wrong, message in ((checkpoints[0].with_name("typo.pt"), "typo.pt"), (checkpoints[2], "in another way")):
+        with pytest.raises(SystemExit) as ended:
+            model_of_run([checkpoints[0], wrong], factory)
+        assert ended.value.code == 3 and message in capsys.readouterr().err

@@ -6,9 +6,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from kits_unet3d.pipeline.cli import main
-from kits_unet3d.pipeline.crossvalidation import Choice, FoldResult, choose_postprocessing, read_results
+from kits_unet3d.pipeline.crossvalidation import Choice, FoldResult, choose_postprocessing, read_results, require_alike
 from kits_unet3d.pipeline.data import Index, RawCase, evaluation_list, folds_of, training_list
 from kits_unet3d.pipeline.errors import UsageError
 from kits_unet3d.pipeline.evaluation import Scores
@@ -93,6 +94,22 @@ def test_results_that_do_not_belong_together_are_refused(tmp_path, other, match)
         read_results(folders)
 
 
+def test_trainings_by_different_recipes_or_on_different_data_are_refused(tmp_path):
+    said = {"loss": {"a": 1}, "sources": "c9d0", "fold": "0 of 2", "seed": 1, "training_cases": 3, "epoch_length": 2}
+    recipe = Recipe().as_dict()
+
+    def trained(name, number, **other):
+        (tmp_path / name / "models").mkdir(parents=True)
+        content = {"model": {}, "network": {"channels": [2, 4]}, "recipe": recipe, "configuration": said | other}
+        torch.save(content, tmp_path / name / "models" / "model_final.pt")
+        return FoldResult(tmp_path / name, number, 2, [], [])
+
+    first = trained("first", 0)
+    require_alike([first, trained("second", 1, fold="1 of 2", seed=2, training_cases=4, epoch_length=3)])
+    with pytest.raises(UsageError, match=r"other: was not trained as .*first \(loss, sources\)"):
+        require_alike([first, trained("other", 1, loss={"a": 2}, sources="ffff", fold="1 of 2")])
+
+
 def test_a_folder_without_a_finished_training_is_named(tmp_path):
     with pytest.raises(UsageError, match="no finished training"):
         read_results([tmp_path])
@@ -145,7 +162,7 @@ def test_what_was_chosen_is_read_by_predict_and_nothing_else_with_it(tmp_path, p
     assert PostProcessing.read(chosen) == PostProcessing(tumour_touches_kidney=True, min_tumour_mm3=50.0)
     both = ["predict", "x.nii.gz", "-o", str(tmp_path / "o"), "--postprocessing", str(chosen), "--keep-kidneys"]
     assert main(both) == 2 and "leave out the other options" in capsys.readouterr().err
-    for content in ("{", '{"least": 3}', "[1]", '{"min_tumour_mm3": -1}'):
+    for content in ("{", '{"least": 3}', "[1]", '{"min_tumour_mm3": -1}', '{"keep_kidneys": "false"}'):
         chosen.write_text(content)
         with pytest.raises(UsageError):
             PostProcessing.read(chosen)

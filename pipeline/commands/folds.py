@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> Outcome:
     from dataclasses import asdict
 
-    from ..crossvalidation import choose_postprocessing, out_of_fold_masks, read_results
+    from ..crossvalidation import choose_postprocessing, out_of_fold_masks, read_results, require_alike
     from ..data import find_cases
     from ..device import resolve
     from ..evaluation import Scores
@@ -34,6 +34,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     from ..inference import PostProcessing
 
     results = read_results(arguments.folder)
+    require_alike(results)
     cases = {case.case_id: case for case in find_cases(arguments.data_dir)[1]}
     accelerator = resolve(arguments.device, arguments.precision)
     masks = {result.fold: out_of_fold_masks(result, cases, accelerator, arguments.engine) for result in results}

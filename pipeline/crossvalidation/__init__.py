@@ -2,7 +2,7 @@
 
 from .choice import CANDIDATES, Choice, choose_postprocessing
 from .masks import out_of_fold_masks
-from .results import RESULT_FILE, FoldResult, read_results
+from .results import RESULT_FILE, FoldResult, read_results, require_alike
 
 __all__ = [
     "CANDIDATES",
@@ -12,4 +12,5 @@ __all__ = [
     "choose_postprocessing",
     "out_of_fold_masks",
     "read_results",
+    "require_alike",
 ]

@@ -8,11 +8,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kits_unet3d.networks import read_checkpoint
+
 from ..errors import UsageError
 from ..files import write_json
 from ..training.checkpoint import FINAL
 
 RESULT_FILE = "result.json"
+#: Of what a checkpoint says of its training, that in which the folds of one cross-validation may differ.
+OF_ONE_FOLD = {"fold", "seed", "training_cases", "epoch_length"}
 
 
 @dataclass(frozen=True)
@@ -89,3 +93,23 @@ def read_results(folders: Sequence[str | Path]) -> list[FoldResult]:
             if case_id in seen and seen[case_id].fold == result.fold:
                 raise UsageError(f"{result.folder}: {case_id} was both trained on and held out")
     return sorted(results, key=lambda result: result.fold or 0)
+
+
+def require_alike(results: Sequence[FoldResult]) -> None:
+    """Refuses trainings by different recipes or on different data, by what their checkpoints say of them.
+
+    Raises:
+        UsageError: if one differs from the first.
+        CheckpointError: if a checkpoint cannot be read.
+    """
+    first, *others = (
+        {**content.get("configuration", {}), "network": content.get("network"), "recipe": content.get("recipe")}
+        for content in (read_checkpoint(result.checkpoint) for result in results)
+    )
+    for result, other in zip(results[1:], others, strict=True):
+        names = sorted(name for name in first.keys() | other.keys() if first.get(name) != other.get(name))
+        if named := ", ".join(name for name in names if name not in OF_ONE_FOLD):
+            raise UsageError(
+                f"{result.folder}: was not trained as {results[0].folder} ({named}); "
+                "name the trainings of one cross-validation"
+            )

@@ -15,6 +15,7 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 
 from ..device import Accelerator, resolve
+from ..errors import UsageError
 from ..model import Model, read_model
 from .autocast import AutocastInferer
 from .bundle_io import scan_preparation
@@ -77,6 +78,10 @@ class Predictor:
         mirror: average over mirror images too, for eight times the time; of a model that is read here.
         windows, roi: where the network looks; see :func:`make_windows`. They only describe an ``inferer`` given.
 
+    Raises:
+        UsageError: if ``mirror`` is asked of a model already read.
+        CheckpointError: if a checkpoint cannot be used.
+
     Example:
         >>> Predictor("path/to/model.pt").predict("path/to/scan.nii.gz").volumes_ml  # doctest: +SKIP
     """
@@ -93,6 +98,8 @@ class Predictor:
         roi: str = "full",
         mirror: bool = False,
     ) -> None:
+        if mirror and isinstance(model, Model) and not model.mirror:
+            raise UsageError("mirror is for a model that is read here; give read_model(…, mirror=True) instead")
         self.accelerator = device if isinstance(device, Accelerator) else resolve(device)
         self.model = model if isinstance(model, Model) else read_model(model, mirror=mirror)
         self.network = self.model.network.to(self.accelerator.device).eval()

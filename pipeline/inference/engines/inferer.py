@@ -11,6 +11,7 @@ from monai.inferers import Inferer
 from torch import nn
 
 from ...device import Accelerator
+from .averaged import averaged
 from .choice import ENGINES, Engine, choose_engine, make_engine
 from .eager import Eager
 
@@ -50,8 +51,11 @@ class EngineInferer(Inferer):
         if not isinstance(network, nn.Module) or scripted or self.roi_size is None:
             return Eager(network, self.accelerator)  # type: ignore[arg-type]
         window = (1, shape[1], *self.roi_size)
-        if self.name != "auto":
-            return make_engine(self.name, network, self.accelerator, window)
         # Windows that overlap by half, as all of ours do at least.
         count = float(np.prod([max(2 * n / size - 1, 1) for n, size in zip(shape[2:], self.roi_size, strict=True)]))
-        return choose_engine(network, self.accelerator, window, count)
+        return averaged(network, count, lambda single, windows: self._of_one(single, window, windows))
+
+    def _of_one(self, network: nn.Module, window: Sequence[int], windows: float) -> Engine:
+        if self.name != "auto":
+            return make_engine(self.name, network, self.accelerator, window)
+        return choose_engine(network, self.accelerator, window, windows)

@@ -30,7 +30,7 @@ class PostProcessing:
         min_tumour_mm3: parts of tumour smaller than this become kidney if they touch it, else background.
 
     Raises:
-        UsageError: if the size is negative or no number.
+        UsageError: if the size is negative or no number, or one of the others neither true nor false.
     """
 
     keep_kidneys: bool = False
@@ -38,6 +38,9 @@ class PostProcessing:
     min_tumour_mm3: float = 0.0
 
     def __post_init__(self) -> None:
+        for name in ("keep_kidneys", "tumour_touches_kidney"):
+            if not isinstance(getattr(self, name), bool):
+                raise UsageError(f"{name} must be true or false, got {getattr(self, name)!r}")
         if not (math.isfinite(self.min_tumour_mm3) and self.min_tumour_mm3 >= 0):
             raise UsageError(f"min_tumour_mm3 must be a number from 0, got {self.min_tumour_mm3}")
 
