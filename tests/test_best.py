@@ -170,6 +170,13 @@ def test_the_configurations_that_go_with_the_network_make_it(checkpoints):
     for name in ("train", "inference"):
         made = ConfigParser(configs[name]).get_parsed_content("network_factory")
         assert made.func is DynUNet and made.keywords["filters"] == [2, 4, 4], name
+    parser = ConfigParser(configs["train"])
+    assert parser["train#trainer#loss_function"] == parser["settings#loss"] == "@supervised_loss"
+    loss = parser.get_parsed_content("supervised_loss")
+    network = parser.get_parsed_content("network_factory")().train()
+    logits, label = network(torch.randn(1, 1, 16, 16, 16)), torch.zeros(1, 1, 16, 16, 16)
+    assert logits.ndim == 6 and torch.isfinite(loss(logits, label))
+    assert "MLPerf" not in configs["metadata"]["description"]
 
 
 @pytest.fixture(scope="module")

@@ -73,6 +73,11 @@ def describe(checkpoint: str | Path, bundle: str | Path = "bundle") -> Descripti
     configs["train"].update({name: known[name] for name in configs["train"].keys() & known.keys()})
     if configs["train"]["network_factory"]["_target_"] != network["_target_"]:  # else its arguments are keys, set above
         configs["train"]["network_factory"] = {**network, "_mode_": "callable"}
+    if network.get("deep_supervision"):  # several outputs in training, which the reference's loss alone cannot take
+        loss = {"_target_": "kits_unet3d.pipeline.training.DeepSupervision", "loss": "@loss"}
+        configs["train"].update(supervised_loss=loss)
+        configs["train"]["train"]["trainer"]["loss_function"] = "@supervised_loss"
+        configs["train"]["settings"]["loss"] = "@supervised_loss"
     configs["metadata"]["eval_metrics"] = scores
     tensors = configs["metadata"]["network_data_format"]
     image, pred = tensors["inputs"]["image"], tensors["outputs"]["pred"]
@@ -97,10 +102,11 @@ def _named(described: Description) -> dict[str, str]:
     organs = ", ".join(described.model.recipe.classes[1:])
     data = described.data or "data that the checkpoint does not name"
     size = f"{described.parameters:,} parameters"
+    how = " by the MLPerf 3D U-Net recipe" if described.network["_target_"].endswith(".UNet3D") else ""
     return {
         "name": f"3D U-Net: {organs}",
         "task": f"Segmentation of CT: {organs}",
-        "description": f"A network of {size}, trained on {data} by the MLPerf 3D U-Net recipe",
+        "description": f"A network of {size}, trained on {data}{how}",
         "data_source": described.data or "not named by the checkpoint",
     }
 
