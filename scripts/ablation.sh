@@ -11,6 +11,11 @@ cd "$(dirname "$0")/.."
 LABELS=$1 OUT=$2 MINUTES=${3:-10} SEEDS=${4:-1} PARTS=${5:-}
 BEST=${BEST:-bundle/configs/best.json,bundle/configs/best_cpu.json} FOLD=${FOLD:-0} FOLDS=${FOLDS:-5}
 . scripts/compare/steps.sh
+known=$("$PYTHON" -c 'import json; print(*json.load(open("scripts/compare/parts.json")))')
+for part in $PARTS; do
+    [[ " $known " == *" $part "* ]] || { echo "error: no part $part; there are $known" >&2; exit 2; }
+done
+PARTS=${PARTS:-$known}
 
 echo "== data"
 make_data
@@ -24,7 +29,6 @@ import sys
 for name, keys in {"best": {}, **json.load(open("scripts/compare/parts.json"))}.items():
     (pathlib.Path(sys.argv[1]) / f"{name}.json").write_text(json.dumps(keys))
 END
-[ -n "$PARTS" ] || PARTS=$("$PYTHON" -c 'import json; print(*json.load(open("scripts/compare/parts.json")))')
 for seed in $SEEDS; do
     for part in best $PARTS; do
         echo "== $part, seed $seed"

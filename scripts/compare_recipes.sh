@@ -18,10 +18,13 @@ LABELS=$1 OUT=$2 MINUTES=${3:-10} SEEDS=${4:-1 2 3} RECIPES=${5:-mlperf best nnu
 for recipe in $RECIPES; do
     case $recipe in mlperf | best | nnunet | nnunet-small) ;; *) echo "error: no recipe $recipe" >&2; exit 2 ;; esac
 done
-. scripts/compare/steps.sh
-. scripts/compare/nnunet.sh
 BEST=${BEST:-bundle/configs/best.json,bundle/configs/best_cpu.json}
 VARIANTS=${VARIANTS-mirror ensemble}
+for variant in $VARIANTS; do
+    case $variant in mirror | ensemble) ;; *) echo "error: no variant $variant" >&2; exit 2 ;; esac
+done
+. scripts/compare/steps.sh
+. scripts/compare/nnunet.sh
 wanted() { [[ " $VARIANTS " == *" $1 "* ]]; }
 
 mlperf() {

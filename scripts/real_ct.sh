@@ -9,7 +9,8 @@ set -euo pipefail
 PYTHON=${PYTHON:-.venv/bin/python} KIDNEYS=${KIDNEYS:-2 3}
 kits() { "$PYTHON" -m kits_unet3d.pipeline.cli "$@"; }
 checkpoint=$1 ct=$2 labels=$3 out=$4
-name=$(basename "$ct" .nii.gz)
+name=$(basename "$ct")
+name=${name%.gz} name=${name%.nii}
 mkdir -p "$out/truth"
 "$PYTHON" - "$labels" "$out/truth/$name.nii.gz" $KIDNEYS <<'END'
 import sys
@@ -19,6 +20,8 @@ import numpy as np
 
 labels = nib.load(sys.argv[1])
 kidneys = np.isin(np.asanyarray(labels.dataobj), [int(value) for value in sys.argv[3:]]).astype(np.uint8)
+if not kidneys.any():
+    raise SystemExit(f"error: {sys.argv[1]}: has no voxel of {', '.join(sys.argv[3:])}; name the kidneys' values in KIDNEYS")
 nib.save(nib.Nifti1Image(kidneys, labels.affine), sys.argv[2])
 END
 kits predict "$ct" -o "$out/masks" --checkpoint "$checkpoint" --overwrite --no-page "${@:5}"

@@ -56,6 +56,31 @@ def test_recipes_and_parts_go_from_label_maps_to_tables_and_what_is_finished_is_
 
 
 @pytest.mark.slow
+def test_folds_choose_a_postprocessing_that_the_evaluation_cases_are_then_scored_with(raw_phantoms, tmp_path):
+    settings = {"SPACING_MM": "[8.0,6.0,6.0]", "ROI": "[48,32,32]", "EVALUATION": "case_00000 case_00003", "FOLDS": "2"}
+    done = run(raw_phantoms, tmp_path, "0.05", "4", script="cross_validation", **settings)
+    assert done.returncode == 0, done.stderr[-3000:]
+    place = tmp_path / "cross_validation" / "folds" / "seed_4"
+    folds = [json.loads((place / f"fold_{fold}" / "result.json").read_text()) for fold in (0, 1)]
+    held_out = [set(fold["evaluation_cases"]) for fold in folds]
+    assert held_out[0] | held_out[1] == {f"case_{body}000{case}" for body in (0, 1, 2) for case in (1, 2, 4)}
+    assert not held_out[0] & held_out[1]
+    assert all(
+        np.loadtxt(place / f"fold_{fold}" / "eval" / "loss.csv", delimiter=",", skiprows=1).size for fold in (0, 1)
+    )
+    choice = json.loads((place / "choice" / "folds.json").read_text())
+    assert choice["folds"] == 2 and choice["missing"] == [] and len(choice["tried"]) == 16
+    for variant in ("plain", "postprocessed"):
+        assert sorted(json.loads((place / f"{variant}.json").read_text())["cases"]) == ["case_00000", "case_00003"]
+    means = json.loads((tmp_path / "cross_validation" / "summary.json").read_text())["means"]
+    assert means.keys() == {"folds plain", "folds postprocessed"}
+    before = (place / "fold_0" / "result.json").stat().st_mtime_ns
+    again = run(raw_phantoms, tmp_path, "0.05", "4", script="cross_validation", **settings)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert before == (place / "fold_0" / "result.json").stat().st_mtime_ns
+
+
+@pytest.mark.slow
 def test_a_real_scan_is_scored_by_its_kidneys(raw_phantoms, tiny_checkpoint, tmp_path):
     labels = nib.load(raw_phantoms / "case_00000" / "segmentation.nii.gz")
     values = np.where(np.asanyarray(labels.dataobj) > 0, 3, 5).astype(np.int32)  # as TotalSegmentator numbers them
@@ -70,15 +95,23 @@ def test_a_real_scan_is_scored_by_its_kidneys(raw_phantoms, tiny_checkpoint, tmp
     np.testing.assert_array_equal(truth, values == 3)
 
 
-@pytest.mark.parametrize("script", ["compare_recipes", "ablation", "real_ct"])
+@pytest.mark.parametrize("script", ["compare_recipes", "ablation", "cross_validation", "real_ct"])
 def test_without_arguments_a_script_says_how_it_is_called(script):
     done = run(script=script)
     assert done.returncode == 2 and f"bash scripts/{script}.sh" in done.stderr
 
 
-def test_an_unknown_recipe_is_refused_before_anything_is_made(tmp_path):
-    done = run(tmp_path, tmp_path / "out", "1", "1", "mlperf unet")
-    assert done.returncode == 2 and "no recipe unet" in done.stderr and not (tmp_path / "out").exists()
+@pytest.mark.parametrize(
+    ("script", "variants", "names", "message"),
+    [
+        ("compare_recipes", "mirror", "mlperf unet", "no recipe unet"),
+        ("compare_recipes", "mirrored", "mlperf", "no variant mirrored"),
+        ("ablation", "mirror", "no_average no_region", "no part no_region; there are no_deep_supervision"),
+    ],
+)
+def test_unknown_names_are_refused_before_anything_is_made(tmp_path, script, variants, names, message):
+    done = run(tmp_path, tmp_path / "out", "1", "1", names, script=script, VARIANTS=variants)
+    assert done.returncode == 2 and message in done.stderr and not list(tmp_path.glob("out/*"))
 
 
 def compared(name: str):

@@ -36,7 +36,7 @@ train_nnunet() {
     nnunet_folders "$2"
     export nnUNet_results=$1/results
     if [ ! -f "$1/finished" ]; then rm -rf "$1"; fi
-    settled "$1/settings" "MINUTES=$MINUTES seed $3"
+    settled "$1/settings" "MINUTES=$MINUTES seed $3; cases $DATA"
     [ ! -f "$1/finished" ] || return 0
     mkdir -p "$nnUNet_results" "$1/curves"
     BUDGET_MINUTES=$MINUTES BUDGET_SEED=$3 "$NNUNET/bin/nnUNetv2_train" "$NNUNET_NUMBER" 3d_fullres all \

@@ -1,14 +1,15 @@
-# Sourced by compare_recipes.sh and ablation.sh: the steps of a comparison, each of which leaves alone what is finished.
-# Wants LABELS, OUT and MINUTES. Settings: PYTHON (an interpreter with this project and the extra figures), SPACING_MM,
-# ROI, EVALUATION (cases; the eight of real_cases.py if not given), CONTRAST (enhanced or wide).
+# Sourced by compare_recipes.sh, ablation.sh and cross_validation.sh: the steps of a comparison, each of which leaves
+# alone what is finished. Wants LABELS, OUT and MINUTES. Settings: PYTHON (an interpreter with this project and the extra
+# figures), SPACING_MM, ROI, EVALUATION (cases; the eight of real_cases.py if not given), CONTRAST (enhanced or wide).
 . scripts/environment.sh
 [ -n "${PYTHON:-}" ] || make_environment figures
 PYTHON=$(command -v "$PYTHON")
 [ "${PYTHON#/}" != "$PYTHON" ] || PYTHON=$PWD/$PYTHON
 SPACING_MM=${SPACING_MM:-[4.0,3.2,3.2]} ROI=${ROI:-[64,80,80]} CONTRAST=${CONTRAST:-enhanced} EVALUATION=${EVALUATION:-}
 export PYTHONPATH=$PWD/scripts/compare${PYTHONPATH:+:$PYTHONPATH} # where the configurations find deadline.py
+from_start() { case $1 in /*) echo "$1" ;; *) echo "$OLDPWD/$1" ;; esac; } # the scripts change to the repository, once
+LABELS=$(from_start "$LABELS") OUT=$(from_start "$OUT")
 mkdir -p "$OUT"
-OUT=$(cd "$OUT" && pwd)
 kits() { "$PYTHON" -m kits_unet3d.pipeline.cli "$@"; }
 
 # settled FILE SETTINGS…: what a folder is made with, written down; another time it must be the same.
@@ -22,6 +23,18 @@ settled() {
     fi
 }
 
+# digest FILE…: of their contents.
+digest() { cat "$@" | cksum | cut -d' ' -f1; }
+
+# due FILE SOURCES…: FILE is not there, or older than one of its sources.
+due() {
+    local source
+    for source in "${@:2}"; do
+        if [ ! -f "$1" ] || [ "$source" -nt "$1" ]; then return 0; fi
+    done
+    return 1
+}
+
 # Phantoms around the label maps, the prepared cases, and a folder of the scans to predict.
 make_data() {
     settled "$OUT/settings" "SPACING_MM=$SPACING_MM ROI=$ROI CONTRAST=$CONTRAST EVALUATION=$EVALUATION"
@@ -29,6 +42,7 @@ make_data() {
     echo "{\"spacing_mm\": $SPACING_MM, \"roi_size\": $ROI}" >"$OUT/grid.json"
     kits prepare --data-dir "$OUT/raw" --out "$OUT/prepared" --config "$OUT/grid.json" --workers 2
     mkdir -p "$OUT/scans"
+    DATA=$(digest "$OUT/raw/dataset.json") # which cases train and which are scored
     local label
     for label in "$OUT"/labels/evaluation/case_*; do
         ln -sfn "$OUT/raw/${label##*/}/imaging.nii.gz" "$OUT/scans/${label##*/}.nii.gz"
@@ -47,7 +61,9 @@ monai() {
 # train_ours FOLDER CONFIGS OVERRIDES…: a training of exactly $MINUTES; one that was cut off is begun anew.
 train_ours() {
     if [ ! -f "$1/models/model_final.pt" ]; then rm -rf "$1"; fi
-    settled "$1/settings" "MINUTES=$MINUTES ${*:2}"
+    local files
+    mapfile -t files < <(tr -d "[]'" <<<"$2" | tr , '\n')
+    settled "$1/settings" "MINUTES=$MINUTES ${*:2}; files $(digest "${files[@]}"), cases $DATA"
     [ ! -f "$1/models/model_final.pt" ] || return 0
     monai training "$2" --ckpt_dir "$1/models" --output_dir "$1/curves" --max_minutes "$MINUTES" "${@:3}"
 }
@@ -57,7 +73,7 @@ train_ours() {
 predict_ours() {
     local folder=$1 variant=$2 scans=$3 checkpoints=() checkpoint
     for checkpoint in $4; do checkpoints+=(--checkpoint "$checkpoint"); done
-    if [ ! -f "$folder/$variant.json" ]; then
+    if due "$folder/$variant.json" $4; then
         kits predict "$scans" -o "$folder/$variant" "${checkpoints[@]}" --no-page "${@:5}"
         kits evaluate --predictions "$folder/$variant" --labels "$OUT/raw" --out "$folder/$variant.json"
     fi

@@ -1,8 +1,8 @@
 """Tables and figures of a comparison: `python scripts/compare/summary.py OUT --recipes mlperf best … --seeds 1 2 3`.
 
 Reads `OUT/<recipe>/seed_<seed>/<variant>.json`, the scores of `kits-unet3d evaluate`, and writes `OUT/summary.json`,
-`OUT/summary.md` and `OUT/figures/`. Variants are `plain`, `mirror` (the mean over mirror images) and `ensemble` (the
-mean over the seeds' networks, `OUT/<recipe>/ensemble_<seeds>.json`); what was not made is left out.
+`OUT/summary.md` and `OUT/figures/`. Variants are `plain`, `mirror` (the mean over mirror images), `postprocessed` and
+`ensemble` (the mean over the seeds' networks, `OUT/<recipe>/ensemble_<seeds>.json`); what was not made is left out.
 """
 
 import argparse
@@ -26,7 +26,7 @@ SCORES = {
     "kidney_hd95_mm": ("kidney HD95, mm", False),
     "tumour_hd95_mm": ("tumour HD95, mm", False),
 }
-VARIANTS = ("plain", "mirror", "ensemble")
+VARIANTS = ("plain", "mirror", "postprocessed", "ensemble")
 
 
 def read_runs(out: Path, recipes: list[str], seeds: list[int]) -> dict[tuple[str, str], Runs]:
@@ -73,7 +73,7 @@ class Difference:
 
     def sure(self, name: str) -> bool:
         """Whether the interval leaves out 0 and rests on enough: of fewer than six cases the bootstrap's 95 % are close
-        to all that there is, and a single training of a recipe does not tell how another would have ended."""
+        to all that there is, and a single training or ensemble does not tell how another would have ended."""
         interval = self.by_score[name]
         return self.seeds and interval.cases >= 6 and interval.verdict != "open"
 
@@ -90,7 +90,7 @@ def differences(runs: dict[tuple[str, str], Runs], against: str | None = None) -
                 by_score[name] = paired_interval(one.table(name), other.table(name), same_networks=same)
             except ValueError:
                 continue
-        several = first[0] == second[0] or min(len(one.runs), len(other.runs)) > 1
+        several = min(len(one.runs), len(other.runs)) > 1
         found[f"{' '.join(first)} − {' '.join(second)}"] = Difference(by_score, several)
     return found
 
@@ -163,6 +163,8 @@ def speeds(out: Path, recipes: list[str], seeds: list[int]) -> dict[str, dict[st
 
 
 def speeds_table(found: dict[str, dict[str, float]]) -> list[str]:
+    if not found:  # of a cross-validation, whose trainings lie deeper
+        return []
     lines = ["| recipe | s a step (median) | steps | s of training |", "|---|---|---|---|"]
     row = "| {} | {step_seconds:.2f} | {steps:.0f} | {seconds:.0f} |"
     return lines + [row.format(recipe, **values) for recipe, values in found.items()]
@@ -183,7 +185,7 @@ def main() -> None:
     found, speed = differences(runs, arguments.against), speeds(out, arguments.recipes, arguments.seeds)
     cases = len(next(iter(runs.values())).cases)
     parts = (means_table(runs), differences_table(found, cases), cases_table(runs), speeds_table(speed))
-    text = "\n\n".join("\n".join(part) for part in parts) + "\n"
+    text = "\n\n".join("\n".join(part) for part in parts if part) + "\n"
     with whole_file(out / "summary.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     content: dict[str, Any] = {
