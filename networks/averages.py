@@ -21,7 +21,7 @@ def mean_of(members: Iterable[Forward], x: torch.Tensor) -> torch.Tensor:
     return total / (1 + len(others))
 
 
-def mean_over_mirrors(network: Forward, flips: Sequence[Sequence[int]], x: torch.Tensor) -> torch.Tensor:
+def mean_over_mirrors(network: Forward, flips: Sequence[tuple[int, ...]], x: torch.Tensor) -> torch.Tensor:
     """The mean of what a network gives for ``x`` and for its images flipped along each of ``flips``, flipped back.
 
     Args:
