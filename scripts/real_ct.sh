@@ -9,8 +9,8 @@ set -euo pipefail
 PYTHON=${PYTHON:-.venv/bin/python} KIDNEYS=${KIDNEYS:-2 3}
 kits() { "$PYTHON" -m kits_unet3d.pipeline.cli "$@"; }
 checkpoint=$1 ct=$2 labels=$3 out=$4
-name=$(basename "$ct")
-name=${name%.gz} name=${name%.nii}
+file=$(basename "$ct")
+name=${file%.gz} name=${name%.nii}
 mkdir -p "$out/truth"
 "$PYTHON" - "$labels" "$out/truth/$name.nii.gz" $KIDNEYS <<'END'
 import sys
@@ -26,4 +26,5 @@ nib.save(nib.Nifti1Image(kidneys, labels.affine), sys.argv[2])
 END
 kits predict "$ct" -o "$out/masks" --checkpoint "$checkpoint" --overwrite --no-page "${@:5}"
 kits evaluate --predictions "$out/masks" --labels "$out/truth" --structures kidney=1,2 --out "$out/scores.json"
-kits picture "$ct" --mask "$out/masks/${name}_seg.nii.gz" --truth "$out/truth/$name.nii.gz" --out "$out/picture.png"
+# The mask has the scan's own ending, .nii or .nii.gz.
+kits picture "$ct" --mask "$out/masks/${name}_seg${file#"$name"}" --truth "$out/truth/$name.nii.gz" --out "$out/picture.png"

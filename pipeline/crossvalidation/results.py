@@ -13,6 +13,7 @@ from kits_unet3d.networks import read_checkpoint
 from ..errors import UsageError
 from ..files import write_json
 from ..training.checkpoint import FINAL
+from ..training.run_state import differing
 
 RESULT_FILE = "result.json"
 #: Of what a checkpoint says of its training, that in which the folds of one cross-validation may differ.
@@ -102,13 +103,9 @@ def require_alike(results: Sequence[FoldResult]) -> None:
         UsageError: if one differs from the first.
         CheckpointError: if a checkpoint cannot be read.
     """
-    first, *others = (
-        {**content.get("configuration", {}), "network": content.get("network"), "recipe": content.get("recipe")}
-        for content in (read_checkpoint(result.checkpoint) for result in results)
-    )
+    first, *others = (read_checkpoint(result.checkpoint).get("configuration", {}) for result in results)
     for result, other in zip(results[1:], others, strict=True):
-        names = sorted(name for name in first.keys() | other.keys() if first.get(name) != other.get(name))
-        if named := ", ".join(name for name in names if name not in OF_ONE_FOLD):
+        if named := ", ".join(name for name in differing(first, other) if name not in OF_ONE_FOLD):
             raise UsageError(
                 f"{result.folder}: was not trained as {results[0].folder} ({named}); "
                 "name the trainings of one cross-validation"

@@ -74,8 +74,8 @@ def describe(checkpoint: str | Path, bundle: str | Path = "bundle") -> Descripti
     if configs["train"]["network_factory"]["_target_"] != network["_target_"]:  # else its arguments are keys, set above
         configs["train"]["network_factory"] = {**network, "_mode_": "callable"}
     if network.get("deep_supervision"):  # several outputs in training, which the reference's loss alone cannot take
-        loss = {"_target_": "kits_unet3d.pipeline.training.DeepSupervision", "loss": "@loss"}
-        configs["train"].update(supervised_loss=loss)
+        target = "kits_unet3d.pipeline.training.DeepSupervision"
+        configs["train"]["supervised_loss"] = {"_target_": target, "loss": "@loss"}
         configs["train"]["train"]["trainer"]["loss_function"] = "@supervised_loss"
         configs["train"]["settings"]["loss"] = "@supervised_loss"
     configs["metadata"]["eval_metrics"] = scores

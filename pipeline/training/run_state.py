@@ -86,8 +86,7 @@ class RunState:
 
     def differences(self, content: Mapping[str, Any], engine: Engine) -> list[str]:
         """Names (``optimizer::momentum``) of what a checkpoint of another configuration has otherwise."""
-        ours, theirs = _flat(self.configuration(engine)), _flat(content.get("configuration", {}))
-        return sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+        return differing(self.configuration(engine), content.get("configuration", {}))
 
     def capture(self, engine: Engine) -> dict[str, Any]:
         """Tensors and plain data only, so that ``weights_only=True`` can read it. All processes must call it."""
@@ -168,6 +167,12 @@ def _described(part: Any) -> Any:
     if isinstance(part, nn.Module):
         inside |= {**dict(part.named_children()), **dict(part.named_buffers(recurse=False))}
     return {"_target_": type(part).__name__, **_described(inside)}
+
+
+def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """Names (``optimizer::momentum``) of the entries in which two configurations differ."""
+    one, other = _flat(ours), _flat(theirs)
+    return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
 
 
 def _flat(content: Any, name: str = "") -> dict[str, Any]:

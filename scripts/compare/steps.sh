@@ -29,8 +29,9 @@ digest() { cat "$@" | cksum | cut -d' ' -f1; }
 # due FILE SOURCES…: FILE is not there, or older than one of its sources.
 due() {
     local source
+    [ -f "$1" ] || return 0
     for source in "${@:2}"; do
-        if [ ! -f "$1" ] || [ "$source" -nt "$1" ]; then return 0; fi
+        if [ "$source" -nt "$1" ]; then return 0; fi
     done
     return 1
 }
