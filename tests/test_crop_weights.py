@@ -5,9 +5,16 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from monai.data import MetaTensor
+from monai.data import DataLoader, Dataset, MetaTensor
 
-from kits_unet3d.transforms import RandBalancedCrop, RandBalancedCropd, Recipe, augmentation, strong_augmentation
+from kits_unet3d.transforms import (
+    RandBalancedCrop,
+    RandBalancedCropd,
+    Recipe,
+    augmentation,
+    strong_augmentation,
+    wide_augmentation,
+)
 
 #: A kidney, and tumours of 512, 27 and 1 voxels, far from each other.
 BOXES = {
@@ -132,7 +139,8 @@ def test_strong_augmentation_gives_patches_of_the_size_asked_for_and_changes_no_
         done = chain(data)
         assert done["image"].shape == done["label"].shape == (1, 24, 32, 32)
         assert torch.isfinite(torch.as_tensor(done["image"])).all()
-        assert set(np.unique(done["label"])) <= {0.0, 1.0, 2.0}
+        assert set(np.unique(done["label"])) <= {0, 1, 2}
+        assert np.asarray(done["label"]).dtype == np.uint8 and np.asarray(done["image"]).dtype == np.float32
         sums.add(float(done["image"].sum()))
     assert len(sums) == 12
     again = []
@@ -157,3 +165,13 @@ def test_strong_augmentation_moves_image_and_label_alike():
             assert inside > outside + 0.5
             moved += 1
     assert moved >= 6
+
+
+@pytest.mark.parametrize("chain", [augmentation, strong_augmentation, wide_augmentation])
+def test_what_a_data_worker_makes_of_a_chain_goes_into_batches(chain):
+    """A worker stacks a batch into memory of the first patch's type, where another type is an error."""
+    made = chain(Recipe(roi_size=(24, 32, 32)), foreground_probability=1.0).set_random_state(0)
+    loader = DataLoader(Dataset([volume()] * 16, made), batch_size=2, num_workers=1)
+    batches = [(batch["image"].dtype, batch["label"].dtype, batch["label"].shape) for batch in loader]
+    assert len(batches) == 8 and len(set(batches)) == 1
+    assert batches[0][2] == (2, 1, 24, 32, 32)

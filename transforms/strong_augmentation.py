@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 from monai.transforms import (
+    CastToTyped,
     CenterSpatialCropd,
     Compose,
     OneOf,
@@ -62,6 +64,7 @@ def strong_augmentation(
             *training_patch(recipe, image_key, label_key, margin=margin, **crop),
             # RandAffined(prob=0.5) would resample what it does not turn too, which takes half as long as turning.
             OneOf([turned, CenterSpatialCropd(both, recipe.roi_size)], weights=(0.5, 0.5)),
+            CastToTyped(label_key, np.uint8),  # what was turned is float32, and a batch is of one type
             RandGaussianSmoothd(image_key, sigma, sigma, sigma, prob=0.15),
             RandSimulateLowResolutiond(image_key, prob=0.15, zoom_range=(0.5, 1.0)),
             RandScaleIntensityFixedMeand(image_key, factors=0.3, prob=0.3),
