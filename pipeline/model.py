@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from kits_unet3d.transforms import Recipe
 
 #: A checkpoint may name only networks from here; nothing else is imported on a file's word.
 TRUSTED = ("kits_unet3d.networks.", "monai.networks.nets.")
+#: Arguments by which some of MONAI's networks load weights when they are made, from the internet or a file.
+FETCHING = re.compile(r"weights$|\w*pretrained")
 
 
 @dataclass(frozen=True)
@@ -49,10 +53,10 @@ def describe_network(factory: partial[nn.Module]) -> dict[str, Any]:
 
 
 def build_network(description: Mapping[str, Any], source: str | Path = "checkpoint") -> nn.Module:
-    """The network that :func:`describe_network` described, with fresh weights.
+    """The network that :func:`describe_network` described, with fresh weights: none are fetched on a file's word.
 
     Raises:
-        CheckpointError: if it is none of the trusted networks.
+        CheckpointError: if it is none of the trusted networks, or cannot be made.
     """
     target = str(description.get("_target_", ""))
     module, _, name = target.rpartition(".")
@@ -61,9 +65,13 @@ def build_network(description: Mapping[str, Any], source: str | Path = "checkpoi
     cls = getattr(importlib.import_module(module), name, None)
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise CheckpointError(f"{source}: {target!r} is no network of this version")
+    arguments = {key: value for key, value in description.items() if key != "_target_"}
+    given = {name: parameter.default for name, parameter in signature(cls).parameters.items()} | arguments
+    for name in filter(FETCHING.match, given):
+        arguments[name] = False if isinstance(given[name], bool) else None
     try:
-        return cls(**{key: value for key, value in description.items() if key != "_target_"})  # type: ignore[no-any-return]
-    except (TypeError, ValueError) as error:
+        return cls(**arguments)  # type: ignore[no-any-return]
+    except Exception as error:  # whatever a network makes of a file's numbers
         raise CheckpointError(f"{source}: its network cannot be made ({error})") from error
 
 

@@ -1,4 +1,6 @@
 import pickle
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
 
 import pytest
 import torch
@@ -79,6 +81,28 @@ def test_a_checkpoint_names_its_network():
 def test_a_checkpoint_cannot_name_anything_but_a_trusted_network(target):
     with pytest.raises(CheckpointError, match="network"):
         build_network({"_target_": target, "command": "true"})
+
+
+def test_a_network_fetches_no_weights_on_a_files_word():
+    asked = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self):  # noqa: N802
+            asked.append(self.path)
+            self.send_error(404)
+
+    with HTTPServer(("127.0.0.1", 0), Server) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/weights.pth"
+        build_network({"_target_": "monai.networks.nets.HoVerNet", "pretrained_url": url})
+        server.shutdown()
+    assert not asked
+
+
+@pytest.mark.parametrize("channels", [[2, -4], [2, "x"], [10**15, 4]])
+def test_a_network_that_cannot_be_made_of_a_files_numbers_is_told_in_a_sentence(channels):
+    with pytest.raises(CheckpointError, match="some.pt: its network cannot be made"):
+        build_network({"_target_": "kits_unet3d.networks.UNet3D", "out_channels": 2, "channels": channels}, "some.pt")
 
 
 def test_a_bare_state_dict_needs_to_be_told_its_network(tmp_path):
