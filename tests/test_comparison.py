@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT
+from scipy.stats import t
 
 from kits_unet3d.pipeline.errors import UsageError
 from kits_unet3d.pipeline.evaluation.comparison import Runs, paired_interval
@@ -110,6 +111,14 @@ def test_the_interval_of_many_cases_is_that_of_the_normal_law():
     assert found.verdict == "below" and paired_interval(base, base + difference).verdict == "above"
 
 
+def test_the_interval_of_few_cases_is_about_students():
+    rng = np.random.default_rng(1)
+    difference = rng.normal(0.1, 0.2, size=(1, 8))
+    interval = paired_interval(difference, np.zeros((1, 8)))
+    half = t.ppf(0.975, 7) * difference.std(ddof=1) / np.sqrt(8)
+    assert interval.high - interval.low == pytest.approx(2 * half, rel=0.12)
+
+
 def test_the_spread_of_seeds_is_in_the_interval():
     """Of cases all alike and two seeds a recipe, 0 and 1: the difference of two means of two, each 0, 1/2 or 1."""
     seeds = np.repeat([[0.0], [1.0]], 5, axis=1)
@@ -189,6 +198,19 @@ def test_the_summary_writes_what_the_score_files_say(tmp_path):
     assert "| best, plain | 0.750 ± 0.071 |" in text and "| case_00041 | 0.550 / 0.550 | 0.750 / 0.750 |" in text
     assert "| best plain − mlperf plain | **+0.200 (+0.100 to +0.300)** |" in text
     assert "| 0.6 ± 0.1 [5 of 6] |" in text and "| +0.2 (+0.1 to +0.3) [5 of 6] |" in text
+
+
+def test_recipes_that_were_scored_on_other_cases_are_not_set_against_each_other(tmp_path):
+    for recipe, numbers in {"mlperf": (1, 2), "best": (1, 3)}.items():
+        (tmp_path / recipe / "seed_1").mkdir(parents=True)
+        cases = {f"case_{number:05d}": dict.fromkeys(NAMES, 0.5) for number in numbers}
+        (tmp_path / recipe / "seed_1" / "plain.json").write_text(json.dumps({"cases": cases}))
+    done = subprocess.run(
+        [sys.executable, "scripts/compare/summary.py", str(tmp_path), "--recipes", "mlperf", "best", "--seeds", "1"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "best plain has scores of case_00001, case_00003, but mlperf plain of case_00001, case_00002" in done.stderr
 
 
 def test_a_summary_of_nothing_says_so(tmp_path):

@@ -1,8 +1,9 @@
 """Tables and figures of a comparison: `python scripts/compare/summary.py OUT --recipes mlperf best … --seeds 1 2 3`.
 
 Reads `OUT/<recipe>/seed_<seed>/<variant>.json`, the scores of `kits-unet3d evaluate`, and writes `OUT/summary.json`,
-`OUT/summary.md` and `OUT/figures/`. Variants are `plain`, `mirror` (the mean over mirror images), `postprocessed` and
-`ensemble` (the mean over the seeds' networks, `OUT/<recipe>/ensemble_<seeds>.json`); what was not made is left out.
+`OUT/summary.md` and `OUT/figures/`. Variants are `plain`, `mirror` (the mean over mirror images), `postprocessed`,
+`reference_windows`, and `ensemble` (the mean over the seeds' networks, `OUT/<recipe>/ensemble_<seeds>.json`); what was
+not made is left out.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 from figures import draw
 
+from kits_unet3d.pipeline.errors import UsageError
 from kits_unet3d.pipeline.evaluation.comparison import Interval, Runs, paired_interval
 from kits_unet3d.pipeline.files import whole_file, write_json
 
@@ -26,12 +28,16 @@ SCORES = {
     "kidney_hd95_mm": ("kidney HD95, mm", False),
     "tumour_hd95_mm": ("tumour HD95, mm", False),
 }
-VARIANTS = ("plain", "mirror", "postprocessed", "ensemble")
+VARIANTS = ("plain", "mirror", "postprocessed", "reference_windows", "ensemble")
 
 
 def read_runs(out: Path, recipes: list[str], seeds: list[int]) -> dict[tuple[str, str], Runs]:
-    """By recipe and variant, those that every seed has."""
-    runs = {}
+    """By recipe and variant, those that every seed has.
+
+    Raises:
+        UsageError: if scores cannot be used, or are not of the same cases.
+    """
+    runs: dict[tuple[str, str], Runs] = {}
     for recipe in recipes:
         for variant in VARIANTS:
             files = [out / recipe / f"seed_{seed}" / f"{variant}.json" for seed in seeds]
@@ -39,6 +45,13 @@ def read_runs(out: Path, recipes: list[str], seeds: list[int]) -> dict[tuple[str
                 files = [out / recipe / f"ensemble_{'_'.join(map(str, seeds))}.json"]
             if all(file.is_file() for file in files):
                 runs[recipe, variant] = Runs.read(f"{recipe} {variant}", files)
+    for name, run in runs.items():
+        first = next(iter(runs))
+        if run.cases != runs[first].cases:
+            raise UsageError(
+                f"{out}: {' '.join(name)} has scores of {', '.join(run.cases)}, but {' '.join(first)} of "
+                f"{', '.join(runs[first].cases)}; score the same cases"
+            )
     return runs
 
 
@@ -86,10 +99,9 @@ def differences(runs: dict[tuple[str, str], Runs], against: str | None = None) -
         same = first[0] == second[0] and len(one.runs) == len(other.runs)
         by_score = {}
         for name in SCORES:
-            try:
-                by_score[name] = paired_interval(one.table(name), other.table(name), same_networks=same)
-            except ValueError:
-                continue
+            tables = one.table(name), other.table(name)
+            if any(np.isfinite(np.concatenate(tables)).all(axis=0)):
+                by_score[name] = paired_interval(*tables, same_networks=same)
         several = min(len(one.runs), len(other.runs)) > 1
         found[f"{' '.join(first)} − {' '.join(second)}"] = Difference(by_score, several)
     return found
@@ -179,7 +191,10 @@ def main() -> None:
     parser.add_argument("--no-figures", action="store_true", help="tables alone")
     arguments = parser.parse_args()
     out: Path = arguments.out
-    runs = read_runs(out, arguments.recipes, arguments.seeds)
+    try:
+        runs = read_runs(out, arguments.recipes, arguments.seeds)
+    except UsageError as error:
+        raise SystemExit(f"error: {error}") from None
     if not runs:
         raise SystemExit(f"error: {out}: no scores of {', '.join(arguments.recipes)} there")
     found, speed = differences(runs, arguments.against), speeds(out, arguments.recipes, arguments.seeds)
