@@ -113,7 +113,8 @@ def _nearest(key: str, known: Iterable[str]) -> str | None:
 
 def require_known_keys(argv: Sequence[str] | None = None) -> None:
     """Ends ``python -m monai.bundle run …`` with one sentence and exit code 2 if its command line, or an overlay on it,
-    has a key that nothing reads; MONAI would take it without a word. Does nothing in any other program.
+    has a key that nothing reads, or its command line gives a key the value None; MONAI would take the one and leave out
+    the other without a word. Does nothing in any other program.
 
     Args:
         argv: of the process, if not given.
@@ -137,9 +138,18 @@ def require_known_keys(argv: Sequence[str] | None = None) -> None:
     settings: Any = DEFAULT_MLFLOW_SETTINGS
     own |= set(settings["configs"]) if "tracking" in given else set()
     found = unread_key(configs, [key for key in given if re.split("#|::", key)[0] not in own])
-    if found is not None:
-        with told_in_a_sentence():
+    merged: dict[str, Any] = {}
+    for config in configs:
+        merged |= config
+    nothing = next((key for key, value in given.items() if value is None and merged.get(key) is not None), None)
+    with told_in_a_sentence():
+        if found is not None:
             raise UsageError(unknown_key(*found))
+        if nothing is not None:  # MONAI drops it without a word, and the configuration's own value stays
+            raise UsageError(
+                f"--{nothing} None: MONAI would leave it at {merged[nothing]}; "
+                f"write {json.dumps({nothing: None})} to a file, and name that after the others of --config_file"
+            )
 
 
 def _flags(arguments: Sequence[str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+import shutil
 from functools import partial
 
 import nibabel as nib
@@ -211,7 +212,7 @@ def test_a_fold_is_trained_to_the_end_of_its_time(cross_validated):
 
 
 @pytest.mark.slow
-def test_folds_are_summed_up_and_their_choice_and_mean_predict(cross_validated, tmp_path, raw_phantoms):
+def test_folds_are_summed_up_and_their_choice_and_mean_predict(cross_validated, tmp_path, raw_phantoms, capsys):
     out = tmp_path / "choice"
     folders = [str(folder) for folder in cross_validated]
     assert main(["folds", *folders, "--data-dir", str(raw_phantoms), "--out", str(out), "--device", "cpu"]) == 0
@@ -224,6 +225,9 @@ def test_folds_are_summed_up_and_their_choice_and_mean_predict(cross_validated, 
     tried = {tuple(candidate[key] for key in chosen): candidate["mean_dice"] for candidate in summary["tried"]}
     assert tried[tuple(chosen.values())] == best and summary["missing"] == []
     assert sum(summary["post_processed"]["mean"].values()) / 2 <= best
+    shutil.rmtree(cross_validated[0] / "masks")
+    little = ["folds", *folders, "--data-dir", str(raw_phantoms), "--out", str(out), "--max-memory", "1MB"]
+    assert main(little) == 2 and "case_00001, case_00003 could not be predicted" in capsys.readouterr().err
     models = [part for f in cross_validated for part in ("--checkpoint", str(f / "models" / "model.pt"))]
     scan = raw_phantoms / "case_00000" / "imaging.nii.gz"
     assert main(["predict", str(scan), "-o", str(tmp_path / "masks"), "--device", "cpu", "--mirror", *models,

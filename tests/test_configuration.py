@@ -67,9 +67,20 @@ def test_an_overlay_may_name_what_it_reads_itself_and_nothing_else():
             ],
             "unknown key xyz",
         ),
+        (
+            [
+                "training",
+                "--config_file",
+                "['bundle/configs/train.json','bundle/configs/best.json']",
+                "--fold",
+                "None",
+                "--poly_power=None",
+            ],
+            '--poly_power None: MONAI would leave it at 0.9; write {"poly_power": null} to a file, and',
+        ),
     ],
 )
-def test_monai_is_not_let_run_with_a_key_that_nothing_reads(arguments, message):
+def test_monai_is_not_let_run_with_what_it_would_take_or_leave_without_a_word(arguments, message):
     command = [sys.executable, "-m", "monai.bundle", "run", *arguments, "--device_name", "cpu"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2, done.stderr[-2000:]

@@ -1,6 +1,7 @@
 """Cross-validation: who is in which fold, what the trainings leave, and which post-processing they speak for."""
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -9,8 +10,16 @@ import pytest
 import torch
 
 from kits_unet3d.pipeline.cli import main
-from kits_unet3d.pipeline.crossvalidation import Choice, FoldResult, choose_postprocessing, read_results, require_alike
+from kits_unet3d.pipeline.crossvalidation import (
+    Choice,
+    FoldResult,
+    choose_postprocessing,
+    out_of_fold_masks,
+    read_results,
+    require_alike,
+)
 from kits_unet3d.pipeline.data import Index, RawCase, evaluation_list, folds_of, training_list
+from kits_unet3d.pipeline.device import resolve
 from kits_unet3d.pipeline.errors import UsageError
 from kits_unet3d.pipeline.evaluation import Scores
 from kits_unet3d.pipeline.inference import PostProcessing
@@ -164,3 +173,19 @@ def test_what_was_chosen_is_read_by_predict_and_nothing_else_with_it(tmp_path, p
         chosen.write_text(content)
         with pytest.raises(UsageError):
             PostProcessing.read(chosen)
+
+
+def test_a_held_out_case_is_found_again_whatever_it_is_called(raw_phantoms, tiny_checkpoint, tmp_path):
+    (tmp_path / "fold" / "models").mkdir(parents=True)
+    shutil.copy(tiny_checkpoint, tmp_path / "fold" / "models" / "model_final.pt")
+    cases = {}
+    for case_id, source in {"Doe^Jane": "case_00000", "volume": "case_00001"}.items():
+        files = [tmp_path / case_id / name for name in ("imaging.nii.gz", "segmentation.nii.gz")]
+        files[0].parent.mkdir()
+        for file in files:
+            shutil.copy(raw_phantoms / source / file.name, file)
+        cases[case_id] = RawCase(case_id, *files, "training")
+    result = FoldResult(tmp_path / "fold", 0, 5, [], sorted(cases))
+    masks = out_of_fold_masks(result, cases, resolve("cpu", "fp32"), "eager")
+    assert sorted(masks) == ["Doe^Jane", "volume"] and masks["volume"].name == "volume_seg.nii.gz"
+    assert masks["Doe^Jane"].is_file() and "Doe" not in masks["Doe^Jane"].name

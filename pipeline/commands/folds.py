@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=precisions, default="fp32", help="of the network")
     engines = ("auto", "openvino", "compiled", "channels_last", "eager")
     parser.add_argument("--engine", choices=engines, default="auto", help="what runs the network")
+    parser.add_argument("--max-memory", default=None, help="refuse scans that need more, such as 8GB; what is free")
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
@@ -32,12 +33,14 @@ def run(arguments: argparse.Namespace) -> Outcome:
     from ..evaluation import Scores
     from ..files import write_json
     from ..inference import PostProcessing
+    from ..memory import memory_limit
 
     results = read_results(arguments.folder)
     require_alike(results)
     cases = {case.case_id: case for case in find_cases(arguments.data_dir)[1]}
     accelerator = resolve(arguments.device, arguments.precision)
-    masks = {result.fold: out_of_fold_masks(result, cases, accelerator, arguments.engine) for result in results}
+    limit = memory_limit(arguments.max_memory)
+    masks = {result.fold: out_of_fold_masks(result, cases, accelerator, arguments.engine, limit) for result in results}
     choice = choose_postprocessing({case: path for fold in masks.values() for case, path in fold.items()}, cases)
     plain = choice.scores[PostProcessing()]
     unseen = choice.unseen(list(masks.values()))
