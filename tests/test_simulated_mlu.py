@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from kits_unet3d.pipeline.model import read_model
 
 pytestmark = MARKS
+BEST = ["bundle/configs/best.json", "bundle/configs/best_cpu.json"]
 
 
 def bundle(run_id, config, reports=None, **overrides):
@@ -108,12 +109,14 @@ def inferred(trained, infer, reports):
 
 @pytest.fixture(scope="module")
 def with_options(trained, train, infer, tiny_config, tmp_path_factory) -> Path:
-    """Reports of what needs other operations: mixed precision, other optimisers, averages, mirroring, two cards."""
+    """Reports of what needs other operations: mixed precision, other optimisers and losses, averages, mirroring, two
+    cards."""
     reports = tmp_path_factory.mktemp("options")
     adam = {"overlays": ["bundle/configs/adam.json"], "precision": "fp16", "average_decay": 0.9}
     together({
         "adam": partial(train, "mlu", reports=reports, **adam),
         "bf16": partial(train, "mlu", reports=reports, precision="bf16", batch_dice=True, epochs=1),
+        "best": partial(train, "mlu", reports=reports, overlays=BEST, precision="bf16", epochs=1, channels=[4, 8, 8]),
         "mirror": partial(infer, trained["mlu"], "mlu", reports, precision="bf16", mirror=True),
         "cards": partial(device_check(tiny_config), "--cards", 2, reports=reports, MLU_VISIBLE_DEVICES="0,1"),
     })  # fmt: skip
