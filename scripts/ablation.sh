@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # `best` for a CPU with each of its parts switched off alone, and with the strong augmentation that it leaves out, at an
 # equal budget of training time: trained on four fifths of the training label maps and scored on the others. Effect and
-# cost; the evaluation cases have no say in it.
+# cost; the evaluation cases have no say in it. `best` itself is that fold's training of cross_validation.sh in the same
+# OUT, made if it is not there.
 #   bash scripts/ablation.sh LABELS OUT [MINUTES [SEEDS [PARTS]]]
 # Arguments as of compare_recipes.sh, whose OUT may be given; PARTS are names of scripts/compare/parts.json, all if none
 # is given. Settings: BEST, FOLD (0), FOLDS (5), and those of scripts/compare/steps.sh.
@@ -26,15 +27,20 @@ import json
 import pathlib
 import sys
 
-for name, keys in {"best": {}, **json.load(open("scripts/compare/parts.json"))}.items():
+for name, keys in json.load(open("scripts/compare/parts.json")).items():
     (pathlib.Path(sys.argv[1]) / f"{name}.json").write_text(json.dumps(keys))
 END
 for seed in $SEEDS; do
     for part in best $PARTS; do
         echo "== $part, seed $seed"
-        train_ours "$place/$part/seed_$seed" "$(configs "$BEST,$place/$part.json")" \
-            --seed "$seed" --precision bf16 --fold "$FOLD" --folds "$FOLDS"
-        predict_ours "$place/$part/seed_$seed" plain "$place/scans" "$place/$part/seed_$seed/models/model_final.pt"
+        folder=$place/$part/seed_$seed training=$place/$part/seed_$seed/training configs=$BEST,$place/$part.json
+        if [ "$part" = best ]; then
+            training=$OUT/cross_validation/folds/seed_$seed/fold_$FOLD configs=$BEST
+        fi
+        train_fold "$training" "$FOLD" "$seed" "$configs"
+        mkdir -p "$folder"
+        ln -sfn "$training/eval" "$folder/curves"
+        predict_ours "$folder" plain "$place/scans" "$training/models/model_final.pt"
     done
 done
 echo "== tables"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A cross-validation of `best` for a CPU inside the training label maps, each fold with an equal budget of training time;
-# the post-processing that the held out cases choose; and the folds' networks together on the evaluation cases, with and
-# without it. The evaluation cases have no say in it.
+# the post-processing that the held out cases choose; the folds' networks together on the evaluation cases, with and
+# without it; and the held out cases by the default windows and the reference's. The evaluation cases have no say in it.
 #   bash scripts/cross_validation.sh LABELS OUT [MINUTES [SEEDS]]
 # Arguments as of compare_recipes.sh, whose OUT may be given; MINUTES (10) of each fold, SEEDS ("1"). What is finished is
 # not done again. Settings: BEST, FOLDS (5), and those of scripts/compare/steps.sh.
@@ -12,14 +12,14 @@ LABELS=$1 OUT=$2 MINUTES=${3:-10} SEEDS=${4:-1}
 BEST=${BEST:-bundle/configs/best.json,bundle/configs/best_cpu.json} FOLDS=${FOLDS:-5}
 . scripts/compare/steps.sh
 
-train_fold() { # FOLDER FOLD SEED
-    if [ ! -f "$1/result.json" ]; then rm -rf "$1"; fi
-    local files=(bundle/configs/train.json ${BEST//,/ } scripts/compare/deadline.json)
-    settled "$1/settings" "MINUTES=$MINUTES fold $2 of $FOLDS, seed $3; files $(digest "${files[@]}"), cases $DATA"
-    [ ! -f "$1/result.json" ] || return 0
-    kits train --out "$1" --fold "$2" --folds "$FOLDS" --dataset-dir "$OUT/prepared" \
-        --config "${files[@]}" --set device_name=cpu precision=bf16 seed="$3" max_minutes="$MINUTES" \
-        spacing_mm="$SPACING_MM" roi_size="$ROI"
+predict_held_out() { # FOLDER VARIANT FOLDS' FOLDER OPTIONS…: of each label map one body, by the network that has not seen it
+    local fold
+    due "$1/$2.json" "$3"/fold_*/models/model_final.pt || return 0
+    for ((fold = 0; fold < FOLDS; fold++)); do
+        "$PYTHON" scripts/compare/held_out.py "$OUT" "$fold" "$FOLDS"
+        kits predict "$OUT/fold_$fold/scans" -o "$1/$2" --checkpoint "$3/fold_$fold/models/model_final.pt" --no-page "${@:4}"
+    done
+    score "$1/$2"
 }
 
 echo "== data"
@@ -28,7 +28,7 @@ for seed in $SEEDS; do
     place=$OUT/cross_validation/folds/seed_$seed folders=() models=
     for ((fold = 0; fold < FOLDS; fold++)); do
         echo "== fold $fold, seed $seed"
-        train_fold "$place/fold_$fold" "$fold" "$seed"
+        train_fold "$place/fold_$fold" "$fold" "$seed" "$BEST"
         folders+=("$place/fold_$fold") models+=" $place/fold_$fold/models/model_final.pt"
     done
     echo "== choice, seed $seed"
@@ -37,6 +37,10 @@ for seed in $SEEDS; do
     echo "== evaluation cases, seed $seed"
     predict_ours "$place" plain "$OUT/scans" "$models"
     predict_ours "$place" postprocessed "$OUT/scans" "$models" --postprocessing "$place/choice/postprocessing.json"
+    echo "== held out cases, seed $seed"
+    predict_held_out "$OUT/cross_validation/held_out/best/seed_$seed" plain "$place"
+    predict_held_out "$OUT/cross_validation/held_out/best/seed_$seed" reference_windows "$place" --windows reference
 done
 echo "== tables"
 "$PYTHON" scripts/compare/summary.py "$OUT/cross_validation" --no-figures --recipes folds --seeds $SEEDS
+"$PYTHON" scripts/compare/summary.py "$OUT/cross_validation/held_out" --no-figures --recipes best --seeds $SEEDS

@@ -71,8 +71,14 @@ def test_folds_choose_a_postprocessing_that_the_evaluation_cases_are_then_scored
     assert choice["folds"] == 2 and choice["missing"] == [] and len(choice["tried"]) == 16
     for variant in ("plain", "postprocessed"):
         assert sorted(json.loads((place / f"{variant}.json").read_text())["cases"]) == ["case_00000", "case_00003"]
-    means = json.loads((tmp_path / "cross_validation" / "summary.json").read_text())["means"]
-    assert means.keys() == {"folds plain", "folds postprocessed"}
+    held_out_scores = tmp_path / "cross_validation" / "held_out" / "best" / "seed_4"
+    for variant in ("plain", "reference_windows"):  # one of each label map's three bodies
+        cases = json.loads((held_out_scores / f"{variant}.json").read_text())["cases"]
+        assert sorted(cases) == ["case_00001", "case_00002", "case_00004"]
+    for folder, names in {"": ("folds plain", "folds postprocessed"),
+                          "held_out": ("best plain", "best reference_windows")}.items():  # fmt: skip
+        summary = json.loads((tmp_path / "cross_validation" / folder / "summary.json").read_text())
+        assert tuple(summary["means"]) == names
     before = (place / "fold_0" / "result.json").stat().st_mtime_ns
     again = run(raw_phantoms, tmp_path, "0.05", "4", script="cross_validation", **settings)
     assert again.returncode == 0, again.stderr[-3000:]

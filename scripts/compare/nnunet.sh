@@ -58,5 +58,5 @@ predict_nnunet() {
     done
     "$NNUNET/bin/nnUNetv2_predict" -i "$OUT/nnunet/scans" -o "$folder/$variant" -d "$NNUNET_NUMBER" -c 3d_fullres -f all \
         -tr BudgetTrainer -chk checkpoint_final.pth -device cpu -npp 1 -nps 1 "${@:5}"
-    kits evaluate --predictions "$folder/$variant" --labels "$OUT/raw" --out "$folder/$variant.json"
+    score "$folder/$variant"
 }

@@ -9,6 +9,7 @@ SPACING_MM=${SPACING_MM:-[4.0,3.2,3.2]} ROI=${ROI:-[64,80,80]} CONTRAST=${CONTRA
 export PYTHONPATH=$PWD/scripts/compare${PYTHONPATH:+:$PYTHONPATH} # where the configurations find deadline.py
 from_start() { case $1 in /*) echo "$1" ;; *) echo "$OLDPWD/$1" ;; esac; } # the scripts change to the repository, once
 LABELS=$(from_start "$LABELS") OUT=$(from_start "$OUT")
+case $OUT in *[[:space:]]*) echo "error: $OUT: the name of OUT must be without spaces" >&2; exit 2 ;; esac
 mkdir -p "$OUT"
 kits() { "$PYTHON" -m kits_unet3d.pipeline.cli "$@"; }
 
@@ -69,13 +70,29 @@ train_ours() {
     monai training "$2" --ckpt_dir "$1/models" --output_dir "$1/curves" --max_minutes "$MINUTES" "${@:3}"
 }
 
+# train_fold FOLDER FOLD SEED FILE,FILE…: these upon train.json, trained for $MINUTES on the cases outside a fold of $FOLDS.
+train_fold() {
+    if [ ! -f "$1/result.json" ]; then rm -rf "$1"; fi
+    local files=(bundle/configs/train.json ${4//,/ } scripts/compare/deadline.json)
+    settled "$1/settings" "MINUTES=$MINUTES fold $2 of $FOLDS, seed $3; files $(digest "${files[@]}"), cases $DATA"
+    [ ! -f "$1/result.json" ] || return 0
+    kits train --out "$1" --fold "$2" --folds "$FOLDS" --dataset-dir "$OUT/prepared" \
+        --config "${files[@]}" --set device_name=cpu precision=bf16 seed="$3" max_minutes="$MINUTES" \
+        spacing_mm="$SPACING_MM" roi_size="$ROI"
+}
+
 # predict_ours FOLDER VARIANT SCANS CHECKPOINTS OPTIONS…: masks of the last weights, never of those that scored best, for
 # the scored cases have no say in a training; then their scores.
 predict_ours() {
     local folder=$1 variant=$2 scans=$3 checkpoints=() checkpoint
     for checkpoint in $4; do checkpoints+=(--checkpoint "$checkpoint"); done
-    if due "$folder/$variant.json" $4; then
+    if due "$folder/$variant.json" $4 "${@:5}"; then # among the options may be a file, of a post-processing
         kits predict "$scans" -o "$folder/$variant" "${checkpoints[@]}" --no-page "${@:5}"
-        kits evaluate --predictions "$folder/$variant" --labels "$OUT/raw" --out "$folder/$variant.json"
+        score "$folder/$variant"
     fi
+}
+
+# score MASKS: into MASKS.json; where a case fails there is none, so that it is made another time.
+score() {
+    kits evaluate --predictions "$1" --labels "$OUT/raw" --out "$1.json" || { rm -f "$1.json" "$1.csv"; return 1; }
 }

@@ -1,0 +1,31 @@
+"""How often a patch would be laid on a speck of a class: `python scripts/compare/specks.py PREPARED [POWER]`.
+
+Of `best`'s sampling, which draws among the parts of a class by their boxes' volume to POWER (-0.3): in how many of the
+training label maps a class has specks beside larger parts, and which share of its patches they would take there.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from kits_unet3d.pipeline.data.index import Index
+from kits_unet3d.transforms.balanced_crop import SPECK
+
+
+def share_of_specks(boxes: list[list[list[int]]], power: float) -> float:
+    """Of the patches on these parts; 0 where all or none of them are specks, of which none is then left out."""
+    sizes = np.array([np.prod([stop - start for start, stop in box]) for box in boxes], dtype=float)
+    specks = sizes < SPECK
+    return float((sizes[specks] ** power).sum() / (sizes**power).sum()) if 0 < specks.sum() < len(sizes) else 0.0
+
+
+if __name__ == "__main__":
+    index, power = Index.read(Path(sys.argv[1])), float(sys.argv[2]) if len(sys.argv) > 2 else -0.3
+    training = [case for case in index.cases.values() if case["split"] == "training"]
+    by_label = {case["source_sha256"]["label"]: case["boxes"] for case in training}  # of each map's bodies one
+    for number, name in enumerate(index.recipe.classes[1:], start=1):
+        shares = [share_of_specks(boxes.get(str(number), []), power) for boxes in by_label.values()]
+        some = [share for share in shares if share]
+        text = f"{name}: {len(some)} of {len(shares)} label maps have specks"
+        print(text + (f", which would take {min(some):.0%} to {max(some):.0%} of the patches" if some else ""))
