@@ -126,9 +126,9 @@ def require_known_keys(argv: Sequence[str] | None = None) -> None:
     from monai.bundle import ConfigParser, ConfigWorkflow, run, run_workflow
     from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 
-    given = _flags(argv[2:])
-    if "args_file" in given:
-        given = {**ConfigParser.load_config_file(given["args_file"]), **given}
+    flags = _flags(argv[2:])
+    settings_file = ConfigParser.load_config_file(flags["args_file"]) if "args_file" in flags else {}
+    given = {**settings_file, **flags}
     files = given.get("config_file", [])
     configs = [ConfigParser.load_config_file(file) for file in ([files] if isinstance(files, str) else files)]
     if not configs:
@@ -139,17 +139,30 @@ def require_known_keys(argv: Sequence[str] | None = None) -> None:
     own |= set(settings["configs"]) if "tracking" in given else set()
     found = unread_key(configs, [key for key in given if re.split("#|::", key)[0] not in own])
     merged: dict[str, Any] = {}
-    for config in configs:
+    for config in (*configs, settings_file):
         merged |= config
-    nothing = next((key for key, value in given.items() if value is None and merged.get(key) is not None), None)
+    values = {key: _value(merged, key) for key, value in flags.items() if value is None}
+    nothing = next((key for key, value in values.items() if value is not None), None)
     with told_in_a_sentence():
         if found is not None:
             raise UsageError(unknown_key(*found))
         if nothing is not None:  # MONAI drops it without a word, and the configuration's own value stays
             raise UsageError(
-                f"--{nothing} None: MONAI would leave it at {merged[nothing]}; "
+                f"--{nothing} None: MONAI would leave it at {values[nothing]}; "
                 f"write {json.dumps({nothing: None})} to a file, and name that after the others of --config_file"
             )
+
+
+def _value(content: Any, key: str) -> Any:
+    """What is at ``a::b`` or ``a#b``; None where nothing is."""
+    if isinstance(content, Mapping) and key in content:
+        return content[key]
+    for name in re.split("#|::", key):
+        if isinstance(content, list) and name.isdigit():
+            content = dict(enumerate(content)).get(int(name))
+        else:
+            content = content.get(name) if isinstance(content, Mapping) else None
+    return content
 
 
 def _flags(arguments: Sequence[str]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from kits_unet3d.transforms import Recipe
 #: A checkpoint may name only networks from here; nothing else is imported on a file's word.
 TRUSTED = ("kits_unet3d.networks.", "monai.networks.nets.")
 #: Arguments by which some of MONAI's networks load weights when they are made, from the internet or a file.
-FETCHING = re.compile(r"weights$|\w*pretrained")
+FETCHING = re.compile(r"weights$|checkpoint$|path_or_repo_id$|\w*pretrained")
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # `best` for a CPU with each of its parts switched off alone, and with the strong augmentation that it leaves out, at an
 # equal budget of training time: trained on four fifths of the training label maps and scored on the others. Effect and
-# cost; the evaluation cases have no say in it. `best` itself is that fold's training of cross_validation.sh in the same
-# OUT, made if it is not there.
+# cost; the evaluation cases have no say in it. `best` itself is that fold's training of cross_validation.sh, made if it is
+# not there; so in one OUT both want the same MINUTES.
 #   bash scripts/ablation.sh LABELS OUT [MINUTES [SEEDS [PARTS]]]
 # Arguments as of compare_recipes.sh, whose OUT may be given; PARTS are names of scripts/compare/parts.json, all if none
 # is given. Settings: BEST, FOLD (0), FOLDS (5), and those of scripts/compare/steps.sh.
@@ -39,6 +39,7 @@ for seed in $SEEDS; do
         fi
         train_fold "$training" "$FOLD" "$seed" "$configs"
         mkdir -p "$folder"
+        [ -L "$folder/curves" ] || rm -rf "$folder/curves"
         ln -sfn "$training/eval" "$folder/curves"
         predict_ours "$folder" plain "$place/scans" "$training/models/model_final.pt"
     done

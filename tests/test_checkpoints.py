@@ -83,7 +83,7 @@ def test_a_checkpoint_cannot_name_anything_but_a_trusted_network(target):
         build_network({"_target_": target, "command": "true"})
 
 
-def test_a_network_fetches_no_weights_on_a_files_word():
+def test_a_network_fetches_no_weights_on_a_files_word(monkeypatch):
     asked = []
 
     class Server(BaseHTTPRequestHandler):
@@ -97,6 +97,13 @@ def test_a_network_fetches_no_weights_on_a_files_word():
         build_network({"_target_": "monai.networks.nets.HoVerNet", "pretrained_url": url})
         server.shutdown()
     assert not asked
+    # Its weights would be fetched unless it is told otherwise; and one whose weights are always fetched is not made.
+    description = {"_target_": "monai.networks.nets.EfficientNetBN", "model_name": "efficientnet-b0", "in_channels": 3}
+    monkeypatch.setattr("torch.utils.model_zoo.load_url", lambda url, **_: asked.append(url))
+    assert build_network(description)
+    assert not asked
+    with pytest.raises(CheckpointError, match="cannot be made"):
+        build_network({"_target_": "monai.networks.nets.Transchex", "path_or_repo_id": "some/repository"})
 
 
 @pytest.mark.parametrize("channels", [[2, -4], [2, "x"], [10**15, 4]])

@@ -50,6 +50,10 @@ def test_recipes_and_parts_go_from_label_maps_to_tables_and_what_is_finished_is_
     assert done.returncode == 0, done.stderr[-3000:]
     fold = json.loads((tmp_path / "fold_0" / "summary.json").read_text())
     assert fold["means"].keys() == {"best plain", "no_average plain"} and len(fold["differences"]) == 1
+    assert fold["speed"].keys() == {"best", "no_average"}
+    assert (tmp_path / "cross_validation" / "folds" / "seed_1" / "fold_0" / "result.json").is_file()
+    longer = run(raw_phantoms, tmp_path, "0.1", "1", "no_average", script="ablation", FOLDS="3", **settings)
+    assert longer.returncode == 2 and "was made with MINUTES=0.05" in longer.stderr
     scores = json.loads((tmp_path / "fold_0" / "no_average" / "seed_1" / "plain.json").read_text())
     assert list(scores["cases"]) == ["case_00001"]  # one of the label map's three bodies
 

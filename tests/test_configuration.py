@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 from kits_unet3d.pipeline.cli import main
-from kits_unet3d.pipeline.configuration import recipe_of, unread_key
+from kits_unet3d.pipeline.configuration import recipe_of, require_known_keys, unread_key
 from kits_unet3d.pipeline.errors import UsageError
 
 CONFIGS = ROOT / "bundle" / "configs"
@@ -85,6 +85,32 @@ def test_monai_is_not_let_run_with_what_it_would_take_or_leave_without_a_word(ar
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2, done.stderr[-2000:]
     assert message in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "refused"),
+    [
+        (["--poly_power", "None"], "poly_power"),
+        (["--network_factory::res_block=None"], "network_factory::res_block"),
+        (["--train#handlers#0#_target_", "None"], "train#handlers#0#_target_"),
+        (["--fold", "None"], None),  # it has no value as it is
+        (["--max_minutes", "None"], "max_minutes"),  # but the file of arguments gives one
+        ([], None),  # a null of that file is heard
+    ],
+)
+def test_none_on_the_command_line_is_refused_where_there_is_a_value(flags, refused, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    arguments = {"config_file": ["bundle/configs/train.json", "bundle/configs/best.json"], "max_minutes": 5}
+    file = tmp_path / "arguments.json"
+    file.write_text(json.dumps({**arguments, "average_decay": None}))
+    program = str(ROOT / "monai" / "bundle" / "__main__.py")
+    argv = [program, "run", "training", "--args_file", str(file), *flags]
+    if refused is None:
+        require_known_keys(argv)
+        return
+    with pytest.raises(SystemExit):
+        require_known_keys(argv)
+    assert f"--{refused} None: MONAI would leave it at" in capsys.readouterr().err
 
 
 def test_monai_is_told_in_a_sentence_of_a_fold_that_there_is_not():

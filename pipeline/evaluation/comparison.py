@@ -124,7 +124,7 @@ def paired_interval(
 
     Drawn from n cases a mean has (n - 1) / n of its variance, and few cases have longer tails than the normal law's; so
     percentiles further out are taken, by which a mean of normally distributed differences has the interval of Student's
-    t. Seeds are not made up for: of one the interval holds nothing of what another would give, and of a few too little.
+    t. For seeds nothing more is done: of one the interval holds nothing of what another would give.
 
     Args:
         first, second: (seeds, cases), the same cases in the same order; the numbers of seeds may differ.
