@@ -141,7 +141,8 @@ def require_known_keys(argv: Sequence[str] | None = None) -> None:
     merged: dict[str, Any] = {}
     for config in (*configs, settings_file):
         merged |= config
-    values = {key: _value(merged, key) for key, value in flags.items() if value is None}
+    parser = ConfigParser(merged)
+    values = {key: parser.get(key) for key, value in flags.items() if value is None}
     nothing = next((key for key, value in values.items() if value is not None), None)
     with told_in_a_sentence():
         if found is not None:
@@ -151,18 +152,6 @@ def require_known_keys(argv: Sequence[str] | None = None) -> None:
                 f"--{nothing} None: MONAI would leave it at {values[nothing]}; "
                 f"write {json.dumps({nothing: None})} to a file, and name that after the others of --config_file"
             )
-
-
-def _value(content: Any, key: str) -> Any:
-    """What is at ``a::b`` or ``a#b``; None where nothing is."""
-    if isinstance(content, Mapping) and key in content:
-        return content[key]
-    for name in re.split("#|::", key):
-        if isinstance(content, list) and name.isdigit():
-            content = dict(enumerate(content)).get(int(name))
-        else:
-            content = content.get(name) if isinstance(content, Mapping) else None
-    return content
 
 
 def _flags(arguments: Sequence[str]) -> dict[str, Any]:
