@@ -39,7 +39,7 @@ class Deadline:
 
     def _step(self, engine: Engine) -> None:
         output: Any = engine.state.output
-        seconds = time.monotonic() - self.started
+        seconds = round(time.monotonic() - self.started, 3)  # as written, so that the file tells why it ended
         with open(self.file, "a", encoding="utf-8") as stream:
             stream.write(f"{seconds:.3f},{float(self._loss(output)):.5f}\n")
         if self.minutes is not None and seconds >= 60 * self.minutes:
