@@ -138,7 +138,7 @@ PERSONAL = [
     ("WU_LI", named("Wu^Li"), ["wu_", "_li"]),
     ("doe19600402", named("Doe^J", PatientBirthDate="19600402"), ["doe", "1960"]),
     ("ACC778899", named("Doe^J", AccessionNumber="ACC778899"), ["778899"]),
-    ("OLD5512", named("Doe^J", OtherPatientIDs="OLD5512"), ["5512"]),
+    ("OLD551209", named("Doe^J", OtherPatientIDs="OLD551209"), ["551209"]),  # hashes hold four digits by chance
 ]
 
 
