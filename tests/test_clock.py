@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 
 from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline.data.sampling import CaseSampler, Seeds
@@ -14,6 +14,7 @@ from kits_unet3d.pipeline.training import (
     Checkpoints,
     Clock,
     LearningRate,
+    Progress,
     Resume,
     RunState,
     Schedule,
@@ -103,3 +104,63 @@ def test_a_run_that_goes_on_has_only_the_rest_of_its_time(now, tmp_path):
     clock = Clock(5)
     assert started(clock, 100, "again").state.epoch == 5
     assert clock.seconds == 300 and clock.share == 1.0 and clock.up
+    assert started(Clock(5), 100, "again").state.iteration == 5  # nothing is left of the time
+    assert started(Clock(7), 100, "again").state.iteration == 7  # a larger budget continues the run
+
+
+class Keys:
+    """A data set of three cases that gives back the key it is asked for."""
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, key):
+        return key
+
+
+def test_an_epoch_cut_short_by_the_clock_continues_with_the_cases_it_had_not_seen(now, tmp_path):
+    cpu, factory, seen = resolve("cpu"), partial(UNet3D, channels=[2, 4]), []
+
+    def started(minutes, resume):
+        network, clock, sampler = factory(), Clock(minutes), CaseSampler(Keys(), Seeds(1))
+        state = RunState(
+            WeightAverage(network), torch.optim.SGD(network.parameters(), 0.1), TrainStep(cpu), sampler, factory,
+            Recipe(), cpu, {"batch_size": 1}, clock,
+        )  # fmt: skip
+
+        def step(engine, batch):
+            seen.append(tuple(int(number) for number in batch))
+            now[0] += 60
+
+        run, evaluator = Engine(step), Engine(lambda engine, batch: None)
+        evaluator.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.state.metrics.update(d=0.5))
+        evaluate = evaluator.run
+        evaluator.run = lambda epoch: evaluate([0])
+        run.add_event_handler(Events.EPOCH_STARTED, lambda: sampler.set_epoch(run.state.epoch))
+        saves = Checkpoints(tmp_path, state, evaluator, "d", every=99)
+        for handler in (Resume(resume, tmp_path, state), saves, StopAfter(clock, evaluator)):
+            handler.attach(run)
+        run.run(torch.utils.data.DataLoader(Keys(), batch_size=None, sampler=sampler), max_epochs=2)
+        return run.state.iteration
+
+    assert started(4, False) == 4  # one case into the second epoch
+    assert started(60, True) == 6
+    orders, expected = CaseSampler(Keys(), Seeds(1)), []
+    for epoch in (1, 2):
+        orders.set_epoch(epoch)
+        expected += list(orders)
+    assert seen == expected
+
+
+def test_the_bar_shows_the_time_of_a_limited_run_and_the_epochs_of_another(now, capsys):
+    def step(engine, batch):
+        now[0] += 30
+        return [{"loss": 0.25}]
+
+    for clock, expected in ((Clock(2), "2.0 of 2 min, loss=0.25, step=4"), (Clock(), "2/2")):
+        run = Engine(step)
+        StopAfter(clock).attach(run)
+        Progress(clock).attach(run)
+        run.run(range(2), max_epochs=2)
+        printed = capsys.readouterr().err
+        assert "100%|" in printed and expected in printed

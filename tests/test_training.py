@@ -198,10 +198,14 @@ def test_a_score_at_the_target_or_below_1e_6_ends_the_run(score, ends):
     assert run.state.epoch == (1 if ends else 3)
 
 
-def test_time_that_is_up_ends_the_run_after_its_epoch():
-    run = trainer(epochs=100, handlers=[StopAfter(Clock(0.0))])
+def test_the_run_stops_after_the_step_in_which_its_time_is_up():
+    evaluated = []
+    evaluator = Engine(lambda engine, batch: None)
+    evaluator.run = evaluated.append  # type: ignore[method-assign]
+    run = trainer(epochs=100, handlers=[StopAfter(Clock(0.0), evaluator)])
     run.run()
-    assert run.state.epoch == 1
+    assert (run.state.epoch, run.state.iteration) == (1, 1) and run.state.epoch_length > 1
+    assert evaluated == [1]
     forever = trainer(epochs=3, handlers=[StopAfter(Clock())])
     forever.run()
     assert forever.state.epoch == 3

@@ -6,13 +6,14 @@ import logging
 
 import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import ProgressBar
 from monai.engines import Evaluator
 from monai.handlers import from_engine
+from tqdm import tqdm
 
 from .clock import Clock
 from .run_state import RunState
 from .schedule import Schedule
+from .step import TrainStep
 
 logger = logging.getLogger("kits_unet3d.training")
 
@@ -100,19 +101,34 @@ class StopAtTarget:
 
 
 class StopAfter:
-    """Ends the training when its clock's time is up, at the end of an epoch, with a last evaluation.
+    """End the training after the step in which its time is up, with a last evaluation.
+
+    The epoch of that step is cut short: what is done at the end of an epoch is done then, the evaluation among it. A
+    run that continues with its time used up ends before its first step.
 
     Args:
         clock: counts wall-clock time, evaluations included, over all starts of the run.
-        evaluator: run once more when time is up.
+        evaluator: run once more when the time is up.
+        step: of the trainer; its accumulated batches are finished first. None for a step of one batch.
     """
 
-    def __init__(self, clock: Clock, evaluator: Evaluator | None = None) -> None:
-        self.clock, self.evaluator = clock, evaluator
+    def __init__(self, clock: Clock, evaluator: Evaluator | None = None, step: TrainStep | None = None) -> None:
+        self.clock, self.evaluator, self.step = clock, evaluator, step
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, lambda: self.clock.start())
+        engine.add_event_handler(Events.STARTED, self._started)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._after_iteration)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def _started(self, engine: Engine) -> None:
+        if engine.state.iteration > 0 and self.clock.up:
+            logger.info("the %g minutes of this run are used up; raise max_minutes to continue", self.clock.minutes)
+            engine.terminate()
+        self.clock.start()
+
+    def _after_iteration(self, engine: Engine) -> None:
+        if (self.step is None or self.step.finished(engine)) and self.clock.up:
+            engine.terminate_epoch()
 
     def __call__(self, engine: Engine) -> None:
         if self.clock.up:
@@ -122,17 +138,41 @@ class StopAfter:
             engine.terminate()
 
 
-class Progress(ProgressBar):
-    """A bar over epochs with the loss and the time left."""
+class Progress:
+    """Show a bar with the loss: over the run's time where that is limited, else over its epochs.
 
-    def __init__(self, desc: str = "train") -> None:
-        super().__init__(persist=True, desc=desc)
+    Args:
+        clock: of the run; None for a bar over epochs.
+        desc: text in front of the bar.
+    """
+
+    def __init__(self, clock: Clock | None = None, desc: str = "train") -> None:
+        self.clock, self.desc = clock, desc
         self._loss = from_engine("loss", first=True)  # of a trainer that decollates, as MONAI's own handlers expect
+        self.bar: tqdm | None = None
 
-    def attach(self, engine: Engine) -> None:  # type: ignore[override]
-        super().attach(
-            engine,
-            output_transform=lambda output: {"loss": float(self._loss(output))},
-            event_name=Events.EPOCH_COMPLETED,
-            closing_event_name=Events.COMPLETED,
-        )
+    def attach(self, engine: Engine) -> None:
+        timed = self.clock is not None and self.clock.minutes is not None
+        engine.add_event_handler(Events.STARTED, self._open)
+        engine.add_event_handler(Events.ITERATION_COMPLETED if timed else Events.EPOCH_COMPLETED, self._update)
+        engine.add_event_handler(Events.COMPLETED, self._close)
+
+    def _open(self, engine: Engine) -> None:
+        if self.clock is not None and self.clock.minutes is not None:
+            layout = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f} of {total:g} min{postfix}"
+            self.bar = tqdm(desc=self.desc, total=self.clock.minutes, bar_format=layout)
+        else:
+            self.bar = tqdm(desc=self.desc, total=engine.state.max_epochs, initial=engine.state.epoch, unit="epoch")
+
+    def _update(self, engine: Engine) -> None:
+        if self.bar is None:
+            return
+        self.bar.set_postfix(step=engine.state.iteration, loss=float(self._loss(engine.state.output)), refresh=False)
+        done = engine.state.epoch
+        if self.clock is not None and self.clock.minutes is not None:
+            done = min(self.clock.seconds / 60, self.clock.minutes)
+        self.bar.update(done - self.bar.n)
+
+    def _close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
