@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,10 @@ from torch import nn
 from kits_unet3d.networks import CheckpointError, Ensemble, Mirrored, load_weights, network_state, read_checkpoint
 from kits_unet3d.transforms import Recipe
 
+logger = logging.getLogger("kits_unet3d.model")
+
+#: Name of a data set of simulated scans, in its ``dataset.json`` and in the checkpoints trained on it.
+PHANTOMS = "phantoms"
 #: A checkpoint may name only networks from here; nothing else is imported on a file's word.
 TRUSTED = ("kits_unet3d.networks.", "monai.networks.nets.")
 #: Arguments by which some of MONAI's networks load weights when they are made, from the internet or a file.
@@ -28,13 +33,21 @@ class Model:
     """A network and the recipe its images are made by.
 
     ``sources`` are the checkpoints it came from, more than one for an ensemble; ``mirror`` says whether it averages
-    over mirror images.
+    over mirror images; ``datasets`` are the names of the data sets it was trained on, as far as the checkpoints say.
     """
 
     network: nn.Module
     recipe: Recipe
     sources: tuple[Path, ...] = ()
     mirror: bool = False
+    datasets: tuple[str, ...] = ()
+
+    @property
+    def warning(self) -> str | None:
+        """What a user of the masks must know about the training data, if anything."""
+        if PHANTOMS not in self.datasets:
+            return None
+        return "this model was trained on phantoms (simulated CT) only; its masks of real scans are not reliable"
 
 
 def describe_network(factory: partial[nn.Module]) -> dict[str, Any]:
@@ -110,7 +123,11 @@ def read_model(
             raise CheckpointError(f"{one}: prepares its images in another way than {paths[0]}; predict one by one")
     network = Ensemble([first.network, *(other.network for other in others)]) if others else first.network
     sources = tuple(source for model in (first, *others) for source in model.sources)
-    return Model(Mirrored(network) if mirror else network, first.recipe, sources, mirror)
+    datasets = tuple(dict.fromkeys(name for model in (first, *others) for name in model.datasets))
+    model = Model(Mirrored(network) if mirror else network, first.recipe, sources, mirror, datasets)
+    if model.warning:
+        logger.warning("%s: %s", ", ".join(map(str, sources)), model.warning)
+    return model
 
 
 def _read_one(path: Path, factory: partial[nn.Module] | None, missing_ok: bool) -> Model:
@@ -130,7 +147,9 @@ def _read_one(path: Path, factory: partial[nn.Module] | None, missing_ok: bool) 
         recipe = Recipe.from_dict(content.get("recipe", {}))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its recipe is not usable ({error})") from error
-    return Model(network, recipe, (path,))
+    configuration = content.get("configuration")
+    dataset = configuration.get("dataset") if isinstance(configuration, Mapping) else None
+    return Model(network, recipe, (path,), datasets=(dataset,) if isinstance(dataset, str) else ())
 
 
 def model_of_run(path: str | Path | Sequence[str | Path], factory: partial[nn.Module], mirror: bool = False) -> Model:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ...errors import UsageError
 from ...files import whole_file, write_json
+from ...model import PHANTOMS
 from ..kits19 import known_cases
 from .patient import CONTRASTS
 from .phantom import make_phantom, phantom_around
@@ -136,7 +137,7 @@ def _write_description(out: Path, made: dict[str, Any]) -> None:
     split: dict[str, list[str]] = {"training": [], "evaluation": []}
     for folder in sorted(out.glob("case_*")):
         split[_split(folder.name, made["around_labels"])].append(folder.name)
-    write_json(out / _DESCRIPTION, {"name": "phantoms", "made": made, **split})
+    write_json(out / _DESCRIPTION, {"name": PHANTOMS, "made": made, **split})
 
 
 def _split(name: str, around_labels: bool) -> str:

@@ -90,6 +90,8 @@ class Batch:
         named = [found if self.keep_names else anonymous(found, self._identity) for found in scans]
         self.report.skipped = {self._clean(path): self._clean(reason) for path, reason in (skipped or {}).items()}
         self.report.device = self.predictor.accelerator.describe()
+        model = self.predictor.model
+        self.report.model = {"datasets": list(model.datasets), "warning": model.warning}
         logger.info("device: %s", self.report.device)
         self.report.part = rank() if world_size() > 1 else None
         with only_run(self.folder) if rank() == 0 else nullcontext():

@@ -73,6 +73,7 @@ def write_page(report: Report) -> Path:
         pictures={name: _smaller(path) for name, path in files[PICTURE].items()},
         slices={name: read_slices(path, most) for name, path in files[SLICES].items()},
         summary=report.summary,
+        warning=report.model.get("warning"),
     )
     path = report.folder / PAGE
     with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8", errors="backslashreplace") as stream:

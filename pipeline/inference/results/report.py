@@ -25,6 +25,7 @@ class Report:
             :meth:`write` by the first makes the whole of them.
         skipped: what was left out, and why.
         device: on which they were done last.
+        model: what is known of the model that did them last: ``datasets`` it was trained on, and a ``warning`` or null.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -34,6 +35,7 @@ class Report:
         self.part: int | None = None
         self.skipped: dict[str, str] = {}
         self.device: dict[str, Any] = {}
+        self.model: dict[str, Any] = {}
 
     def take_over(self, named: Mapping[str, str]) -> None:
         """Continues an earlier report, the parts of a run that was killed among it.
@@ -75,7 +77,8 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """All of it, for JSON."""
         cases = dict(sorted(self.cases.items()))
-        return {"summary": self.summary, "device": self.device, "cases": cases, "left_out": self.skipped}
+        about = {"summary": self.summary, "device": self.device, "model": self.model}
+        return {**about, "cases": cases, "left_out": self.skipped}
 
     def write(self) -> None:
         """Writes ``summary.json`` and ``summary.csv``, and drops the parts they were made of."""
