@@ -6,18 +6,39 @@ from conftest import configured_loss, golden, rng
 from kits_unet3d.pipeline.evaluation import dice_scores, kits19_scores
 from kits_unet3d.pipeline.evaluation.folders import score_folders
 
+pytestmark = pytest.mark.numeric
 
-@pytest.mark.parametrize("k", range(4))
-def test_loss_and_score_are_the_references(k):
+
+def recorded_case(k):
+    """Return the golden, the logits and the label of its case ``k``."""
     recorded = golden("losses")
     seed, shape = int(recorded["seed"]), tuple(int(n) for n in recorded[f"shape_{k}"])
     logits = torch.from_numpy(rng(seed + k).standard_normal(shape, dtype=np.float32) * 3)
     label = rng(seed + 100 + k).integers(0, 3, (shape[0], 1, *shape[2:]))
     label[np.isin(label, recorded[f"missing_{k}"])] = 0
-    label = torch.from_numpy(label)
-    assert abs(configured_loss()(logits, label).item() - float(recorded[f"dice_ce_{k}"])) < 1e-6
+    return recorded, logits, torch.from_numpy(label)
+
+
+def distance(loss, k):
+    recorded, logits, label = recorded_case(k)
+    return abs(loss(logits, label).item() - float(recorded[f"dice_ce_{k}"]))
+
+
+@pytest.mark.parametrize("k", range(4))
+def test_loss_and_score_are_the_references(k):
+    assert distance(configured_loss(), k) < 1e-6
+    recorded, logits, label = recorded_case(k)
     scores = [dice_scores(p, t) for p, t in zip(logits.argmax(1, keepdim=True), label, strict=True)]
     np.testing.assert_allclose(np.mean(scores, axis=0), recorded[f"dice_score_{k}"], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("smooth_nr", 1e-1), ("smooth_dr", 1e-1), ("batch", True), ("include_background", True)]
+)
+def test_the_bound_finds_a_loss_that_is_a_little_wrong(name, value):
+    loss = configured_loss()
+    setattr(loss.dice, name, value)
+    assert max(distance(loss, k) for k in range(4)) > 1e-6
 
 
 def test_dice_of_a_hand_made_case():
