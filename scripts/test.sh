@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
-# Installs what the tests need and runs them: `bash scripts/test.sh [--all] [pytest arguments]`.
-# Without --all, tests marked slow are left out. Two run at a time, those of one file one after the other; `-n 0` makes
-# it one.
+# Install what the tests need and run them: `bash scripts/test.sh [--all] [pytest arguments]`.
+# Without --all, tests marked slow are left out. The order is random; ORDER=number repeats one. Two test files run at
+# a time; `-n 0` runs one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/environment.sh
+ORDER=${ORDER:-$RANDOM}
 make_environment test
 selection=(-m "not slow")
 if [ "${1:-}" = "--all" ]; then
     selection=()
     shift
 fi
-exec "$PYTHON" -m pytest -q -n 2 --dist loadfile ${selection[@]+"${selection[@]}"} "$@"
+echo "tests run in random order, ORDER=$ORDER"
+exec "$PYTHON" -m pytest -q -n 2 --dist loadfile --randomly-seed "$ORDER" \
+    ${selection[@]+"${selection[@]}"} "$@"

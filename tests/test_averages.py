@@ -15,6 +15,8 @@ from kits_unet3d.pipeline.inference.engines.averaged import averaged
 from kits_unet3d.pipeline.model import describe_network, model_of_run, read_model
 from kits_unet3d.transforms import Recipe
 
+pytestmark = pytest.mark.numeric
+
 
 class Times(nn.Module):
     """Voxels times a number, plus their place along the axes, which mirroring turns round."""

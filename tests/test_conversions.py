@@ -11,6 +11,8 @@ from monai.bundle import ckpt_export, load, onnx_export
 from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline.model import read_model
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.mark.parametrize("kind", ["train", "inference"])
 def test_monai_loads_the_network_with_its_weights(kind, copied_bundle, monkeypatch, tiny_checkpoint):

@@ -24,6 +24,8 @@ from kits_unet3d.pipeline.inference.engines import (
     require_agreement,
 )
 
+pytestmark = pytest.mark.numeric
+
 WINDOW = (1, 1, 16, 16, 16)
 
 

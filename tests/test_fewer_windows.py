@@ -21,6 +21,8 @@ from kits_unet3d.pipeline.inference.windows.even import even_stride
 from kits_unet3d.pipeline.inference.windows.region import SURE, grown
 from kits_unet3d.transforms import Recipe
 
+pytestmark = pytest.mark.numeric
+
 AIR = -2.3
 
 

@@ -7,6 +7,8 @@ import torch
 
 from kits_unet3d.pipeline.training import Lamb
 
+pytestmark = pytest.mark.numeric
+
 
 def run(steps, gradient, weight=1.0, **options):
     """The weights, four alike, after some steps with the same gradient."""

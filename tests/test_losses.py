@@ -10,6 +10,8 @@ from torch import nn
 from kits_unet3d.pipeline.training import DeepSupervision, RegionLoss
 from kits_unet3d.pipeline.training.losses import region_logits
 
+pytestmark = pytest.mark.numeric
+
 
 class Difference(nn.Module):
     """The mean of the first class's logits less the label."""

@@ -17,6 +17,8 @@ from kits_unet3d.pipeline.data.kits19 import known_cases
 from kits_unet3d.pipeline.errors import CaseError, UsageError
 from kits_unet3d.transforms import Recipe, component_boxes, preparation
 
+pytestmark = pytest.mark.numeric
+
 
 def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}

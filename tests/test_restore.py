@@ -13,6 +13,8 @@ from kits_unet3d.pipeline.inference.restore import along_the_body, slabs_on_grid
 from kits_unet3d.pipeline.model import Model
 from kits_unet3d.transforms import Recipe
 
+pytestmark = pytest.mark.numeric
+
 
 def test_labels_on_a_finer_grid_are_those_of_interpolated_logits():
     logits = torch.randn(3, 5, 6, 7, generator=torch.Generator().manual_seed(0))

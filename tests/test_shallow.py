@@ -8,6 +8,8 @@ from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline.device import resolve
 from kits_unet3d.pipeline.training import refuse_shallow_bf16
 
+pytestmark = pytest.mark.numeric
+
 CHANNELS = [2, 4, 8, 16]
 DYNUNET = dict(
     spatial_dims=3, in_channels=1, out_channels=3, kernel_size=[3] * 3, strides=[1, 2, 2], upsample_kernel_size=[2, 2],

@@ -26,6 +26,8 @@ from kits_unet3d.transforms import (
     wide_augmentation,
 )
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.mark.parametrize("k", range(4))
 def test_preparation_gives_the_references_bytes(k):

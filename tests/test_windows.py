@@ -7,6 +7,8 @@ from monai.data import MetaTensor
 from kits_unet3d.pipeline.inference import ReferenceWindows, reference_weights
 from kits_unet3d.transforms import CropToStride
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.mark.parametrize("k", range(4))
 def test_blended_windows_are_the_references(k):
