@@ -29,7 +29,7 @@ export ENABLE_FALLBACK_TO_CPU=${ENABLE_FALLBACK_TO_CPU:-0}
 # On a CPU without data: a network that a CPU can train, and phantoms for it (in PHANTOMS, by default beside the
 # checkpoints; none if that is set to nothing), one in five for evaluation, two of those for each process.
 if [ "$DEVICE" = cpu ] && [ -z "${PYTORCH_TRAIN_DATASET:-}" ]; then
-    OVERLAYS=(bundle/configs/demo.json)
+    OVERLAYS=(bundle/configs/best.json bundle/configs/best_cpu.json bundle/configs/demo.json)
     PHANTOMS=${PHANTOMS-$CHECKPOINTS/phantoms}
     if [ -n "$PHANTOMS" ]; then
         "$PYTHON" -m kits_unet3d.pipeline.cli phantom --cases $((10 * ${CARDS:-2})) --out "$PHANTOMS/raw" \

@@ -30,7 +30,7 @@ CONFIGS = ROOT / "bundle" / "configs"
 #: Configurations that lie upon train.json.
 OVERLAYS = sorted(p.stem for p in CONFIGS.glob("*.json") if p.stem not in ("metadata", "train", "inference"))
 #: Those that lie upon another overlay.
-BELOW = {"best_small_card": ["best"], "best_cpu": ["best"]}
+BELOW = {"best_small_card": ["best"], "best_cpu": ["best"], "demo": ["best", "best_cpu"]}
 #: Numbers of a recipe small enough for a test: 32³ patches of coarse voxels.
 TINY = {"spacing_mm": [8.0, 6.0, 6.0], "roi_size": [32, 32, 32]}
 

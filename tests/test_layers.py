@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 
 import pytest
+from conftest import BELOW, OVERLAYS, ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("transforms", "networks", "pipeline")
 #: Also as parts of others: torch_mlu, is_cuda, MLU_VISIBLE_DEVICES.
 DEVICE_WORDS = re.compile(r"cuda|mlu|cncl|nccl|torch\.backends", re.IGNORECASE)
@@ -99,9 +99,7 @@ def test_every_top_level_key_of_a_configuration_is_read():
         "imports", "bundle_root", "initialize", "run", "training", "inferring", "evaluating", "benchmarking",
         "device", "network_def", "dataset_dir",
     }  # fmt: skip
-    onto_training = ("demo", "multi_device", "adam", "lamb", "benchmark", "evaluate", "images", "best")
-    overlays = {f"{name}.json": ("train.json",) for name in onto_training}
-    overlays |= {f"{name}.json": ("train.json", "best.json") for name in ("best_small_card", "best_cpu")}
+    overlays = {f"{name}.json": ["train.json", *(f"{one}.json" for one in BELOW.get(name, []))] for name in OVERLAYS}
     for path in sorted(folder.glob("*.json")):
         if path.name == "metadata.json":
             continue

@@ -55,7 +55,7 @@ def test_no_property_of_an_inference_is_missing(where, raw_phantoms):
 )
 def test_run_workflow_trains_from_any_folder(where, overlay, tmp_path, monkeypatch, prepared_phantoms, tiny_config):
     monkeypatch.setattr(sys, "path", list(sys.path))  # MONAI adds the bundle's folder
-    names = ["train", *([overlay] if overlay else [])]
+    names = ["train", *BELOW.get(overlay, []), *([overlay] if overlay else [])]
     files = [os.path.relpath(CONFIGS / f"{name}.json") for name in names]  # as one would type them there
     options = {"dataset_dir": str(prepared_phantoms), "ckpt_dir": str(tmp_path / "models"), "device_name": "cpu"}
     options |= {"output_dir": str(tmp_path / "eval"), "epochs": 1, **where}
