@@ -19,7 +19,10 @@ STATE_KEYS = ("model", "best_model_state_dict", "state_dict")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names the file, the reason and the way out."""
+    """A checkpoint cannot be used; the message names the file, the reason and the way out."""
+
+    #: Of a program that ends with this error.
+    exit_code = 3
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -19,13 +19,15 @@ from contextlib import nullcontext, redirect_stdout
 from typing import NoReturn
 
 from .commands import Outcome, predict
-from .errors import UsageError
+from .runtime.errors import UsageError, exit_code, report
 
 #: Each is a module of ``commands`` with HELP, EXAMPLE, ``add_arguments(parser)`` and ``run(arguments)``.
 COMMANDS = (
     "download", "phantom", "prepare", "verify", "train", "folds", "predict", "evaluate", "picture", "device",
     "benchmark", "export", "unpack",
 )  # fmt: skip
+#: Modules that are not named as their command is.
+MODULES = {"device": "device_check"}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -51,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
-        module = importlib.import_module(f"{__package__}.commands.{name}")
+        module = importlib.import_module(f"{__package__}.commands.{MODULES.get(name, name)}")
         subparser = subparsers.add_parser(
             name,
             help=module.HELP,
@@ -95,8 +97,7 @@ def _outcome(argv: Sequence[str]) -> Outcome:
     except Exception as error:  # the last place that can turn an error into a sentence and an exit code
         if "--debug" in argv:
             traceback.print_exc()
-        text, code = str(error) or type(error).__name__, _exit_code(error)
-        print(f"error: {text}", file=sys.stderr)
+        text, code = report(error), exit_code(error)
     return Outcome({"error": text, "exit_code": code}, code)
 
 
@@ -106,16 +107,6 @@ def _complete(parser: argparse.ArgumentParser) -> None:
     except ModuleNotFoundError as error:
         raise UsageError(f"{error.name} is not installed; `pip install 'kits-unet3d[completion]'`") from error
     argcomplete.autocomplete(parser)
-
-
-def _exit_code(error: Exception) -> int:
-    from kits_unet3d.networks import CheckpointError
-
-    from .errors import CaseError
-
-    if isinstance(error, CaseError):
-        return 1
-    return 3 if isinstance(error, CheckpointError) else 2
 
 
 if __name__ == "__main__":

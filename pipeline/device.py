@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .scaler import LossScaler
+from .runtime.scaler import LossScaler
 
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 OLDEST_TORCH = (2, 8)  # that MONAI 1.6 supports

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import logging
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,8 @@ from torch import nn
 
 from kits_unet3d.networks import CheckpointError, Ensemble, Mirrored, load_weights, network_state, read_checkpoint
 from kits_unet3d.transforms import Recipe
+
+from .runtime.errors import errors_reported
 
 logger = logging.getLogger("kits_unet3d.model")
 
@@ -89,10 +90,10 @@ def build_network(description: Mapping[str, Any], source: str | Path = "checkpoi
 
 
 def require_trained(model: Model, path: str | Path | Sequence[str | Path]) -> None:
-    """Ends a bundle's run with one sentence and exit code 3 if ``model`` has only fresh weights."""
-    if not model.sources:
-        print(f"error: {path}: no such checkpoint; train one, or name another with --ckpt_path", file=sys.stderr)
-        raise SystemExit(3)
+    """End a bundle's run with one line and exit code 3 if ``model`` has only fresh weights."""
+    with errors_reported():
+        if not model.sources:
+            raise CheckpointError(f"{path}: no such checkpoint; train one, or name another with --ckpt_path")
 
 
 def read_model(
@@ -158,8 +159,5 @@ def model_of_run(path: str | Path | Sequence[str | Path], factory: partial[nn.Mo
     Where a single one is not there the weights are fresh: a federation sends them later. :func:`require_trained` is for
     the rest.
     """
-    try:
+    with errors_reported():
         return read_model(path, factory, missing_ok=True, mirror=mirror)
-    except CheckpointError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(3) from None

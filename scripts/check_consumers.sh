@@ -65,7 +65,7 @@ check_deploy() {
         pylibjpeg-openjpeg pylibjpeg-libjpeg
     rm -rf "$WORK/deployed"
     mkdir "$WORK/deployed"
-    (cd "$WORK" && ulimit -s 32768 && deploy/bin/python -m kits_unet3d.pipeline.deploy.app \
+    (cd "$WORK" && ulimit -s 32768 && deploy/bin/python -m kits_unet3d.pipeline.export.deploy_app \
         -i dicom -o deployed -m bundles/kits_unet3d/models/model.ts)
     PYTHONPATH=tests${PYTHONPATH:+:$PYTHONPATH} "$PYTHON" tests/consumers/same_segmentation.py "$WORK/deployed" "$WORK/masks"
 }

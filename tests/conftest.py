@@ -18,8 +18,8 @@ from niftis import ct, nifti
 from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.data import prepare_dataset
-from kits_unet3d.pipeline.data.phantoms import write_dataset
 from kits_unet3d.pipeline.model import describe_network
+from kits_unet3d.pipeline.phantoms import write_dataset
 from kits_unet3d.transforms import Recipe
 
 #: Processes that a test starts get one thread each: several on few cores wait for each other many times as long.

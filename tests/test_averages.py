@@ -9,10 +9,10 @@ from torch import nn
 from kits_unet3d.networks import CheckpointError, Ensemble, Mirrored, UNet3D
 from kits_unet3d.pipeline import Predictor
 from kits_unet3d.pipeline.device import resolve
-from kits_unet3d.pipeline.errors import UsageError
-from kits_unet3d.pipeline.inference.engines import EngineInferer
-from kits_unet3d.pipeline.inference.engines.averaged import averaged
+from kits_unet3d.pipeline.inference.backends import EngineInferer
+from kits_unet3d.pipeline.inference.backends.inferer import averaged
 from kits_unet3d.pipeline.model import describe_network, model_of_run, read_model
+from kits_unet3d.pipeline.runtime.errors import UsageError
 from kits_unet3d.transforms import Recipe
 
 pytestmark = pytest.mark.numeric

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from kits_unet3d.pipeline.benchmark import KINDS, Row, Setting, alternating, linearity, memory
+from kits_unet3d.pipeline.benchmark import KINDS, Row, Setting, alternating, linearity
+from kits_unet3d.pipeline.benchmark import peak_memory as memory
 from kits_unet3d.pipeline.benchmark.measure import aside, in_blocks, rows
 from kits_unet3d.pipeline.benchmark.report import table
 from kits_unet3d.pipeline.benchmark.scans import patient

@@ -8,9 +8,9 @@ import pytest
 from conftest import TINY
 from niftis import AFFINE, nifti
 
-from kits_unet3d.pipeline import packed
 from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.data import Index
+from kits_unet3d.pipeline.runtime import files as packed
 
 #: Beyond any buffer: 6 MB of voxels, and as they are noise 4 MB in the file.
 SHAPE = (160, 160, 128)
@@ -18,7 +18,7 @@ SHAPE = (160, 160, 128)
 
 @pytest.fixture(params=["the standard library's", "Intel's"])
 def reader(request, monkeypatch):
-    """Both that :mod:`kits_unet3d.pipeline.packed` may use."""
+    """Both that :mod:`kits_unet3d.pipeline.runtime.files` may use."""
     if request.param == "Intel's":
         igzip = pytest.importorskip("isal.igzip")
         monkeypatch.setattr(packed, "_open", igzip.open)

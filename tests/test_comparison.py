@@ -9,8 +9,8 @@ import pytest
 from conftest import ROOT
 from scipy.stats import t
 
-from kits_unet3d.pipeline.errors import UsageError
 from kits_unet3d.pipeline.evaluation.comparison import Runs, paired_interval
+from kits_unet3d.pipeline.runtime.errors import UsageError
 
 
 def scores(folder, name, by_case, failed=()):

@@ -8,8 +8,8 @@ import pytest
 from conftest import ROOT
 
 from kits_unet3d.pipeline.cli import main
-from kits_unet3d.pipeline.configuration import recipe_of, require_known_keys, unread_key
-from kits_unet3d.pipeline.errors import UsageError
+from kits_unet3d.pipeline.runtime.configuration import recipe_of, require_known_keys, unread_key
+from kits_unet3d.pipeline.runtime.errors import UsageError
 
 CONFIGS = ROOT / "bundle" / "configs"
 

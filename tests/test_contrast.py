@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from kits_unet3d.pipeline.cli import main
-from kits_unet3d.pipeline.data.phantoms import make_phantom, write_dataset
-from kits_unet3d.pipeline.data.phantoms.patient import Attenuation
+from kits_unet3d.pipeline.phantoms import make_phantom, write_dataset
+from kits_unet3d.pipeline.phantoms.patient import Attenuation
 
 TINY = {"shape": (20, 40, 40), "spacing_mm": (8.0, 8.0, 8.0)}
 

@@ -8,9 +8,9 @@ from dicoms import write_series
 from pydicom.uid import CTImageStorage, SegmentationStorage
 
 from kits_unet3d.pipeline.cli import main
-from kits_unet3d.pipeline.errors import CaseError
 from kits_unet3d.pipeline.inference import Grid, ReadOptions, read_scan
-from kits_unet3d.pipeline.inference.results.dicom_seg import write_segmentation
+from kits_unet3d.pipeline.io.dicom.segmentation import write_segmentation
+from kits_unet3d.pipeline.runtime.errors import CaseError
 
 CLASSES = ("background", "kidney", "tumour")
 

@@ -16,7 +16,7 @@ from conftest import rng
 
 from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.download import Patience, Sources, case_ids, download_dataset
-from kits_unet3d.pipeline.errors import UsageError
+from kits_unet3d.pipeline.runtime.errors import UsageError
 
 #: What every good address gives: 40 kB that no packer makes smaller.
 WHOLE = gzip.compress(rng(0).bytes(40_000), mtime=0)

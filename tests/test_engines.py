@@ -13,16 +13,16 @@ from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline import Predictor
 from kits_unet3d.pipeline.device import resolve
 from kits_unet3d.pipeline.inference import EngineInferer
-from kits_unet3d.pipeline.inference.engines import (
+from kits_unet3d.pipeline.inference.backends import (
     ENGINES,
     DisagreementError,
     MissingEngineError,
     choice,
     inferer,
-    intel,
     make_engine,
     require_agreement,
 )
+from kits_unet3d.pipeline.inference.backends import openvino as intel
 
 pytestmark = pytest.mark.numeric
 
@@ -100,7 +100,7 @@ TWO_ENGINES = """
 import signal, subprocess
 from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline.device import resolve
-from kits_unet3d.pipeline.inference.engines import make_engine
+from kits_unet3d.pipeline.inference.backends import make_engine
 signal.signal(signal.SIGCHLD, lambda *_: None)
 engines = [make_engine("openvino", UNet3D(channels=(2, 4)).eval(), resolve("cpu"), (1, 1, 16, 16, 16)) for _ in "ab"]
 while engines:

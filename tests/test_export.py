@@ -16,7 +16,7 @@ from monai.bundle import ConfigParser, download, load
 from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.export import pack, unpack
-from kits_unet3d.pipeline.inference.engines.intel import shared_core
+from kits_unet3d.pipeline.inference.backends.openvino import shared_core
 from kits_unet3d.pipeline.model import read_model
 
 BUNDLE = str(ROOT / "bundle")

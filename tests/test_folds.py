@@ -10,19 +10,13 @@ import pytest
 import torch
 
 from kits_unet3d.pipeline.cli import main
-from kits_unet3d.pipeline.crossvalidation import (
-    Choice,
-    FoldResult,
-    choose_postprocessing,
-    out_of_fold_masks,
-    read_results,
-    require_alike,
-)
 from kits_unet3d.pipeline.data import Index, RawCase, evaluation_list, folds_of, training_list
 from kits_unet3d.pipeline.device import resolve
-from kits_unet3d.pipeline.errors import UsageError
 from kits_unet3d.pipeline.evaluation import Scores
+from kits_unet3d.pipeline.evaluation.cross_validation import Choice, choose_postprocessing, out_of_fold_masks
+from kits_unet3d.pipeline.evaluation.fold_results import FoldResult, read_results, require_alike
 from kits_unet3d.pipeline.inference import PostProcessing
+from kits_unet3d.pipeline.runtime.errors import UsageError
 from kits_unet3d.transforms import Recipe
 
 

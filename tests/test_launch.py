@@ -13,7 +13,7 @@ from conftest import ROOT
 from simulation import counted, simulated, why_not
 
 from kits_unet3d.pipeline.data import prepare_dataset
-from kits_unet3d.pipeline.data.phantoms import write_dataset
+from kits_unet3d.pipeline.phantoms import write_dataset
 
 #: Many processes, each of which takes seconds to start.
 pytestmark = pytest.mark.slow

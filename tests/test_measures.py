@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kits_unet3d.pipeline.inference import Grid, Scan
-from kits_unet3d.pipeline.inference.masks.measures import longest_axial_mm, measure
+from kits_unet3d.pipeline.masks.measurements import longest_axial_mm, measure
 
 
 def grid(shape, affine):

@@ -15,7 +15,7 @@ from conftest import ROOT, TINY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kits_unet3d.pipeline.data import prepare_dataset
-from kits_unet3d.pipeline.data.phantoms import write_dataset
+from kits_unet3d.pipeline.phantoms import write_dataset
 from kits_unet3d.pipeline.training.checkpoint import last_checkpoints
 from kits_unet3d.transforms import Recipe
 

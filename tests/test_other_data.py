@@ -11,9 +11,9 @@ from monai.bundle import ConfigParser, run
 
 from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.data import Index, find_cases
-from kits_unet3d.pipeline.errors import UsageError
 from kits_unet3d.pipeline.export import describe
 from kits_unet3d.pipeline.model import read_model
+from kits_unet3d.pipeline.runtime.errors import UsageError
 
 OVERLAY = {
     "classes": ["background", "spleen"],

@@ -11,12 +11,12 @@ import pytest
 from chromium import PROGRAM, Chromium
 
 from kits_unet3d.pipeline.cli import main
-from kits_unet3d.pipeline.errors import UsageError
 from kits_unet3d.pipeline.inference import Grid, Scan
-from kits_unet3d.pipeline.inference.results.page import page_wanted, write_page
-from kits_unet3d.pipeline.inference.results.picture import picture, place_to_show
-from kits_unet3d.pipeline.inference.results.report import Report
-from kits_unet3d.pipeline.inference.results.viewer import HU_OF_GREY, MOST_SLICES, read_slices, save_slices, slices_of
+from kits_unet3d.pipeline.report.html_report import page_wanted, write_page
+from kits_unet3d.pipeline.report.overlays import picture, place_to_show
+from kits_unet3d.pipeline.report.summary import Report
+from kits_unet3d.pipeline.report.viewer import HU_OF_GREY, MOST_SLICES, read_slices, save_slices, slices_of
+from kits_unet3d.pipeline.runtime.errors import UsageError
 
 
 def scan_of(voxels, spacing=(2.0, 2.0, 5.0)):
@@ -164,5 +164,5 @@ def test_the_page_stays_of_a_size_that_opens(tmp_path, monkeypatch):
     for name in "abc":
         save_slices(scan_of(mask.astype(np.int16)), mask, tmp_path / f"{name}_slices.json")
         report.cases[name] = {"outcome": "failed", "files": {f"{name}_slices.json": ""}, "scan": name}
-    monkeypatch.setattr("kits_unet3d.pipeline.inference.results.page.SLICES_IN_ALL", 31)
+    monkeypatch.setattr("kits_unet3d.pipeline.report.html_report.SLICES_IN_ALL", 31)
     assert write_page(report).read_text().count('"image":') == 30

@@ -10,10 +10,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from kits_unet3d.pipeline.data.phantoms import Phantom, make_phantom, phantom_around, write_dataset
-from kits_unet3d.pipeline.data.phantoms.kidneys import KIDNEY, TUMOUR, Kidneys
-from kits_unet3d.pipeline.data.phantoms.phantom import draw_spacing, ipl_affine
-from kits_unet3d.pipeline.data.phantoms.torso import Torso
+from kits_unet3d.pipeline.phantoms import Phantom, make_phantom, phantom_around, write_dataset
+from kits_unet3d.pipeline.phantoms.case import draw_spacing, ipl_affine
+from kits_unet3d.pipeline.phantoms.kidneys import KIDNEY, TUMOUR, Kidneys
+from kits_unet3d.pipeline.phantoms.torso import Torso
 
 SMALL = {"shape": (96, 192, 192), "spacing_mm": (4.0, 2.0, 2.0)}
 TINY = {"shape": (20, 40, 40), "spacing_mm": (8.0, 8.0, 8.0)}

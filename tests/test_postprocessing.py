@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from kits_unet3d.pipeline.errors import UsageError
 from kits_unet3d.pipeline.inference import Grid, PostProcessing, Scan
+from kits_unet3d.pipeline.runtime.errors import UsageError
 
 #: RAS, voxels of 8 mm³ (2 mm each way), the patient's middle plane between voxels 29 and 30.
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])

@@ -13,8 +13,8 @@ from conftest import SHARED, TINY, shared
 
 from kits_unet3d.pipeline.data import Index, OpenPreparedd, prepare_dataset, require_data, verify
 from kits_unet3d.pipeline.data.cases import read_volume
-from kits_unet3d.pipeline.data.kits19 import known_cases
-from kits_unet3d.pipeline.errors import CaseError, UsageError
+from kits_unet3d.pipeline.data.datasets import known_cases
+from kits_unet3d.pipeline.runtime.errors import CaseError, UsageError
 from kits_unet3d.transforms import Recipe, component_boxes, preparation
 
 pytestmark = pytest.mark.numeric

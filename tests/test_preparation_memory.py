@@ -10,11 +10,11 @@ import pytest
 from conftest import TINY
 
 from kits_unet3d.pipeline.cli import main
-from kits_unet3d.pipeline.data import Index, RawCase, find_cases, preparation, prepare_dataset
-from kits_unet3d.pipeline.data.bounded_pool import run_bounded
-from kits_unet3d.pipeline.data.memory import needed_bytes
-from kits_unet3d.pipeline.data.preparation import prepare_case
-from kits_unet3d.pipeline.memory import LIBRARIES
+from kits_unet3d.pipeline.data import Index, RawCase, find_cases, prepare_dataset
+from kits_unet3d.pipeline.data import preprocessing as preparation
+from kits_unet3d.pipeline.data.case_memory import needed_bytes, run_bounded
+from kits_unet3d.pipeline.data.preprocessing import prepare_case
+from kits_unet3d.pipeline.runtime.memory import LIBRARIES
 from kits_unet3d.transforms import Recipe
 
 

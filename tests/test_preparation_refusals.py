@@ -10,7 +10,7 @@ from conftest import TINY
 
 from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.data import Index, find_cases, prepare_dataset
-from kits_unet3d.pipeline.errors import UsageError
+from kits_unet3d.pipeline.runtime.errors import UsageError
 from kits_unet3d.transforms import Recipe
 
 

@@ -9,8 +9,8 @@ import SimpleITK as sitk
 from conftest import shared
 from dicoms import write_series
 
-from kits_unet3d.pipeline.errors import CaseError, UsageError
 from kits_unet3d.pipeline.inference import Grid, find_scans, read_scan, write_mask
+from kits_unet3d.pipeline.runtime.errors import CaseError, UsageError
 
 AFFINE = np.array([[0, 0, -0.8, 11.0], [0, -0.8, 0, -7.0], [-3.0, 0, 0, 5.0], [0, 0, 0, 1.0]])
 

@@ -2,8 +2,8 @@ import pytest
 from conftest import ROOT
 
 from kits_unet3d.pipeline.cli import main
-from kits_unet3d.pipeline.configuration import section
-from kits_unet3d.pipeline.errors import UsageError
+from kits_unet3d.pipeline.runtime.configuration import section
+from kits_unet3d.pipeline.runtime.errors import UsageError
 
 TRAIN = str(ROOT / "bundle" / "configs" / "train.json")
 

@@ -9,7 +9,7 @@ from test_training import trainer
 
 from kits_unet3d.pipeline.data import SyntheticIndex
 from kits_unet3d.pipeline.device import resolve
-from kits_unet3d.pipeline.errors import UsageError
+from kits_unet3d.pipeline.runtime.errors import UsageError
 from kits_unet3d.pipeline.training import Throughput
 from kits_unet3d.pipeline.training.throughput import summarise
 from kits_unet3d.transforms import component_boxes

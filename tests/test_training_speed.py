@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from kits_unet3d.networks import UNet3D
-from kits_unet3d.pipeline.compilation import can_compile, compiled
 from kits_unet3d.pipeline.device import DeviceError, resolve
+from kits_unet3d.pipeline.runtime.compilation import can_compile, compiled
 
 
 def test_a_compiled_network_keeps_the_names_of_its_weights_and_what_it_computes(monkeypatch):

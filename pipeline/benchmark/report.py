@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..device import resolve
-from ..errors import UsageError
-from ..files import whole_file, write_json
+from ..runtime.errors import UsageError
+from ..runtime.files import whole_file, write_json
 from .measure import Row
 
 PACKAGES = ("torch", "monai", "numpy", "nibabel", "openvino", "isal")

@@ -15,20 +15,20 @@ from monai.transforms import Compose, EnsureTyped, SelectItemsd
 
 from kits_unet3d.transforms import RandBalancedCropd, augmentation
 
-from ..compilation import can_compile
 from ..data import OpenPreparedd
 from ..device import Accelerator, resolve
+from ..device_check import Workload
 from ..inference import Predictor
-from ..inference.engines import ENGINES, Engine, MissingEngineError, make_engine
+from ..inference.backends import ENGINES, Engine, MissingEngineError, make_engine
 from ..inference.windows import DEFAULT
 from ..model import build_network
-from ..selfcheck import Workload
+from ..runtime.compilation import can_compile
 from ..training import compiled, keep_freed_memory
 from . import plain, scans
-from .agreement import agreement
+from .mask_agreement import agreement
 from .measure import PLAIN, Row, alternating, aside, in_blocks, rows
-from .memory import memory
-from .preparation import prepare
+from .peak_memory import memory
+from .scans import prepare
 from .setting import Setting
 
 #: Loaded in a turn: two in five are searched for foreground by the plain path, and take far longer than the rest.

@@ -38,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> Outcome:
     from ..benchmark import Setting, run_benchmark, write_report
     from ..benchmark.report import draw, report, require_drawing, table
-    from ..configuration import section
-    from ..errors import UsageError
+    from ..runtime.configuration import section
+    from ..runtime.errors import UsageError
 
     if (arguments.checkpoint is None) != (arguments.scans is None):
         raise UsageError("--checkpoint and --scans go together")

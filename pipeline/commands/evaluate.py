@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..errors import UsageError
     from ..evaluation.folders import score_folders
+    from ..runtime.errors import UsageError
 
     beside = Path(arguments.out).with_suffix(".csv") if arguments.out else None
     csv = Path(arguments.csv) if arguments.csv else beside
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
 
 def parse_structures(given: Iterable[str]) -> dict[str, list[int]]:
     """``["kidney=1,2", …]`` as classes by structure."""
-    from ..errors import UsageError
+    from ..runtime.errors import UsageError
 
     structures = {}
     for text in given:

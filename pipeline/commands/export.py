@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> Outcome:
     from pathlib import Path
 
-    from ..errors import UsageError
     from ..export import describe, export_bundle, export_onnx, export_openvino, export_torchscript
+    from ..runtime.errors import UsageError
 
     ending = ENDINGS[arguments.kind]
     if Path(arguments.out).suffix != ending:

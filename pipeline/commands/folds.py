@@ -27,13 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> Outcome:
     from dataclasses import asdict
 
-    from ..crossvalidation import choose_postprocessing, out_of_fold_masks, read_results, require_alike
     from ..data import find_cases
     from ..device import resolve
     from ..evaluation import Scores
-    from ..files import write_json
+    from ..evaluation.cross_validation import choose_postprocessing, out_of_fold_masks
+    from ..evaluation.fold_results import read_results, require_alike
     from ..inference import PostProcessing
-    from ..memory import memory_limit
+    from ..runtime.files import write_json
+    from ..runtime.memory import memory_limit
 
     results = read_results(arguments.folder)
     require_alike(results)

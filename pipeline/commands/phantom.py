@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ..errors import UsageError
+from ..runtime.errors import UsageError
 from . import Outcome
 
 HELP = "make a data set of synthetic CT in KiTS19's layout"
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> Outcome:
     from tqdm import tqdm
 
-    from ..data.phantoms import write_dataset
+    from ..phantoms import write_dataset
 
     if arguments.cases is None and arguments.labels is None:
         raise UsageError("say how many cases to make (--cases), or which label maps to build them around (--labels)")

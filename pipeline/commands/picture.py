@@ -18,8 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..errors import UsageError
-    from ..inference.results.picture import picture_of_files
+    from ..report.overlays import picture_of_files
+    from ..runtime.errors import UsageError
 
     try:
         path = picture_of_files(arguments.scan, arguments.mask, arguments.out, arguments.truth)

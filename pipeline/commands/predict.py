@@ -60,12 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Outcome:
     from ..device import resolve
-    from ..distributed import join, rank
-    from ..errors import UsageError
     from ..inference import PostProcessing, Predictor
     from ..inference.batch import PATIENCE, Batch, require_ready
-    from ..inference.reading import ReadOptions, find_scans
-    from ..memory import memory_limit
+    from ..io import ReadOptions, find_scans
+    from ..runtime.distributed import join, rank
+    from ..runtime.errors import UsageError
+    from ..runtime.memory import memory_limit
 
     options = ReadOptions(
         arguments.volume,

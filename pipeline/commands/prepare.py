@@ -26,9 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..configuration import recipe_of
     from ..data import Index, prepare_dataset
-    from ..memory import LIBRARIES, parse_memory
+    from ..runtime.configuration import recipe_of
+    from ..runtime.memory import LIBRARIES, parse_memory
 
     # Of what is given the libraries take their part; of what is free they have taken it.
     limit = None if arguments.max_memory is None else parse_memory(arguments.max_memory) - LIBRARIES

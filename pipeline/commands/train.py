@@ -31,10 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> Outcome:
     from monai.bundle import ConfigWorkflow
 
-    from ..crossvalidation import FoldResult
     from ..data import Index, folds_of, require_fold
-    from ..distributed import gather, rank
     from ..evaluation import CaseScores
+    from ..evaluation.fold_results import FoldResult
+    from ..runtime.distributed import gather, rank
 
     overrides = parse_settings(arguments.set)
     require_known(arguments.config, overrides)
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
 
 def parse_settings(given: list[str]) -> dict[str, Any]:
     """``["epochs=100", "channels=[8,16]"]`` as keys and values; what is no Python value is a text."""
-    from ..errors import UsageError
+    from ..runtime.errors import UsageError
 
     settings: dict[str, Any] = {}
     for text in given:
@@ -86,8 +86,8 @@ def parse_settings(given: list[str]) -> dict[str, Any]:
 
 def require_known(configs: list[str], overrides: dict[str, Any]) -> None:
     """Raises a UsageError if a configuration cannot be read, or something has a key that nothing reads."""
-    from ..configuration import unknown_key, unread_key
-    from ..errors import UsageError
+    from ..runtime.configuration import unknown_key, unread_key
+    from ..runtime.errors import UsageError
 
     try:
         contents = [json.loads(Path(config).read_text(encoding="utf-8")) for config in configs]

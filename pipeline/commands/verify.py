@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Outcome:
     from ..data import verify
-    from ..errors import UsageError
+    from ..runtime.errors import UsageError
 
     files: dict[str, str] = {}
     for verdict in verify(arguments.out, arguments.against):

@@ -2,12 +2,11 @@
 
 from .cases import RawCase, read_case
 from .datasets import find_cases
-from .folds import evaluation_list, folds_of, require_fold, training_list
 from .index import Index, default_folder, require_data
-from .preparation import prepare_case, prepare_dataset
-from .prepared import OpenPreparedd
+from .prepared import OpenPreparedd, SyntheticIndex
+from .preprocessing import prepare_case, prepare_dataset
 from .sampling import CaseSampler, SeededDataset, Seeds, leave_ctrl_c_to_the_trainer
-from .synthetic import SyntheticIndex
+from .splits import evaluation_list, folds_of, require_fold, training_list
 from .verification import Verdict, verify
 
 __all__ = [

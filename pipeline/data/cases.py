@@ -10,9 +10,9 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from ..errors import CaseError
-from ..packed import open_packed, read_to_end
-from ..plausible import ABSURD, believable, check_geometry, require_numbers
+from ..io.voxels import ABSURD, believable, check_geometry, require_numbers
+from ..runtime.errors import CaseError
+from ..runtime.files import open_packed, read_to_end
 
 #: Slice first, as KiTS19 is stored: axis 0 runs to inferior, 1 to posterior, 2 to left.
 AXCODES = ("I", "P", "L")

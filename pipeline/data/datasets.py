@@ -4,16 +4,38 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from monai.data import load_decathlon_datalist
 
-from ..errors import UsageError
-from . import kits19
+from ..runtime.errors import UsageError
 from .cases import RawCase
 
 logger = logging.getLogger("kits_unet3d.data")
+
+KITS19 = "KiTS19"
+#: Cases of each split, on which MLPerf's schedule and score rest.
+SIZES = {"training": 168, "evaluation": 42}
+
+
+@dataclass(frozen=True)
+class KnownCase:
+    """What is known of one of the 210 labelled cases: its split, and the MD5 of its two prepared files."""
+
+    split: str
+    image_md5: str
+    label_md5: str
+
+
+@cache
+def known_cases() -> dict[str, KnownCase]:
+    """The 210 cases by identifier (``case_00000`` …); 168 for training, 42 for evaluation."""
+    content = json.loads((Path(__file__).parent / "kits19_checksums.json").read_text(encoding="utf-8"))
+    return {case_id: KnownCase(split, *sums) for split, cases in content.items() for case_id, sums in cases.items()}
+
 
 DATASET_FILE = "dataset.json"
 #: What a data list may call the cases that are for evaluation.
@@ -78,7 +100,7 @@ def _content(described: Path) -> dict[str, Any]:
 
 def _splits(described: Path, content: dict[str, Any] | None) -> tuple[str, dict[str, str]]:
     if content is None:
-        return kits19.NAME, {case_id: case.split for case_id, case in kits19.known_cases().items()}
+        return KITS19, {case_id: case.split for case_id, case in known_cases().items()}
     try:
         splits = _in_one_split(described, content["training"], list(content["evaluation"]))
     except (KeyError, TypeError) as error:

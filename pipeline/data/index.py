@@ -13,10 +13,10 @@ from typing import Any
 
 from kits_unet3d.transforms import Recipe
 
-from .. import distributed
-from ..errors import UsageError
-from ..files import write_json
-from .kits19 import NAME, SIZES
+from ..runtime import distributed
+from ..runtime.errors import UsageError
+from ..runtime.files import write_json
+from .datasets import KITS19, SIZES
 
 INDEX_FILE = "index.json"
 VERSION = 1
@@ -160,10 +160,10 @@ def require_data(
                 f"{folder}: {count} {split} case(s) for {processes} process(es), each of which needs "
                 f"{each}; prepare more cases, or start fewer processes"
             )
-    if distributed.rank() == 0 and Index.or_empty(folder).name == NAME:
+    if distributed.rank() == 0 and Index.or_empty(folder).name == KITS19:
         for split, (count, _) in found.items():
             if count != SIZES[split]:
-                logger.warning("%d %s cases, %s has %d: the score is not MLPerf's", count, split, NAME, SIZES[split])
+                logger.warning("%d %s cases, %s has %d: the score is not MLPerf's", count, split, KITS19, SIZES[split])
 
 
 def default_folder() -> str:

@@ -12,7 +12,7 @@ from monai.data import Dataset
 from monai.transforms import Compose
 from torch.utils.data.distributed import DistributedSampler
 
-from .. import distributed
+from ..runtime import distributed
 
 
 class Seeds:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from kits_unet3d.transforms import Recipe
 
-from ..files import file_hash
-from . import kits19
+from ..runtime.files import file_hash
+from .datasets import KITS19, known_cases
 from .index import Index
-from .preparation import result_files
+from .preprocessing import result_files
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ def expected_hashes(folder: Path, against: str = "auto") -> dict[str, str]:
     """
     if against == "index" or (against == "auto" and Index.exists(folder)):
         index = Index.read(folder)
-        if against == "index" or (index.name, index.recipe) != (kits19.NAME, Recipe()):
+        if against == "index" or (index.name, index.recipe) != (KITS19, Recipe()):
             return {
                 result_files(folder, case_id)[key].name: md5
                 for case_id, record in index.cases.items()
                 for key, md5 in record["md5"].items()
             }
     expected = {}
-    for case_id, case in kits19.known_cases().items():
+    for case_id, case in known_cases().items():
         files = result_files(folder, case_id)
         expected[files["image"].name] = case.image_md5
         expected[files["label"].name] = case.label_md5

@@ -14,7 +14,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import CaseError, UsageError
+from ..runtime.errors import CaseError, UsageError
 
 #: Answers after which the same request may well succeed; every other 4xx is final.
 PASSING = {408, 416, 425, 429}

@@ -1,10 +1,8 @@
 """Scores: MLPerf's mean_dice on the prepared grid, KiTS19's own and the surfaces' on the scan's grid."""
 
-from .case_scores import CaseScores, ScoreWriter, dice_scores
-from .kits19 import dice, kits19_scores
+from .case_scores import CaseScores, ScoreWriter, dice_scores, start
 from .scores import Scores
-from .start import start
-from .surfaces import surface_scores
+from .structures import dice, kits19_scores, surface_scores
 
 __all__ = [
     "CaseScores",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,12 @@ import torch
 from ignite.engine import Engine, Events
 from monai.metrics import DiceMetric
 
-from .. import distributed
+from kits_unet3d.transforms import Recipe
+
+from ..data import require_data
 from ..device import Accelerator
+from ..runtime import distributed
+from ..runtime.errors import errors_reported
 from .scores import Scores
 
 
@@ -103,3 +109,19 @@ class ScoreWriter:
         table.write(self.folder / "scores.json", self.folder / "scores.csv", device=about)
         means = "  ".join(f"{name} {value:.5f}" for name, value in table.mean.items())
         print(f"{means}  (mean over {len(table.by_case)} cases)\n{self.folder / 'scores.json'}")
+
+
+logger = logging.getLogger("kits_unet3d.evaluation")
+
+
+def start(
+    dataset_dir: str | Path, recipe: Recipe, accelerator: Accelerator, evaluation_data: Sequence[Mapping[str, Any]]
+) -> None:
+    """Checks that there are evaluation cases prepared as the model wants them, enough for all processes; logs
+    the device.
+
+    Ends the program with one sentence and exit code 2 if the data do not serve.
+    """
+    with errors_reported():
+        require_data(dataset_dir, recipe, evaluation_data)
+    logger.info("device: %s", accelerator.describe())

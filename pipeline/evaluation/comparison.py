@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from ..errors import UsageError
+from ..runtime.errors import UsageError
 
 #: Scores by case, of one training: what ``kits-unet3d evaluate --out`` writes under ``cases``.
 ByCase = Mapping[str, Mapping[str, float | None]]

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import CaseError, UsageError
-from ..inference.reading.find import ITK, NIFTI, ending_of, scan_name
-from ..inference.scan import Scan, read_scan, same_grid
-from .kits19 import STRUCTURES, kits19_scores
+from ..io.scan import Scan, read_scan, same_grid
+from ..io.scan_lists import ITK, NIFTI, ending_of, scan_name
+from ..runtime.errors import CaseError, UsageError
 from .scores import Scores
+from .structures import STRUCTURES, kits19_scores
 
 
 def find_masks(folder: str | Path) -> dict[str, Path]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import whole_file, write_json
+from ..runtime.files import whole_file, write_json
 
 
 @dataclass

@@ -4,7 +4,7 @@ from .archive import pack, unpack
 from .bundle import export_bundle
 from .description import Description, describe
 from .onnx import export_onnx
-from .openvino import export_openvino
+from .openvino_ir import export_openvino
 from .torchscript import export_torchscript
 
 __all__ = [

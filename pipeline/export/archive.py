@@ -12,8 +12,8 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..errors import UsageError
-from ..files import file_hash, whole_file, write_json
+from ..runtime.errors import UsageError
+from ..runtime.files import file_hash, whole_file, write_json
 
 MANIFEST = "manifest.json"
 #: More than any bundle of this network needs; what is larger is no bundle of ours.

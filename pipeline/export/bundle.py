@@ -10,12 +10,11 @@ from pathlib import Path
 
 import torch
 
-from ..errors import UsageError
-from ..files import file_hash, write_json
+from ..runtime.errors import UsageError
+from ..runtime.files import file_hash, write_json
 from .archive import pack
-from .description import Description
+from .description import Description, filled
 from .onnx import export_onnx
-from .readme import filled
 from .torchscript import export_torchscript
 
 logger = logging.getLogger("kits_unet3d.export")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from ..errors import UsageError
-from ..files import whole_file
-from .agreement import require_agreement
+from ..inference.backends.agreement import require_same_logits
+from ..runtime.errors import UsageError
+from ..runtime.files import whole_file
 from .description import Description
 
 
@@ -45,5 +45,5 @@ def export_onnx(described: Description, path: str | Path) -> Path:
         def run(window: torch.Tensor) -> torch.Tensor:
             return torch.from_numpy(session.run(["pred"], {"image": window.numpy()})[0])
 
-        require_agreement(network, run, described.window, path)
+        require_same_logits(network, run, described.window, path)
     return path

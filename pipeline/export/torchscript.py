@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from monai.data.torchscript_utils import save_net_with_metadata
 
-from ..files import whole_file
-from .agreement import require_agreement
+from ..inference.backends.agreement import require_same_logits
+from ..runtime.files import whole_file
 from .description import Description
 
 logger = logging.getLogger("kits_unet3d.export")
@@ -41,7 +41,7 @@ def export_torchscript(described: Description, path: str | Path) -> Path:
             meta_values=described.configs["metadata"],
             more_extra_files={"inference.json": json.dumps(inference).encode()},
         )
-        require_agreement(network, torch.jit.load(named), described.window, path)
+        require_same_logits(network, torch.jit.load(named), described.window, path)
         os.replace(named, temporary)
     return path
 

@@ -1,15 +1,15 @@
 """From a scan to a mask: reading, windows, restoring geometry, writing."""
 
-from ..memory import available_bytes, memory_limit
-from .autocast import AutocastInferer
+from ..io import Grid, ReadOptions, find_scans
+from ..io.mask import write_mask
+from ..io.scan import Scan, read_scan
+from ..masks.postprocessing import PostProcessing
+from ..runtime.memory import available_bytes, memory_limit
+from .backends import EngineInferer
+from .backends.inferer import AutocastInferer
 from .bundle_io import LoadImageScand, MaskWriter, OrientScand, mask_saver, scan_preparation
-from .engines import EngineInferer
-from .masks.postprocessing import PostProcessing
 from .predictor import Prediction, Predictor
-from .reading import Grid, ReadOptions, find_scans
 from .restore import RestoreToScand, labels_on_grid
-from .results.mask import write_mask
-from .scan import Scan, read_scan
 from .windows import ReferenceWindows, make_windows, reference_weights
 
 __all__ = [

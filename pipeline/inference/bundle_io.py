@@ -15,12 +15,12 @@ from monai.utils import MetaKeys, SpaceKeys
 
 from kits_unet3d.transforms import Recipe, preparation
 
-from .reading import Grid, ReadOptions
-from .reading.find import scan_name
-from .reading.voxels import AIR, DENSEST
+from ..io import Grid, ReadOptions
+from ..io.mask import write_mask
+from ..io.scan import Scan, read_scan
+from ..io.scan_lists import scan_name
+from ..io.voxels import AIR, DENSEST
 from .restore import along_the_body
-from .results.mask import write_mask
-from .scan import Scan, read_scan
 
 
 class LoadImageScand(LoadImaged):

@@ -15,19 +15,18 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 
 from ..device import Accelerator, resolve
-from ..errors import UsageError
+from ..io import Found, ReadOptions
+from ..io.mask import probabilities_file, write_mask
+from ..io.scan import Scan, read_scan
+from ..masks.measurements import measure, volumes_ml
+from ..masks.postprocessing import PostProcessing
 from ..model import Model, read_model
-from .autocast import AutocastInferer
+from ..report.overlays import picture
+from ..runtime.errors import UsageError
+from .backends import EngineInferer
+from .backends.inferer import AutocastInferer
 from .bundle_io import scan_preparation
-from .engines import EngineInferer
-from .masks.measures import measure, volumes_ml
-from .masks.postprocessing import PostProcessing
-from .reading import Found, ReadOptions
 from .restore import labels_on_grid
-from .results.mask import write_mask
-from .results.picture import picture
-from .results.probabilities import probabilities_file
-from .scan import Scan, read_scan
 from .windows import DEFAULT, make_windows
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from torch.nn import functional
 
-from .reading import Grid
+from ..io import Grid
 
 #: Voxels of the wanted grid that are held as values of all channels at a time.
 SLAB_VOXELS = 1 << 21

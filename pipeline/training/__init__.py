@@ -1,20 +1,17 @@
 """Training: one step, the schedule, handlers, checkpoints, the MLPerf log, speed."""
 
-from ..compilation import compiled
+from ..runtime.compilation import compiled
 from .averaging import WeightAverage
 from .checkpoint import Checkpoints, Resume
-from .clock import Clock
-from .freed_memory import keep_freed_memory
 from .handlers import Evaluation, LearningRate, Progress, StopAfter, StopAtTarget
 from .interruption import Interruption
 from .lamb import Lamb
 from .losses import DeepSupervision, RegionLoss
+from .memory_options import keep_freed_memory, recomputed
 from .mlperf_log import MLPerfLog, MLPerfRun
-from .recomputation import recomputed
+from .preflight import refuse_fold, refuse_shallow_bf16, start
 from .run_state import RunState
-from .schedule import Schedule, epochs_of
-from .shallow import refuse_shallow_bf16
-from .start import refuse_fold, start
+from .schedule import Clock, Schedule, epochs_of
 from .step import NotFiniteError, TrainStep
 from .throughput import Throughput
 

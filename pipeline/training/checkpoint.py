@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from itertools import zip_longest
 from pathlib import Path
@@ -14,8 +13,9 @@ from ignite.engine import Engine, Events
 
 from kits_unet3d.networks import CheckpointError, read_checkpoint
 
-from .. import distributed
-from ..files import whole_file
+from ..runtime import distributed
+from ..runtime.errors import errors_reported
+from ..runtime.files import whole_file
 from .run_state import RunState
 
 logger = logging.getLogger("kits_unet3d.training")
@@ -176,9 +176,9 @@ class Resume:
             except CheckpointError as error:
                 refusal = str(error)
         refusal, path, content = distributed.from_first((refusal, path, content))
-        if refusal:
-            print(f"error: {refusal}", file=sys.stderr)
-            raise SystemExit(3)
+        with errors_reported():
+            if refusal:
+                raise CheckpointError(refusal)
         if path is None:
             return
         self.run.restore(content, engine)

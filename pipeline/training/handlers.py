@@ -10,9 +10,8 @@ from monai.engines import Evaluator
 from monai.handlers import from_engine
 from tqdm import tqdm
 
-from .clock import Clock
 from .run_state import RunState
-from .schedule import Schedule
+from .schedule import Clock, Schedule
 from .step import TrainStep
 
 logger = logging.getLogger("kits_unet3d.training")

@@ -12,7 +12,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 
-from .. import distributed
+from ..runtime import distributed
 from .step import TrainStep
 
 logger = logging.getLogger("kits_unet3d.training")

@@ -20,8 +20,8 @@ from mlperf_logging.mllog import constants as keys
 from mlperf_logging.mllog.mllog import MLLogger
 from monai.engines import SupervisedTrainer
 
-from .. import distributed
 from ..data.sampling import Seeds
+from ..runtime import distributed
 from .averaging import bare
 
 #: Logs of earlier starts that are kept beside the present one.

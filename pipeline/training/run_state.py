@@ -15,12 +15,12 @@ from torch import nn
 
 from kits_unet3d.transforms import Recipe
 
-from .. import distributed
 from ..data.sampling import CaseSampler
 from ..device import Accelerator
 from ..model import describe_network
+from ..runtime import distributed
 from .averaging import WeightAverage
-from .clock import Clock
+from .schedule import Clock
 from .step import TrainStep
 
 #: Of an optimiser's group: what changes while it works, and is no setting.

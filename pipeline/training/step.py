@@ -10,8 +10,8 @@ from ignite.engine import Engine
 from monai.engines import IterationEvents
 from monai.utils import CommonKeys
 
-from .. import distributed
 from ..device import Accelerator
+from ..runtime import distributed
 from .averaging import WeightAverage
 
 

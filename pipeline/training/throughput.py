@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from ignite.engine import Engine, Events
 
-from .. import distributed
 from ..device import Accelerator
-from ..errors import UsageError
-from ..files import write_json
+from ..runtime import distributed
+from ..runtime.errors import UsageError
+from ..runtime.files import write_json
 
 logger = logging.getLogger("kits_unet3d.training")
 

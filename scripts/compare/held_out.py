@@ -7,8 +7,8 @@ map one body, as the comparison scores them.
 import sys
 from pathlib import Path
 
-from kits_unet3d.pipeline.data.folds import folds_of
 from kits_unet3d.pipeline.data.index import Index
+from kits_unet3d.pipeline.data.splits import folds_of
 
 if __name__ == "__main__":
     out, fold, folds = Path(sys.argv[1]).resolve(), int(sys.argv[2]), int(sys.argv[3])

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import nibabel as nib
 
-from kits_unet3d.pipeline.data.phantoms import write_dataset
-from kits_unet3d.pipeline.files import write_json
+from kits_unet3d.pipeline.phantoms import write_dataset
+from kits_unet3d.pipeline.runtime.files import write_json
 
 EVALUATION = tuple(f"case_{number:05d}" for number in (41, 61, 64, 76, 87, 161, 176, 206))
 THINNEST_MM = 1.0

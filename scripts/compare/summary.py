@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from figures import draw
 
-from kits_unet3d.pipeline.errors import UsageError
 from kits_unet3d.pipeline.evaluation.comparison import Interval, Runs, paired_interval
-from kits_unet3d.pipeline.files import whole_file, write_json
+from kits_unet3d.pipeline.runtime.errors import UsageError
+from kits_unet3d.pipeline.runtime.files import whole_file, write_json
 
 #: Score by name, its heading, and whether more is better.
 SCORES = {

@@ -7,27 +7,27 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from ...distributed import from_first, gather_by_case, rank, share, world_size
-from ...errors import CaseError
-from ...files import file_hash, write_json
+from ...io import Found, ReadOptions, find_scans
+from ...io.deidentification import anonymous, without_names
+from ...io.dicom.segmentation import write_segmentation
+from ...io.mask import probabilities_path
+from ...io.scan import Scan
+from ...report.html_report import PICTURE, SLICES, page_wanted, write_page
+from ...report.overlays import save_picture
+from ...report.summary import DONE, FAILED, Report
+from ...report.viewer import save_slices
+from ...runtime.distributed import from_first, gather_by_case, join, rank, share, world_size
+from ...runtime.errors import CaseError, errors_reported
+from ...runtime.files import file_hash, write_json
 from ..predictor import Predictor
-from ..reading import Found, ReadOptions
-from ..reading.privacy import anonymous, without_names
-from ..results.dicom_seg import write_segmentation
-from ..results.page import PICTURE, SLICES, page_wanted, write_page
-from ..results.picture import save_picture
-from ..results.probabilities import probabilities_path
-from ..results.report import DONE, FAILED, Report
-from ..results.viewer import save_slices
-from ..scan import Scan
-from .ahead import ScansAhead
-from .folder import only_run
+from .output_directory import only_run
+from .prefetch import ScansAhead
 
 logger = logging.getLogger("kits_unet3d.inference")
 
@@ -229,3 +229,22 @@ def time_left(seconds: float, done: int, count: int) -> str:
     """For the end of a line, after so many of ``count`` scans; nothing if it is about a minute."""
     left = seconds / done * (count - done)
     return f"; {left / 60:.0f} min left" if left > 60 else ""
+
+
+def start(batch: Batch, source: str | Path | Iterable[str | Path]) -> None:
+    """Predicts what is found at ``source``; all of it, whatever is wrong with one scan.
+
+    Ends the program with exit code 1 if scans failed, and with one sentence and 2 if there are none or another
+    run is writing; a configuration's run has no other way to speak to its user.
+
+    Args:
+        batch: with model, folder and options.
+        source: files, folders, globs and lists, as :func:`find_scans` takes them.
+    """
+    skipped: dict[str, str] = {}
+    with errors_reported():
+        scans = find_scans(source, batch.options, skipped)
+        join(batch.predictor.accelerator, PATIENCE)
+        failed = batch.run(scans, skipped)
+    if failed:
+        raise SystemExit(1)

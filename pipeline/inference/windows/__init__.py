@@ -1,11 +1,10 @@
 """Where the network looks: the reference's sliding windows, fewer of them, or only around the kidneys."""
 
-from .body import InBody, SkipAir, body_box
-from .choice import DEFAULT, OPTIONS, ROIS, make_windows
 from .coarse import CoarseToFine
 from .even import EvenWindows
-from .reference import ReferenceWindows, reference_weights
-from .stock import StockWindows
+from .reference import ReferenceWindows, StockWindows, reference_weights
+from .region import InBody, SkipAir, body_box
+from .selection import DEFAULT, OPTIONS, ROIS, make_windows
 
 __all__ = [
     "DEFAULT",

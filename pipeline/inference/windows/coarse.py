@@ -12,8 +12,8 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from scipy import ndimage
 
-from .reference import ReferenceWindows, like
-from .region import Box, grown, slices
+from .reference import ReferenceWindows
+from .region import Box, grown, like, slices
 
 logger = logging.getLogger("kits_unet3d.inference")
 

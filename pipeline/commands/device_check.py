@@ -1,0 +1,83 @@
+"""``kits-unet3d device``"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from . import Outcome
+
+HELP = "check that a device computes what a CPU does, on one card or many"
+EXAMPLE = "kits-unet3d device --device auto --cards 4"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="auto, cpu, or an accelerator's name")
+    parser.add_argument("--cards", type=int, default=1, help="how many to check, alone and together, one process each")
+    parser.add_argument("--patch", type=int, default=64, help="edge of the patch in voxels; the recipe's is 128")
+    parser.add_argument(
+        "--config",
+        nargs="+",
+        default=["bundle/configs/train.json"],
+        help="bundle config whose network and loss are run; further ones replace its top-level entries",
+    )
+
+
+def run(arguments: argparse.Namespace) -> Outcome:
+    from ..device import resolve, strict_environment
+    from ..runtime.configuration import section
+    from ..runtime.errors import UsageError
+
+    if arguments.cards < 1:
+        raise UsageError(f"--cards must be at least 1, got {arguments.cards}")
+    network, loss = section("network_factory", *arguments.config), section("loss", *arguments.config)
+    strict = strict_environment()
+    launched = int(os.environ.get("WORLD_SIZE", 1)) >= arguments.cards
+    if launched and strict.items() <= os.environ.items():
+        return _check(arguments, network, loss)
+    if not launched:  # the last card is there, or none is tried: an error is said once, and not by each process
+        resolve(arguments.device, local_rank=arguments.cards - 1)
+    # What forbids quiet detours is read while torch starts, and each card wants a process: so start anew.
+    command = [sys.executable, "-m", "kits_unet3d.pipeline.cli", "device", "--device", arguments.device]
+    command += ["--cards", str(arguments.cards), "--patch", str(arguments.patch), "--config", *arguments.config]
+    if not launched:
+        command[1:1] = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={arguments.cards}"]
+    command += [f"--{flag}" for flag in ("json", "debug") if getattr(arguments, flag)]
+    told = arguments.json and int(os.environ.get("RANK", 0)) == 0
+    done = subprocess.run(command, env={**os.environ, **strict}, text=True, stdout=subprocess.PIPE if told else None)
+    if not told:
+        return Outcome(None, done.returncode)
+    if not done.stdout:
+        raise UsageError(f"the processes ended with {done.returncode} before they had results; see above")
+    results = json.loads(done.stdout)
+    return Outcome(results, results.get("exit_code", done.returncode))
+
+
+def _check(arguments: argparse.Namespace, network: dict[str, Any], loss: dict[str, Any]) -> Outcome:
+    from ..device import resolve
+    from ..device_check import Workload, gathered, run_checks
+    from ..runtime import distributed
+
+    workload = Workload(network, loss, arguments.patch)
+    accelerator = resolve(arguments.device)
+    first = distributed.join(accelerator) == 0
+    if first:
+        _table(accelerator.describe().items())
+    checks = gathered(run_checks(accelerator, workload))
+    failed = sum(not check.ok for check in checks)
+    if first:
+        _table((f"{'ok' if check.ok else 'FAILED':<7}{check.name}", check.detail) for check in checks)
+        print(f"{failed} of {len(checks)} checks failed" if failed else "all is well")
+    results = {"device": accelerator.describe(), "checks": [asdict(check) for check in checks], "failed": failed}
+    return Outcome(results if first else None, 1 if failed else 0)
+
+
+def _table(rows: Any) -> None:
+    for name, value in rows:
+        print(f"{name:<25} {value}", flush=True)
+    print()

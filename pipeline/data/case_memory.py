@@ -1,0 +1,129 @@
+"""How much memory preparing a case will need, from its headers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import nibabel as nib
+import numpy as np
+
+from kits_unet3d.transforms import Recipe
+from kits_unet3d.transforms.geometry import resampled_shape
+
+from ..io.voxels import believable
+from .cases import AXCODES, RawCase
+
+#: Bytes a voxel of the prepared grid takes at most: image and label, and the largest of what is made of them, which
+#: are the label's components by class (a mask, its copy, and numbers of 4 bytes), or two more images.
+PREPARED = 5 + 11
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What a file says of its voxels.
+
+    Attributes:
+        shape: (D, H, W), and spacing_mm along these; no voxels if the header cannot be read.
+        stored, read: bytes a voxel takes in the file, and once it is scaled.
+        dtype: once it is scaled.
+    """
+
+    shape: tuple[int, ...] = (0, 0, 0)
+    spacing_mm: tuple[float, ...] = (1.0, 1.0, 1.0)
+    dtype: np.dtype = np.dtype(np.uint8)
+    stored: int = 1
+
+    @property
+    def voxels(self) -> float:
+        return float(np.prod(self.shape, dtype=np.float64))
+
+    @property
+    def reading(self) -> float:
+        """Bytes while it is read: as stored and scaled, or scaled and once more in the order it is wanted."""
+        return self.voxels * (self.dtype.itemsize + max(self.stored, self.dtype.itemsize))
+
+
+def _read_header(path: Path) -> _Header:
+    try:
+        image = nib.load(path)
+        affine, zooms = image.affine, image.header.get_zooms()  # type: ignore[attr-defined]
+        now = nib.orientations.io_orientation(affine)
+        change = nib.orientations.ornt_transform(now, nib.orientations.axcodes2ornt(AXCODES))
+        order = [int(axis) for axis in np.argsort(change[:, 0])]
+        stored = image.get_data_dtype()  # type: ignore[attr-defined]
+        data = image.dataobj  # type: ignore[attr-defined]
+        scaled = (getattr(data, "slope", 1), getattr(data, "inter", 0)) != (1, 0)
+        shape, spacing = tuple(image.shape[axis] for axis in order), tuple(float(zooms[axis]) for axis in order)  # type: ignore[attr-defined]
+        if len(image.shape) != 3 or not believable(spacing):  # type: ignore[attr-defined]
+            return _Header()
+        return _Header(shape, spacing, np.dtype(np.float64) if scaled else stored, stored.itemsize)
+    except Exception:  # whatever is wrong with it is said when the case is prepared, before a voxel is read
+        return _Header()
+
+
+def needed_bytes(case: RawCase, recipe: Recipe) -> float:
+    """Memory that :func:`~kits_unet3d.pipeline.data.prepare_case` takes at most, in bytes, without the libraries' own.
+
+    It reads headers only. What cannot be read counts nothing.
+    """
+    image, label = _read_header(case.image), _read_header(case.label)
+    kept = 2 if image.dtype == np.int16 else 4
+    both = image.voxels * image.dtype.itemsize + label.voxels * label.dtype.itemsize
+    reading = max(image.reading, image.voxels * image.dtype.itemsize + label.reading)
+    # The new copies lie beside what was read.
+    converting = both + image.voxels * ((kept == 4) * 4 + (label.dtype != np.uint8))
+    depth, height, width = shape = resampled_shape(image.shape, image.spacing_mm, recipe.spacing_mm)
+    grid = float(np.prod(shape, dtype=np.float64))
+    # Planes are resampled before the axis across them: a volume of the old depth, and the new one.
+    planes = 4.0 * image.shape[0] * height * width
+    resampling = image.voxels * kept + max(2 * label.voxels + 6 * grid, 5 * grid + max(planes, 4 * grid))
+    padded = float(np.prod([max(n, roi) for n, roi in zip(shape, recipe.roi_size, strict=True)], dtype=np.float64))
+    return max(reading, converting, resampling, PREPARED * padded if image.voxels else 0.0)
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def run_bounded(
+    work: Callable[[Item], Result], items: Sequence[Item], needs: Sequence[float], workers: int, limit: float
+) -> Iterator[tuple[Item, Result]]:
+    """Each item with what ``work`` returns for it, as they finish; what raises ends the rest.
+
+    The first in order that fits is begun next, so small ones pass one that waits. One at least is always at work,
+    whatever it needs.
+
+    Args:
+        work: called in a thread.
+        items: in order.
+        needs: bytes of memory of each.
+        workers: items at a time.
+        limit: bytes of memory that those at work may need together.
+    """
+    waiting = list(range(len(items)))
+    running: dict[Future[Result], int] = {}
+    pool = ThreadPoolExecutor(workers)
+
+    def begin() -> None:
+        while waiting and len(running) < workers:
+            left = limit - sum(needs[number] for number in running.values())
+            fitting = next((number for number in waiting if not running or needs[number] <= left), None)
+            if fitting is None:
+                return
+            waiting.remove(fitting)
+            running[pool.submit(work, items[fitting])] = fitting
+
+    try:
+        begin()
+        while running:
+            done = wait(running, return_when=FIRST_COMPLETED).done
+            finished = [(running.pop(future), future) for future in list(running) if future in done]
+            begin()  # before the caller, who may take time
+            for number, future in finished:
+                yield items[number], future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,150 @@
+"""From raw cases to prepared ones: the reference's two arrays a case, and an index beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from kits_unet3d.transforms import Recipe, component_boxes, preparation
+
+from ..runtime.errors import CaseError, UsageError
+from ..runtime.files import file_hash, whole_file
+from ..runtime.memory import available_bytes
+from .case_memory import needed_bytes, run_bounded
+from .cases import RawCase, read_case
+from .datasets import find_cases
+from .index import Index
+
+
+def result_files(folder: Path, case_id: str) -> dict[str, Path]:
+    """The reference's file names."""
+    return {"image": folder / f"{case_id}_x.npy", "label": folder / f"{case_id}_y.npy"}
+
+
+def prepare_case(case: RawCase, folder: Path, recipe: Recipe) -> dict[str, Any]:
+    """Writes ``case_XXXXX_x.npy`` (float32) and ``_y.npy`` (uint8), each (1, D, H, W); returns the index record.
+
+    Raises:
+        CaseError: naming the file and what is wrong with it.
+    """
+    raw = read_case(case, len(recipe.classes))
+    source_shape = list(raw["image"].shape[1:])
+    resample, *others = preparation(recipe, source_key="spacing_mm").transforms
+    prepared: dict[Hashable, Any] = {}
+    # One by one, each let go once it is resampled: whole, they are most of the memory.
+    for key, dtype in (("label", torch.uint8), ("image", torch.float32)):
+        prepared[key] = resample({key: raw.pop(key), "spacing_mm": raw["spacing_mm"]})[key].to(dtype)
+    for transform in others:
+        prepared = transform(prepared)
+    arrays: dict[str, np.ndarray] = {
+        "image": np.ascontiguousarray(prepared["image"], dtype=np.float32),
+        "label": np.ascontiguousarray(prepared["label"], dtype=np.uint8),
+    }
+    files = result_files(folder, case.case_id)
+    for key, array in arrays.items():
+        with whole_file(files[key]) as temporary, open(temporary, "wb") as stream:
+            np.save(stream, array, allow_pickle=False)
+    return {
+        "split": case.split,
+        "shape": list(arrays["image"].shape[1:]),
+        "source_shape": source_shape,
+        "source_spacing_mm": list(raw["spacing_mm"]),
+        "source_affine": raw["affine"].tolist(),
+        "boxes": {str(number): boxes for number, boxes in component_boxes(arrays["label"]).items()},
+        "source_sha256": _source_hashes(case),
+        "md5": {key: file_hash(path, "md5") for key, path in files.items()},
+    }
+
+
+def _source_hashes(case: RawCase) -> dict[str, str]:
+    return {"image": file_hash(case.image), "label": file_hash(case.label)}
+
+
+def prepare_dataset(
+    data_dir: str | Path,
+    folder: str | Path,
+    recipe: Recipe | None = None,
+    workers: int = 1,
+    limit: float | None = None,
+) -> dict[str, str]:
+    """Prepares every case of ``data_dir`` that ``folder`` does not hold yet; returns what failed, by case.
+
+    May be interrupted at any moment: the index names only finished cases, a rerun does the others, and the
+    bytes at the end are the same. A case whose source has changed is prepared again.
+
+    Args:
+        data_dir: as :func:`~kits_unet3d.pipeline.data.find_cases` takes it.
+        folder: for the prepared cases and their index.
+        recipe: the reference's if not given.
+        workers: cases at a time, as long as their memory allows.
+        limit: bytes of memory that cases at a time may need together, without the libraries' own; what is free if
+            not given. A case that needs more is prepared alone.
+
+    Raises:
+        UsageError: if there is nothing to prepare, or ``folder`` was prepared with other numbers.
+    """
+    recipe, folder = recipe or Recipe(), Path(folder)
+    name, cases = find_cases(data_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    index = Index.read(folder) if Index.exists(folder) else Index(folder, name, recipe)
+    if (index.name, index.recipe) != (name, recipe):
+        raise UsageError(
+            f"{folder}: holds {index.name} prepared as {index.recipe.as_dict()}; choose another --out for "
+            f"{name} as {recipe.as_dict()}"
+        )
+    todo = [case for case in cases if not _finished(case, index)]
+    failed: dict[str, str] = {}
+    with tqdm(total=len(cases), initial=len(cases) - len(todo), desc="prepare", unit="case") as bar:
+        for case, outcome in _prepare_all(todo, folder, recipe, workers, available_bytes() if limit is None else limit):
+            if isinstance(outcome, dict):
+                index.cases[case.case_id] = outcome
+                index.write()
+            else:
+                failed[case.case_id] = str(outcome)
+            bar.update()
+    index.write()
+    return {case.case_id: failed[case.case_id] for case in todo if case.case_id in failed}
+
+
+def _finished(case: RawCase, index: Index) -> bool:
+    record = index.cases.get(case.case_id)
+    try:
+        return (
+            record is not None
+            and record["split"] == case.split
+            and all(path.is_file() for path in result_files(index.folder, case.case_id).values())
+            and record["source_sha256"] == _source_hashes(case)
+        )
+    except OSError:  # image or label is gone: preparing the case says which, and the others go on
+        return False
+
+
+def _prepare_all(
+    cases: list[RawCase], folder: Path, recipe: Recipe, workers: int, limit: float
+) -> Iterator[tuple[RawCase, dict[str, Any] | CaseError]]:
+    """Each case with its record, or with what is wrong with it, as they finish."""
+    if workers <= 1 or len(cases) <= 1:
+        for case in cases:
+            yield case, _attempt(case, folder, recipe)
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a case a core, each in one thread: nearly all of the work is done without Python's lock
+    try:
+        needs = [needed_bytes(case, recipe) for case in cases]
+        yield from run_bounded(lambda case: _attempt(case, folder, recipe), cases, needs, workers, limit)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _attempt(case: RawCase, folder: Path, recipe: Recipe) -> dict[str, Any] | CaseError:
+    try:
+        return prepare_case(case, folder, recipe)
+    except CaseError as error:
+        return error
+    except Exception as error:  # whatever else is wrong with one case, the others are still to be prepared
+        return CaseError(f"{case.image}: cannot be prepared ({type(error).__name__}: {error}); export it again")

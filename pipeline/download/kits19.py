@@ -1,0 +1,165 @@
+"""KiTS19's cases: what is fetched from where, and a manifest of what is there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import threading
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ..data.datasets import known_cases
+from ..runtime.errors import CaseError, UsageError
+from ..runtime.files import file_hash, write_json
+from .fetch import Patience, fetch, require_whole_gzip
+
+MANIFEST = "download.json"
+LICENCE = "CC BY-NC-SA 4.0, https://creativecommons.org/licenses/by-nc-sa/4.0/"
+CITATION = "Heller et al., The KiTS19 Challenge Data, arXiv:1904.00445, 2019"
+#: File of a case by part, as in KiTS19's repository, and about how many bytes it has on average.
+FILES = {"images": ("imaging.nii.gz", 140e6), "labels": ("segmentation.nii.gz", 0.3e6)}
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Base addresses; a mirror keeps the same names below its own.
+
+    Attributes:
+        images: folder of ``case_00000.nii.gz``, … (the challenge's data set).
+        labels: folder of ``case_00000/segmentation.nii.gz``, … (KiTS19's repository).
+    """
+
+    images: str = "https://huggingface.co/datasets/neheller/KiTS-Challenge-Imaging/resolve/main/images"
+    labels: str = "https://raw.githubusercontent.com/neheller/kits19/master/data"
+
+    def url(self, part: str, case_id: str) -> str:
+        if part == "images":
+            return f"{self.images.rstrip('/')}/{case_id}.nii.gz"
+        return f"{self.labels.rstrip('/')}/{case_id}/{FILES['labels'][0]}"
+
+
+def case_ids(given: Iterable[str]) -> list[str]:
+    """Labelled cases named as ``3``, ``case_00003`` or ``0-9``, sorted; all 210 if nothing is given.
+
+    Raises:
+        UsageError: if one is not named so, or KiTS19 has no label for it.
+    """
+    wanted: set[str] = set()
+    for text in given:
+        found = re.fullmatch(r"(?:case_)?(\d{1,5})(?:-(?:case_)?(\d{1,5}))?", text.strip())
+        if found is None:
+            raise UsageError(f"{text!r} names no case; write 3, case_00003 or 0-9")
+        first, last = int(found.group(1)), int(found.group(2) or found.group(1))
+        numbers = {f"case_{number:05d}" for number in range(first, last + 1)}
+        unknown = sorted(numbers - known_cases().keys())
+        if unknown or not numbers:
+            raise UsageError(f"{text!r}: labelled cases are 0 to {len(known_cases()) - 1}")
+        wanted |= numbers
+    return sorted(wanted or known_cases())
+
+
+def summary(out: str | Path, cases: Sequence[str], parts: Sequence[str]) -> str:
+    """What is about to be downloaded, how much, and under which licence."""
+    size = sum(FILES[part][1] for part in parts) * len(cases)
+    return (
+        f"KiTS19: {' and '.join(parts)} of {len(cases)} cases, about {size / 1e9:.1f} GB, into {out}\n"
+        f"Licence: {LICENCE}\n"
+        "  not for commercial use; name the source; share what you make of it under the same licence\n"
+        f"Source to name: {CITATION}"
+    )
+
+
+def download_dataset(
+    out: str | Path,
+    cases: Sequence[str],
+    parts: Sequence[str] = ("images", "labels"),
+    sources: Sources | None = None,
+    patience: Patience | None = None,
+    parallel: int = 3,
+) -> dict[str, str]:
+    """Downloads what ``out`` does not hold yet; returns what failed, by file.
+
+    ``download.json`` lists every file with its address, bytes and SHA-256. A file that is listed and still has
+    this hash is not fetched again; one that is not listed but whole is taken over.
+
+    Raises:
+        UsageError: if the disk is too small, or ``out`` holds a manifest that cannot be read.
+    """
+    folder, sources, patience = Path(out), sources or Sources(), patience or Patience()
+    if parallel < 1:
+        raise UsageError(f"at least one file at a time, got {parallel}")
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = _read_manifest(folder / MANIFEST)
+    wanted = {f"{case}/{FILES[part][0]}": (part, sources.url(part, case)) for case in cases for part in parts}
+    _require_space(folder, [part for name, (part, _) in wanted.items() if not (folder / name).is_file()])
+    stop, failed = threading.Event(), {}
+    with ThreadPoolExecutor(parallel) as pool:
+        waiting = {
+            pool.submit(_obtain, url, folder / name, manifest.get(name), patience, stop): name
+            for name, (_, url) in wanted.items()
+        }
+        try:
+            for future in tqdm(as_completed(waiting), total=len(waiting), desc="download", unit="file"):
+                name = waiting[future]
+                try:
+                    manifest[name] = future.result()
+                    _write_manifest(folder / MANIFEST, manifest)
+                except CaseError as error:
+                    manifest.pop(name, None)
+                    failed[name] = str(error)
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    _write_manifest(folder / MANIFEST, manifest)
+    return dict(sorted(failed.items()))
+
+
+def _obtain(
+    url: str, path: Path, listed: dict[str, Any] | None, patience: Patience, stop: threading.Event
+) -> dict[str, Any]:
+    """The file's entry in the manifest, once it is there."""
+    if path.is_file():
+        found = {"bytes": path.stat().st_size, "sha256": file_hash(path)}
+        if listed is not None and found == {name: listed[name] for name in found}:
+            return listed
+        if listed is None:
+            try:
+                require_whole_gzip(path)
+                return {"url": None, **found}
+            except CaseError:
+                pass  # not whole, whoever put it there: fetched like a missing one
+    fetch(url, path, patience, stop)
+    return {"url": url, "bytes": path.stat().st_size, "sha256": file_hash(path)}
+
+
+def _require_space(folder: Path, missing: Sequence[str]) -> None:
+    needed, free = sum(FILES[part][1] for part in missing), shutil.disk_usage(folder).free
+    if needed > free:
+        raise UsageError(
+            f"{folder}: about {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free; "
+            "name another folder, or fewer cases with --cases"
+        )
+
+
+def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
+    if not path.is_file():
+        return {}
+    try:
+        return {
+            str(name): {"url": entry["url"], "bytes": int(entry["bytes"]), "sha256": str(entry["sha256"])}
+            for name, entry in json.loads(path.read_text(encoding="utf-8"))["files"].items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{path}: not a usable manifest ({error}); remove it, and what is whole is kept") from error
+
+
+def _write_manifest(path: Path, files: dict[str, dict[str, Any]]) -> None:
+    content = {"version": 1, "name": "KiTS19", "licence": LICENCE, "citation": CITATION}
+    write_json(path, {**content, "files": dict(sorted(files.items()))})

@@ -1,0 +1,112 @@
+"""What ``kits-unet3d train`` leaves of a run beside its models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kits_unet3d.networks import read_checkpoint
+
+from ..runtime.errors import UsageError
+from ..runtime.files import write_json
+from ..training.checkpoint import FINAL
+from ..training.run_state import differing
+
+RESULT_FILE = "result.json"
+#: Of what a checkpoint says of its training, that in which the folds of one cross-validation may differ.
+OF_ONE_FOLD = {"fold", "seed", "training_cases", "epoch_length"}
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """One training of a cross-validation.
+
+    Attributes:
+        folder: where it lies; not in the file, which may be moved with it.
+        fold: number of the fold that was held out, from 0; None where all training cases were trained on.
+        folds: how many there are.
+        training_cases: identifiers of those trained on.
+        evaluation_cases: of those evaluated: with a fold, the held out ones.
+        scores: of the last evaluation on the prepared grid: ``cases``, ``mean``, ``counted``.
+    """
+
+    folder: Path
+    fold: int | None
+    folds: int
+    training_cases: list[str]
+    evaluation_cases: list[str]
+    scores: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def checkpoint(self) -> Path:
+        """The last weights of the training: the best would be chosen by the cases that are to judge them."""
+        return self.folder / "models" / FINAL
+
+    def write(self) -> None:
+        """Writes ``result.json`` into the folder, whole."""
+        content = asdict(self)
+        del content["folder"]
+        write_json(self.folder / RESULT_FILE, content)
+
+    @classmethod
+    def read(cls, folder: str | Path) -> FoldResult:
+        """The inverse of :meth:`write`.
+
+        Raises:
+            UsageError: if there is no such file, or it is damaged.
+        """
+        path = Path(folder) / RESULT_FILE
+        if not path.is_file():
+            raise UsageError(f"{folder}: holds no finished training; run `kits-unet3d train --fold … --out {folder}`")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            return cls(Path(folder), **content)
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"{path}: not usable ({error}); train again into a new folder") from error
+
+
+def read_results(folders: Sequence[str | Path]) -> list[FoldResult]:
+    """The trainings in ``folders``, by fold.
+
+    Raises:
+        UsageError: if one is of no fold, two are of the same, or of different cross-validations: then a case would be
+            judged by a network that has seen it, or twice.
+    """
+    results = [FoldResult.read(folder) for folder in folders]
+    seen: dict[str, FoldResult] = {}
+    for result in results:
+        if result.fold is None:
+            raise UsageError(f"{result.folder}: was trained on all cases, and tells nothing about unseen ones")
+        if result.folds != results[0].folds:
+            raise UsageError(
+                f"{result.folder}: is of {result.folds} folds, {results[0].folder} of {results[0].folds}; "
+                "name the trainings of one cross-validation"
+            )
+        for case_id in result.evaluation_cases:
+            if case_id in seen:
+                raise UsageError(f"{result.folder}: {case_id} was held out in {seen[case_id].folder} too")
+            seen[case_id] = result
+    for result in results:
+        for case_id in result.training_cases:
+            if case_id in seen and seen[case_id].fold == result.fold:
+                raise UsageError(f"{result.folder}: {case_id} was both trained on and held out")
+    return sorted(results, key=lambda result: result.fold or 0)
+
+
+def require_alike(results: Sequence[FoldResult]) -> None:
+    """Refuses trainings by different recipes or on different data, by what their checkpoints say of them.
+
+    Raises:
+        UsageError: if one differs from the first.
+        CheckpointError: if a checkpoint cannot be read.
+    """
+    first, *others = (read_checkpoint(result.checkpoint).get("configuration", {}) for result in results)
+    for result, other in zip(results[1:], others, strict=True):
+        if named := ", ".join(name for name in differing(first, other) if name not in OF_ONE_FOLD):
+            raise UsageError(
+                f"{result.folder}: was not trained as {results[0].folder} ({named}); "
+                "name the trainings of one cross-validation"
+            )

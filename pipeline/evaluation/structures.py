@@ -1,0 +1,116 @@
+"""Scores of structures on the scan's own grid; KiTS19's own, where kidney means kidney and tumour together."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+from monai.transforms import generate_spatial_bounding_box
+
+#: The classes that make up each structure KiTS19 scores.
+STRUCTURES: Mapping[str, Sequence[int]] = {"kidney": (1, 2), "tumour": (2,)}
+
+
+def dice(predicted: np.ndarray, truth: np.ndarray) -> float:
+    """Dice of two boolean arrays; 1 if both are empty, 0 if one is."""
+    total = int(predicted.sum()) + int(truth.sum())
+    return 2 * int((predicted & truth).sum()) / total if total else 1.0
+
+
+def kits19_scores(
+    predicted: np.ndarray,
+    truth: np.ndarray,
+    spacing_mm: Sequence[float] | None = None,
+    structures: Mapping[str, Sequence[int]] = STRUCTURES,
+) -> dict[str, float | None]:
+    """``kidney_dice`` (classes 1 ∪ 2) and ``tumour_dice`` (class 2) of two label maps of one shape.
+
+    Args:
+        predicted, truth: label maps (X, Y, Z) of whole numbers.
+        spacing_mm: size of a voxel along their axes. Given it, each Dice is followed by that structure's
+            :func:`~kits_unet3d.pipeline.evaluation.structures.surface_scores`: ``kidney_hd95_mm``,
+            ``kidney_surface_dice_1mm``, ``kidney_surface_dice_3mm`` and the same of the tumour.
+        structures: for another data set, its structures by name, each with the classes that it is made of.
+
+    Source: the KiTS19 challenge's evaluation (Dice).
+    """
+    if predicted.shape != truth.shape:
+        raise ValueError(f"the masks must have one shape, got {predicted.shape} and {truth.shape}")
+    inside = _foreground(predicted, truth)
+    predicted, truth = predicted[inside], truth[inside]
+    scores: dict[str, float | None] = {}
+    for name, classes in structures.items():
+        pair = np.isin(predicted, classes), np.isin(truth, classes)
+        scores[f"{name}_dice"] = dice(*pair)
+        if spacing_mm is not None:
+            scores |= {f"{name}_{key}": value for key, value in surface_scores(*pair, spacing_mm).items()}
+    return scores
+
+
+def _foreground(predicted: np.ndarray, truth: np.ndarray) -> tuple[slice, ...]:
+    """The box around what either holds: a scan is mostly background, which no score looks at."""
+    low, high = generate_spatial_bounding_box(((predicted > 0) | (truth > 0))[None])
+    return tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+
+
+#: Distances in mm up to which a piece of surface counts as found.
+TOLERANCES_MM = (1, 3)
+PERCENTILE = 95
+
+
+def surface_scores(
+    predicted: np.ndarray,
+    truth: np.ndarray,
+    spacing_mm: Sequence[float],
+    tolerances_mm: Sequence[float] = TOLERANCES_MM,
+) -> dict[str, float | None]:
+    """``hd95_mm`` and, for each tolerance, ``surface_dice_<tolerance>mm`` of two masks on one grid.
+
+    Args:
+        predicted, truth: boolean, (X, Y, Z) or any other order of axes; true inside. What touches the border
+            of the array ends there.
+        spacing_mm: size of a voxel along the three axes of the arrays, which are taken as perpendicular.
+        tolerances_mm: of the surface Dice.
+
+    Returns:
+        ``hd95_mm``: the larger of the two directed 95th percentiles of the distances between the outermost
+        voxels of one mask and the nearest such voxel of the other, from 0. None if just one mask is empty,
+        since there is no such distance; 0 if both are.
+        ``surface_dice_…``: the part, 0 to 1, of both surfaces (weighed by area) that lies no farther than the
+        tolerance from the other one. 0 if just one mask is empty, 1 if both are.
+
+    Raises:
+        ValueError: if shapes differ or ``spacing_mm`` is not three positive numbers.
+
+    Source: the distances of MONAI's ``compute_hausdorff_distance`` and ``compute_surface_dice``, the latter with
+    the surface elements of Nikolov et al., https://arxiv.org/abs/1809.04430.
+    """
+    if predicted.shape != truth.shape:
+        raise ValueError(f"the masks must have one shape, got {predicted.shape} and {truth.shape}")
+    if len(spacing_mm) != 3 or not all(0 < s < np.inf for s in spacing_mm):
+        raise ValueError(f"spacing_mm must be 3 positive numbers, got {tuple(spacing_mm)}")
+    names = [f"surface_dice_{tolerance:g}mm" for tolerance in tolerances_mm]
+    there = bool(predicted.any()), bool(truth.any())
+    if not all(there):
+        same = not any(there)
+        return {"hd95_mm": 0.0 if same else None, **dict.fromkeys(names, float(same))}
+    # A rotated affine gives 3 mm as 3.0000002, which must not push a neighbour beyond a tolerance of 3 mm.
+    spacing = [round(float(s), 6) for s in spacing_mm]
+    a, b = (torch.from_numpy(np.ascontiguousarray(mask, dtype=bool))[None, None] for mask in (predicted, truth))
+    per_tolerance = (1, len(names), *predicted.shape)
+    with warnings.catch_warnings():
+        # MONAI 1.6 calls a function of its own in a way that it warns of.
+        warnings.filterwarnings("ignore", "monai.metrics.utils get_mask_edges", FutureWarning)
+        distance = compute_hausdorff_distance(a, b, include_background=True, percentile=PERCENTILE, spacing=spacing)
+        shares = compute_surface_dice(
+            a.expand(per_tolerance),
+            b.expand(per_tolerance),
+            [float(tolerance) for tolerance in tolerances_mm],
+            include_background=True,
+            spacing=spacing,
+            use_subvoxels=True,
+        )
+    return {"hd95_mm": float(distance), **{n: float(v) for n, v in zip(names, shares[0], strict=True)}}

@@ -1,0 +1,48 @@
+"""The network in OpenVINO's own format, checked against OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+
+from ..inference.backends.agreement import require_same_logits
+from ..inference.backends.openvino import shared_core
+from ..runtime.errors import UsageError
+from .description import Description
+
+
+def export_openvino(described: Description, path: str | Path) -> Path:
+    """Writes ``path`` (``.xml``) and its weights beside it (``.bin``, float32); returns ``path``.
+
+    Input ``image`` (1, 1, D, H, W), one window of the recipe, normalised; output ``pred``, the logits. OpenVINO gives
+    the network's own logits on the CPU, computing in float32, to 1e-4.
+
+    Raises:
+        UsageError: if OpenVINO is not installed.
+    """
+    try:
+        import openvino
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{error.name} is not installed; `pip install 'kits-unet3d[openvino]'`") from error
+    path = Path(path)
+    network = described.model.network.cpu().eval()
+    model = openvino.convert_model(network, example_input=torch.zeros(described.window), input=list(described.window))
+    model.inputs[0].set_names({"image"})
+    model.outputs[0].set_names({"pred"})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part-") as folder:
+        made = Path(folder) / path.name
+        openvino.save_model(model, made, compress_to_fp16=False)
+        compiled = shared_core().compile_model(made, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+        def run(window: torch.Tensor) -> torch.Tensor:
+            return torch.from_numpy(compiled({"image": window.numpy()})["pred"])
+
+        require_same_logits(network, run, described.window, path)
+        # The weights first: whoever finds the model finds them too.
+        for name in (made.with_suffix(".bin").name, made.name):
+            os.replace(Path(folder) / name, path.with_name(name))
+    return path

@@ -1,0 +1,16 @@
+"""Ways to run a network: by torch itself, by its compiler, by OpenVINO."""
+
+from .agreement import DisagreementError, MissingEngineError, require_agreement
+from .choice import ENGINES, Engine, choose_engine, make_engine
+from .inferer import EngineInferer
+
+__all__ = [
+    "ENGINES",
+    "DisagreementError",
+    "Engine",
+    "EngineInferer",
+    "MissingEngineError",
+    "choose_engine",
+    "make_engine",
+    "require_agreement",
+]

@@ -1,0 +1,73 @@
+"""Whether an engine computes what the network does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from kits_unet3d.networks import CheckpointError
+
+from ...runtime.errors import UsageError
+
+#: Largest difference of a logit, relative to the largest logit where that is above 1, by precision.
+TOLERANCE = {"fp32": 1e-3, "bf16": 0.1}
+#: Share of voxels of a window of noise that must keep their class, by precision.
+SAME_CLASS = {"fp32": 0.999, "bf16": 0.9}
+
+
+def require_agreement(
+    network: Callable[[torch.Tensor], torch.Tensor],
+    engine: Callable[[torch.Tensor], torch.Tensor],
+    window: Sequence[int],
+    precision: str,
+) -> None:
+    """Compares an engine with the network in FP32, on one window (1, C, D, H, W) of noise.
+
+    Raises:
+        DisagreementError: with the largest difference, if that is more than the precision explains.
+    """
+    noise = torch.randn(tuple(window), generator=torch.Generator().manual_seed(0))
+    expected, got = network(noise), engine(noise)
+    difference = float((expected - got).abs().max()) / max(1.0, float(expected.abs().max()))
+    same = float((expected.argmax(1) == got.argmax(1)).float().mean())
+    if not (difference <= TOLERANCE[precision] and same >= SAME_CLASS[precision]):
+        raise DisagreementError(
+            f"its logits differ from the network's by up to {difference:.2g} in {precision}, "
+            f"where {TOLERANCE[precision]:g} is allowed, and {same:.2%} of the voxels keep their class"
+        )
+
+
+class MissingEngineError(UsageError):
+    """An engine needs what is not installed, or another device or precision."""
+
+
+class DisagreementError(UsageError):
+    """An engine's logits are not the network's."""
+
+
+#: Largest difference of a logit that rounding explains.
+SAME_LOGITS = 1e-4
+
+
+def require_same_logits(
+    original: Callable[[torch.Tensor], torch.Tensor],
+    exported: Callable[[torch.Tensor], torch.Tensor],
+    shape: Sequence[int],
+    path: Path,
+) -> None:
+    """Compares the logits of both for one window of noise.
+
+    Raises:
+        CheckpointError: if they differ by more than 1e-4, relative to the largest logit where that is above 1.
+    """
+    window = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected, got = original(window), exported(window)
+    difference = float((expected - got).abs().max())
+    if not difference <= SAME_LOGITS * max(1.0, float(expected.abs().max())):
+        raise CheckpointError(
+            f"{path}: not written, since its logits differ by {difference:.2g} from the network's; "
+            "the checkpoint holds values out of range, or this version of torch exports it wrongly"
+        )

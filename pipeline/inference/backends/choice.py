@@ -1,0 +1,92 @@
+"""Which engine runs a network."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ...device import Accelerator
+from .agreement import TOLERANCE, MissingEngineError, require_agreement
+from .openvino import OpenVINO
+from .pytorch import ChannelsLast, Compiled, Eager
+
+logger = logging.getLogger("kits_unet3d.inference")
+
+#: Runs windows: (B, C, D, H, W) to float32 logits (B, classes, D, H, W).
+Engine = Callable[[torch.Tensor], torch.Tensor]
+#: By name, the fastest on a CPU first; with the floating-point operations of a scan, below which one takes longer to
+#: make and to compare than it saves.
+WORTH_MAKING = {"openvino": 2e12, "compiled": 2e13, "channels_last": 2e12, "eager": 0.0}
+ENGINES = tuple(WORTH_MAKING)
+
+
+def make_engine(name: str, network: nn.Module, accelerator: Accelerator, window: Sequence[int]) -> Engine:
+    """The engine called ``name``, for windows (1, C, D, H, W), after comparing it with the network.
+
+    Raises:
+        MissingEngineError: if it cannot be had here.
+        DisagreementError: if it computes something else than the network.
+    """
+    plain = Eager(network, Accelerator(accelerator.device))
+
+    def approve(engine: Engine) -> None:
+        if accelerator.on_cpu and accelerator.precision in TOLERANCE:
+            require_agreement(plain, engine, window, accelerator.precision)
+
+    if name == "eager":
+        return Eager(network, accelerator)
+    if name == "openvino":
+        return OpenVINO(network, accelerator, window, approve)
+    engine = (ChannelsLast if name == "channels_last" else Compiled)(network, accelerator)
+    approve(engine)
+    return engine
+
+
+def choose_engine(network: nn.Module, accelerator: Accelerator, window: Sequence[int], windows: float) -> Engine:
+    """The fastest engine that is installed and computes what the network does.
+
+    On accelerators, and for little work, that is eager: making another one would take longer than it saves. It is eager
+    too where the work cannot be told.
+
+    Args:
+        network: on the device, in evaluation mode.
+        accelerator: gives the precision.
+        window: (1, C, D, H, W).
+        windows: how many a scan has.
+    """
+    if not accelerator.on_cpu or accelerator.precision not in TOLERANCE:
+        return Eager(network, accelerator)
+    try:
+        work = operations(network, window) * windows
+    except Exception as error:  # what cannot be counted without computing can still be computed
+        logger.warning("the network runs eagerly, since its operations cannot be counted: %s", _first_line(error))
+        return Eager(network, accelerator)
+    for name in (name for name, least in WORTH_MAKING.items() if name != "eager" and work >= least):
+        try:
+            engine = make_engine(name, network, accelerator, window)
+        except MissingEngineError as error:
+            logger.debug("%s", error)
+            continue
+        except Exception as error:  # whatever a compiler makes of a network, there is another engine
+            logger.warning("the engine %s is not used: %s", name, _first_line(error))
+            continue
+        logger.info("engine: %s, %s", name, accelerator.precision)
+        return engine
+    return Eager(network, accelerator)
+
+
+def _first_line(error: Exception) -> str:
+    """What an error says first, or its name if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def operations(network: nn.Module, window: Sequence[int]) -> float:
+    """Floating-point operations of one window (1, C, D, H, W), counted without computing anything."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        copy.deepcopy(network).to("meta")(torch.empty(tuple(window), device="meta"))
+    return float(counter.get_total_flops())

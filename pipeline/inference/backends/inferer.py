@@ -1,0 +1,106 @@
+"""Engines of networks that are means of others: one for each of those, and the mean outside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from monai.inferers import Inferer
+from torch import nn
+
+from kits_unet3d.networks import Ensemble, Mirrored
+from kits_unet3d.networks.averages import mean_of, mean_over_mirrors
+
+from ...device import Accelerator
+from .choice import ENGINES, Engine, choose_engine, make_engine
+from .pytorch import Eager
+
+
+def averaged(network: nn.Module, windows: float, make: Callable[[nn.Module, float], Engine]) -> Engine:
+    """The engine of a network that may be an ensemble, mirrored, or both.
+
+    As one graph, five networks over eight mirror images would be forty copies for a compiler to work through.
+
+    Args:
+        network: on the device, in evaluation mode.
+        windows: how many a scan has.
+        make: an engine for a single network and the number of windows that it will see.
+    """
+    if isinstance(network, Mirrored):
+        one = averaged(network.network, windows * (1 + len(network.flips)), make)
+        return partial(mean_over_mirrors, one, network.flips)
+    if isinstance(network, Ensemble):
+        return partial(mean_of, [averaged(member, windows, make) for member in network.members])
+    return make(network, windows)
+
+
+class EngineInferer(Inferer):
+    """Another inferer, whose network runs in an engine that is made once, at the first volume.
+
+    Logits are float32 whatever the precision, so that windows are weighed and added up alike. The network's
+    weights must not change afterwards; during a training :class:`AutocastInferer` is what is wanted.
+
+    Args:
+        inferer: how the network is run over a volume.
+        accelerator: gives device and precision.
+        roi_size: windows that the inferer gives the network, in voxels along D, H, W. If they are not all of one
+            size this is None, and the engine eager.
+        engine: ``"eager"``, ``"channels_last"``, ``"compiled"``, ``"openvino"``, or ``"auto"``: the fastest that
+            is installed and agrees with the network; see :func:`choose_engine`.
+    """
+
+    def __init__(
+        self, inferer: Inferer, accelerator: Accelerator, roi_size: Sequence[int] | None = None, engine: str = "auto"
+    ) -> None:
+        super().__init__()
+        if engine not in ("auto", *ENGINES):
+            raise ValueError(f"engine must be one of {', '.join(('auto', *ENGINES))}, got {engine!r}")
+        self.inferer, self.accelerator, self.roi_size, self.name = inferer, accelerator, roi_size, engine
+        self._made: dict[Callable[..., torch.Tensor], Engine] = {}
+
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> Any:
+        if network not in self._made:
+            self._made = {network: self._make(network, inputs.shape)}
+        return self.inferer(inputs, self._made[network], *args, **kwargs)
+
+    def _make(self, network: Callable[..., torch.Tensor], shape: Sequence[int]) -> Engine:
+        # TorchScript, as other programs bring it, is compiled already: no engine can be made of it.
+        scripted = isinstance(network, torch.jit.ScriptModule)
+        if not isinstance(network, nn.Module) or scripted or self.roi_size is None:
+            return Eager(network, self.accelerator)  # type: ignore[arg-type]
+        window = (1, shape[1], *self.roi_size)
+        # Windows that overlap by half, as all of ours do at least.
+        count = float(np.prod([max(2 * n / size - 1, 1) for n, size in zip(shape[2:], self.roi_size, strict=True)]))
+        return averaged(network, count, lambda single, windows: self._of_one(single, window, windows))
+
+    def _of_one(self, network: nn.Module, window: Sequence[int], windows: float) -> Engine:
+        if self.name != "auto":
+            return make_engine(self.name, network, self.accelerator, window)
+        return choose_engine(network, self.accelerator, window, windows)
+
+
+class AutocastInferer(Inferer):
+    """Another inferer, with the network in the accelerator's precision and all around it in FP32.
+
+    MONAI's engines can only mix precision on one vendor's devices, so theirs is off (``amp=False``) and this
+    is their inferer. Only the network's forward is cast; what it returns is made float32 again, so that windows
+    are weighed and added up as exactly as without.
+
+    Args:
+        inferer: how the network is run over a volume.
+        accelerator: gives autocast; with fp32 nothing at all changes.
+    """
+
+    def __init__(self, inferer: Inferer, accelerator: Accelerator) -> None:
+        super().__init__()
+        self.inferer, self.accelerator = inferer, accelerator
+
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> Any:
+        def forward(*arguments: Any, **named: Any) -> torch.Tensor:
+            with self.accelerator.autocast():
+                return network(*arguments, **named).float()
+
+        return self.inferer(inputs, forward, *args, **kwargs)

@@ -1,0 +1,145 @@
+"""The network through OpenVINO, for CPUs."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ...device import Accelerator
+from ...runtime.files import whole_file
+from .agreement import MissingEngineError
+
+#: OpenVINO's names of ours.
+PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
+#: Compiled networks kept on disk; each takes as much as its weights.
+KEPT = 5
+
+
+class OpenVINO:
+    """The network compiled by OpenVINO for windows of one shape, or taken from the cache of an earlier run.
+
+    Args:
+        network: on the CPU, in evaluation mode.
+        accelerator: gives the precision.
+        window: (1, C, D, H, W).
+        approve: is given an engine that is new, and raises if it must not be used; only what it lets pass is cached.
+
+    Raises:
+        MissingEngineError: without OpenVINO, on another device, or in a precision it does not compute in.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        accelerator: Accelerator,
+        window: Sequence[int],
+        approve: Callable[[OpenVINO], None] = lambda engine: None,
+    ) -> None:
+        try:
+            import openvino
+        except ModuleNotFoundError as error:
+            raise MissingEngineError("openvino is not installed; `pip install 'kits-unet3d[openvino]'`") from error
+        if not accelerator.on_cpu or accelerator.precision not in PRECISIONS:
+            raise MissingEngineError(
+                f"the engine openvino computes on a CPU in {' or '.join(PRECISIONS)}, "
+                f"not on {accelerator.device} in {accelerator.precision}; choose the engine eager"
+            )
+        settings = {"INFERENCE_PRECISION_HINT": PRECISIONS[accelerator.precision], "PERFORMANCE_HINT": "LATENCY"}
+        settings["INFERENCE_NUM_THREADS"] = str(torch.get_num_threads())
+        core = shared_core()
+        cached = cache_folder() / f"{_digest(network, window, settings, openvino.__version__)}.blob"
+        compiled = _cached(core, cached, settings)
+        self._request = None if compiled is None else compiled.create_infer_request()
+        if compiled is None:
+            compiled = core.compile_model(_converted(network, window), "CPU", settings)
+            self._request = compiled.create_infer_request()
+            approve(self)
+            _keep(compiled, cached)
+
+    def __call__(self, window: torch.Tensor) -> torch.Tensor:
+        """Logits, float32, of windows (B, C, D, H, W)."""
+        logits = [self._request.infer([one[None].numpy()])[0].copy() for one in window.contiguous()]  # type: ignore[union-attr]
+        return torch.from_numpy(np.concatenate(logits))
+
+
+@cache
+def shared_core() -> Any:
+    """The one ``openvino.Core`` of this process, kept until its end.
+
+    Each core gives its thread a stack for signals and, when it goes, gives back the one that was there before. Of two
+    that go in the order in which they came, the second gives back the stack of the first, which is no memory any more,
+    and the next signal (the end of a data worker, say) ends the process.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
+def cache_folder() -> Path:
+    """Where compiled networks lie, below the user's cache folder (``XDG_CACHE_HOME``)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kits-unet3d" / "openvino"
+
+
+def _digest(network: nn.Module, window: Sequence[int], settings: dict[str, str], version: str) -> str:
+    """Of all that a compiled network depends on."""
+    digest = hashlib.sha256(repr((str(network), tuple(window), settings, version)).encode())
+    for name, values in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(values.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:32]
+
+
+def _converted(network: nn.Module, window: Sequence[int]) -> Any:
+    """OpenVINO's form of the network; by its front end itself, since ``convert_model`` brings telemetry."""
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
+
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # about operations that this torch has under other names
+    try:
+        with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            exported = torch.export.export(network, (torch.zeros(tuple(window)),))
+            decoder = TorchFXPythonDecoder.from_exported_program(exported)  # which must outlive the conversion
+    finally:
+        logging.disable(before)
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    model = frontend.convert(frontend.load(decoder))
+    model.reshape(list(window))
+    return model
+
+
+def _cached(core: Any, path: Path, settings: dict[str, str]) -> Any | None:
+    if not path.is_file():
+        return None
+    try:
+        compiled = core.import_model(path.read_bytes(), "CPU", settings)
+    except (RuntimeError, OSError):  # damaged, or of another machine
+        return None
+    path.touch()
+    return compiled
+
+
+def _keep(compiled: Any, path: Path) -> None:
+    """Leaves the compiled network for the next run; where that is not possible, the next run compiles again."""
+    stream = io.BytesIO()
+    try:
+        compiled.export_model(stream)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with whole_file(path) as temporary:
+            temporary.write_bytes(stream.getvalue())
+        for old in sorted(path.parent.glob("*.blob"), key=lambda p: p.stat().st_mtime)[:-KEPT]:
+            old.unlink(missing_ok=True)
+    except (RuntimeError, OSError):
+        pass

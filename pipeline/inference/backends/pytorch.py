@@ -1,0 +1,76 @@
+"""The network as torch runs it."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from ...device import Accelerator
+from ...runtime.compilation import can_compile
+from .agreement import MissingEngineError
+
+
+class Eager:
+    """Any network on any device.
+
+    Args:
+        network: on the device, in evaluation mode.
+        accelerator: gives the precision.
+    """
+
+    def __init__(self, network: nn.Module, accelerator: Accelerator) -> None:
+        self.network, self.accelerator = network, accelerator
+
+    def __call__(self, window: torch.Tensor) -> torch.Tensor:
+        """Logits, float32, of windows (B, C, D, H, W)."""
+        with self.accelerator.autocast():
+            return self.network(window).float()  # type: ignore[no-any-return]
+
+
+class ChannelsLast(Eager):
+    """A copy of the network in the memory layout that a CPU convolves fastest in.
+
+    Instance norm would copy to the other layout and back, which eats the gain. Group norm with a group for each
+    channel is the same function and stays in the layout; only its backward is slow, which is not needed here.
+    """
+
+    def __init__(self, network: nn.Module, accelerator: Accelerator) -> None:
+        super().__init__(channels_last(network), accelerator)
+
+    def __call__(self, window: torch.Tensor) -> torch.Tensor:
+        return super().__call__(window.to(memory_format=torch.channels_last_3d))
+
+
+def channels_last(network: nn.Module) -> nn.Module:
+    """A copy for inference in ``channels_last_3d``, its instance norms replaced by equal group norms."""
+    copied = copy.deepcopy(network).eval()
+    for parent in list(copied.modules()):
+        for name, norm in list(parent.named_children()):
+            if isinstance(norm, nn.InstanceNorm3d) and not norm.track_running_stats:
+                group = nn.GroupNorm(norm.num_features, norm.num_features, norm.eps, affine=False)
+                group.weight, group.bias = norm.weight, norm.bias
+                setattr(parent, name, group)
+    return copied.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload, no-any-return]
+
+
+class Compiled(Eager):
+    """The network compiled for windows of one shape: up to half a minute at the first window, once a process.
+
+    torch keeps what the C++ compiler made in its own cache, so that the next process takes less.
+
+    Raises:
+        MissingEngineError: on a CPU without a C++ compiler.
+    """
+
+    def __init__(self, network: nn.Module, accelerator: Accelerator) -> None:
+        if not can_compile(accelerator):
+            raise MissingEngineError("the engine compiled needs a C++ compiler (g++, or CXX); install one")
+        if accelerator.on_cpu:
+            network = ChannelsLast(network, accelerator).network
+        super().__init__(torch.compile(network, dynamic=False), accelerator)  # type: ignore[arg-type]
+
+    def __call__(self, window: torch.Tensor) -> torch.Tensor:
+        # One by one: another number of windows would be another shape.
+        return torch.cat([super(Compiled, self).__call__(one[None]) for one in window])

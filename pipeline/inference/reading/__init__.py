@@ -1,7 +1,0 @@
-"""Files to checked volumes: NIfTI, NRRD, MetaImage, DICOM."""
-
-from .find import Found, find_scans
-from .grid import Grid
-from .options import Admission, ReadOptions, Stored
-
-__all__ = ["Admission", "Found", "Grid", "ReadOptions", "Stored", "find_scans"]

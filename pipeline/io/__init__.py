@@ -1,0 +1,7 @@
+"""Files to checked volumes: NIfTI, NRRD, MetaImage, DICOM."""
+
+from .discovery import Found, find_scans
+from .grid import Grid
+from .options import Admission, ReadOptions, Stored
+
+__all__ = ["Admission", "Found", "Grid", "ReadOptions", "Stored", "find_scans"]

@@ -1,0 +1,7 @@
+"""DICOM: headers of files, series of a folder, one series as a volume."""
+
+from .headers import Slice, is_dicom, read_slice
+from .series import DicomFolder, Series, sort_series
+from .volume import read_dicom
+
+__all__ = ["DicomFolder", "Series", "Slice", "is_dicom", "read_dicom", "read_slice", "sort_series"]

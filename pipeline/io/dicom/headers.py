@@ -1,0 +1,187 @@
+"""The headers of DICOM files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from ...runtime.errors import CaseError
+from ..signature import first_bytes
+from .identity import identity_of
+
+CT, ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1"
+#: Kinds of objects that a folder of images may hold besides images, and what to call them.
+OTHER_OBJECTS = {
+    "1.2.840.10008.1.3.10": "directory",
+    "1.2.840.10008.5.1.4.1.1.4": "MR image",
+    "1.2.840.10008.5.1.4.1.1.66.4": "segmentation",
+    "1.2.840.10008.5.1.4.1.1.7": "secondary capture",
+    "1.2.840.10008.5.1.4.1.1.128": "PET image",
+    "1.2.840.10008.5.1.4.1.1.481.3": "radiotherapy structures",
+    ENHANCED_CT: "Enhanced CT (multi-frame)",
+}
+#: Transfer syntaxes that GDCM decodes: plain, deflated, JPEG, JPEG-LS, JPEG 2000, run lengths.
+DECODED = {
+    f"1.2.840.10008.1.2{rest}"
+    for rest in ("", ".1", ".1.99", ".2", ".4.50", ".4.51", ".4.57", ".4.70", ".4.80", ".4.81", ".4.90", ".4.91", ".5")
+}
+PLAIN = {f"1.2.840.10008.1.2{rest}" for rest in ("", ".1", ".2")}
+#: First tags of files that lack the usual mark: of the file's own header, or of group 8.
+FIRST_TAGS = {b"\x02\0\0\0", *(bytes((8, 0, element, 0)) for element in (0x00, 0x01, 0x05, 0x08, 0x12, 0x16, 0x18))}
+#: Tags that tell the phases apart which some scanners put into one series.
+PHASE_TAGS = ("0020|0012", "0020|0100", "0018|1210", "0018|0086", "0008|0032")
+
+
+@dataclass(frozen=True)
+class Slice:
+    """What one file of a CT series says of itself; lengths in mm, axes as DICOM's (left, posterior, superior).
+
+    Attributes:
+        orientation: direction of a row, then of a column, as 6 numbers; empty if not given.
+        position: of the centre of the first voxel; empty if not given.
+        spacing: between rows, then between columns; empty if not given.
+        error: why it cannot be read, if so.
+        stray: whether it is no DICOM at all, so that no series lacks it.
+        identity: words that name the patient.
+    """
+
+    path: Path
+    sop_class: str = ""
+    uid: str = ""
+    series_uid: str = ""
+    series_number: str = ""
+    description: str = ""
+    modality: str = ""
+    image_type: str = ""
+    frames: int = 1
+    size: tuple[int, int] = (0, 0)
+    orientation: tuple[float, ...] = ()
+    position: tuple[float, ...] = ()
+    spacing: tuple[float, ...] = ()
+    phase: tuple[str, ...] = ()
+    error: str = ""
+    stray: bool = False
+    patient_id: str = ""
+    identity: frozenset[str] = frozenset()
+
+    @property
+    def kind(self) -> str:
+        """What it is, where that is no slice of a CT; empty if it is one."""
+        if self.sop_class in OTHER_OBJECTS:
+            return OTHER_OBJECTS[self.sop_class]
+        if self.modality not in ("", "CT"):
+            return f"{self.modality} image"
+        if "LOCALIZER" in self.image_type.upper():
+            return "localizer"
+        if self.frames > 1:
+            return "multi-frame image"
+        return "" if self.sop_class in ("", CT) else f"object of class {self.sop_class}"
+
+    @property
+    def distance(self) -> float:
+        """Of the slice along its normal, in mm."""
+        return float(np.dot(np.cross(self.orientation[:3], self.orientation[3:]), self.position))
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether it is one by its first bytes, or by its ending where those are missing."""
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(132)
+    except OSError:
+        return False
+    return _begins_as_dicom(head) or path.suffix.lower() == ".dcm"
+
+
+def _begins_as_dicom(head: bytes) -> bool:
+    """With the usual mark, or, as old files do, with the first tag at once."""
+    return head[128:132] == b"DICM" or head[:4] in FIRST_TAGS
+
+
+def read_slice(path: Path) -> Slice:
+    """The header of a file; a damaged one comes back with its ``error``."""
+    try:
+        head = first_bytes(path)
+        if not _begins_as_dicom(head):
+            raise CaseError(f"{path}: is no DICOM, whatever its name says; copy or export it again")
+    except CaseError as error:
+        return Slice(path, error=str(error).removeprefix(f"{path}: "), stray=True)
+    meta = file_meta(path)
+    sop_class, syntax = meta.get(2, ""), meta.get(16, "")
+    # Whatever else becomes of the file: its path, which may tell the patient's name, is told with it.
+    identity = identity_of(path, syntax)
+    if sop_class in OTHER_OBJECTS:
+        return Slice(path, sop_class, identity=identity)
+    if syntax not in {"", *DECODED}:
+        # GDCM would take the compressed bytes for voxels.
+        reason = unreadable(path, RuntimeError("unknown transfer syntax"))
+        return Slice(path, sop_class, error=reason, identity=identity)
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        return Slice(path, sop_class, error=unreadable(path, error), identity=identity)
+
+    def text(tag: str) -> str:
+        value = reader.GetMetaData(tag) if reader.HasMetaDataKey(tag) else ""
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace").strip(" \0")
+
+    def numbers(tag: str, count: int) -> tuple[float, ...]:
+        try:
+            values = tuple(float(part) for part in text(tag).split("\\"))
+        except ValueError:
+            return ()
+        return values if len(values) == count and np.isfinite(values).all() else ()
+
+    frames = text("0028|0008")
+    size = reader.GetSize()
+    return Slice(
+        path,
+        sop_class or text("0008|0016"),
+        text("0008|0018"),
+        text("0020|000e"),
+        text("0020|0011"),
+        text("0008|103e"),
+        text("0008|0060"),
+        text("0008|0008"),
+        int(frames) if frames.isdigit() else 1,
+        (int(size[0]), int(size[1])),
+        numbers("0020|0037", 6),
+        numbers("0020|0032", 3),
+        numbers("0028|0030", 2),
+        tuple(text(tag) for tag in PHASE_TAGS),
+        patient_id=text("0010|0020"),
+        identity=identity,
+    )
+
+
+def file_meta(path: Path) -> dict[int, str]:
+    """Texts of the file's own header, group 0002, by element: 2 is the class of object, 16 the transfer syntax."""
+    with open(path, "rb") as stream:
+        head = stream.read(4096)
+    found, at = {}, 132
+    while head[128:132] == b"DICM" and head[at : at + 2] == b"\x02\x00":
+        element, kind = int.from_bytes(head[at + 2 : at + 4], "little"), head[at + 4 : at + 6]
+        wide = kind in (b"OB", b"OW", b"UN", b"UT", b"SQ")
+        start = at + (12 if wide else 8)
+        length = int.from_bytes(head[start - (4 if wide else 2) : start], "little")
+        found[element] = head[start : start + length].decode("ascii", "replace").strip(" \0")
+        at = start + length
+    return found
+
+
+def unreadable(path: Path, error: Exception) -> str:
+    """Why a file cannot be read; its transfer syntax is named, since that is the usual reason."""
+    reason = str(error).strip().splitlines()[-1].replace(str(path), path.name)
+    syntax = file_meta(path).get(16, "")
+    if syntax and syntax not in PLAIN:
+        return (
+            f"its transfer syntax {syntax} cannot be decoded here, or its pixels are damaged; decompress it with "
+            "`dcmdjpeg` or `gdcmconv --raw`, or with pydicom and pylibjpeg"
+        )
+    return f"cannot be read ({reason}); copy or export it again"

@@ -1,0 +1,139 @@
+"""Masks as DICOM segmentation objects, for scans that came as DICOM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from ...runtime.errors import CaseError, UsageError
+from ...runtime.files import whole_file
+from .. import Grid
+
+#: What each class is called in SNOMED CT: category, and type, each as code and meaning.
+CODES = {
+    "kidney": (("123037004", "Anatomical Structure"), ("64033007", "Kidney")),
+    "tumour": (("49755003", "Morphologically Abnormal Structure"), ("126880001", "Neoplasm of kidney")),
+}
+NAME = "kits-unet3d"
+#: Tags that DICOM wants but lets be empty, and that an export without names may lack.
+MAY_BE_EMPTY = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+)
+
+#: By which a segmentation refers to its slices; an empty one refers to nothing.
+REFERRED_TO = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+
+
+def require_highdicom() -> None:
+    """Raises a UsageError if what writes these files is not installed."""
+    try:
+        import highdicom  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{error.name} is not installed; `pip install 'kits-unet3d[dicom]'`") from error
+
+
+def segmentation_path(grid: Grid, folder: str | Path) -> Path:
+    """Where the segmentation object of a scan goes."""
+    return Path(folder) / f"{grid.name}_seg.dcm"
+
+
+def coded(name: str) -> tuple[tuple[str, str], tuple[str, str, str]]:
+    """A class's category (of SNOMED CT), and its type as code, scheme and meaning."""
+    if name in CODES:
+        category, (code, meaning) = CODES[name]
+        return category, (code, "SCT", meaning)
+    return ("85756007", "Tissue"), (name[:16], "99KITS-UNET3D", name[:64])  # another data set's, without a code
+
+
+def write_segmentation(mask: np.ndarray, like: Grid, folder: str | Path, classes: Sequence[str]) -> Path | None:
+    """Writes a mask (X, Y, Z, uint8) as a DICOM segmentation that refers to the scan's own slices.
+
+    It belongs to the scan's patient and study, as their tags say. Empty segments have no frames.
+
+    Returns:
+        The file's path; None for a scan that is no DICOM.
+
+    Raises:
+        CaseError: if the mask is empty, has other slices than the series, or these lack what a segmentation must
+            repeat of them.
+    """
+    if not isinstance(like.header, tuple):
+        return None
+    if len(like.header) != mask.shape[2]:
+        raise CaseError(
+            f"{like.path}: no DICOM segmentation can be made of it, whose {len(like.header)} slices were put onto a "
+            f"grid of {mask.shape[2]}; export the missing ones"
+        )
+    if not mask.any():
+        raise CaseError(f"{like.path}: no DICOM segmentation is made of it, since its mask is empty")
+    import highdicom as hd  # an extra: only who wants these files needs it
+    import pydicom
+
+    try:
+        number = version(NAME)
+    except PackageNotFoundError:
+        number = "0"
+    algorithm = hd.AlgorithmIdentificationSequence(
+        name=NAME, version=number, family=hd.sr.CodedConcept("123110", "DCM", "Artificial Intelligence")
+    )
+    segments = [
+        hd.seg.SegmentDescription(
+            segment_number=index,
+            segment_label=name,
+            segmented_property_category=hd.sr.CodedConcept(code[0], "SCT", code[1]),
+            segmented_property_type=hd.sr.CodedConcept(*kind),
+            algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=algorithm,
+        )
+        for index, name in enumerate(classes[1:], start=1)
+        for code, kind in (coded(name),)
+    ]
+    sources = [pydicom.dcmread(path, stop_before_pixels=True) for path in like.header]
+    for source in sources:
+        lacking = [tag for tag in REFERRED_TO if not source.get(tag)]
+        if lacking:
+            raise CaseError(
+                f"{like.path}: no DICOM segmentation can be made of it, whose slices lack {', '.join(lacking)}; "
+                "leave out --dicom-seg, or complete its tags"
+            )
+        for missing in (tag for tag in MAY_BE_EMPTY if tag not in source):
+            setattr(source, missing, None)
+        if source.get("SliceThickness") is None:
+            source.SliceThickness = round(like.spacing_mm[2], 6)
+    try:
+        result = hd.seg.Segmentation(
+            source_images=sources,
+            pixel_array=np.ascontiguousarray(mask.transpose(2, 1, 0)),
+            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+            segment_descriptions=segments,
+            series_instance_uid=hd.UID(),
+            series_number=1000,
+            sop_instance_uid=hd.UID(),
+            instance_number=1,
+            manufacturer=NAME,
+            manufacturer_model_name=NAME,
+            software_versions=number,
+            device_serial_number="0",
+        )
+    except (AttributeError, KeyError, ValueError, TypeError) as error:
+        raise CaseError(
+            f"{like.path}: no DICOM segmentation can be made of it "
+            f"({type(error).__name__} {error}); leave out --dicom-seg, or complete its tags"
+        ) from error
+    if "ContentCreatorName" not in result:  # may be empty, not absent
+        result.ContentCreatorName = None
+    path = segmentation_path(like, folder)
+    with whole_file(path) as temporary:
+        result.save_as(temporary)
+    return path

@@ -1,0 +1,136 @@
+"""One DICOM series as a volume; positions, and nothing else, say where its slices lie."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import SimpleITK as sitk
+
+from ...runtime.errors import CaseError
+from ..itk import LPS_TO_RAS
+from ..options import Admission, ReadOptions, Stored
+from ..voxels import Hounsfield
+from .headers import Slice, unreadable
+from .series import DicomFolder, Series, shares_positions
+
+#: A step may differ from the others by this share before the slices count as uneven.
+UNEVEN = 0.05
+#: Distance from the line through the first and last slice at which a slice is out of place, in mm.
+OUT_OF_LINE_MM = 0.5
+#: Directions may differ by this and still be one.
+SAME_DIRECTION = 1e-3
+#: Angle between the slices' normal and the way from slice to slice, in degrees, above which it is a gantry tilt.
+TILT_DEGREES = 0.5
+
+
+def read_dicom(folder: DicomFolder, options: ReadOptions, admit: Admission) -> Stored:
+    """The chosen series of a folder.
+
+    Raises:
+        CaseError: naming the folder and the reason.
+    """
+    warnings = [f"left out: {count} {kind}" for kind, count in folder.left_out]
+    if folder.damaged:
+        names = ", ".join(one.path.name for one in folder.damaged[:3])
+        raise CaseError(f"{folder.path}: {len(folder.damaged)} damaged files ({names}): {folder.damaged[0].error}")
+    series = folder.choose(options.series)
+    slices = _in_order(folder, series)
+    affine, places = _geometry(folder, slices, options, warnings)
+    shape = (*slices[0].size, int(np.floor(places[-1] + 1.001)))
+    admit(shape, affine)
+    voxels, more = _voxels(folder, slices, shape, places, options)
+    paths = tuple(one.path for one in slices)
+    return Stored(voxels, affine, paths, (*warnings, *more))
+
+
+def _in_order(folder: DicomFolder, series: Series) -> list[Slice]:
+    where = f"{folder.path}: series {series.label}"
+    for one in series.slices:
+        missing = {"ImagePositionPatient": one.position, "ImageOrientationPatient": one.orientation}
+        missing["PixelSpacing"] = one.spacing
+        absent = [name for name, value in missing.items() if not value]
+        if absent:
+            raise CaseError(f"{where}: {one.path.name} has no {', '.join(absent)}, so its place is unknown")
+    if len(series.slices) < 2:
+        raise CaseError(f"{where} has one slice; a scan has three axes of several voxels each, name its whole folder")
+    for name in ("orientation", "spacing", "size"):
+        values = np.array([getattr(one, name) for one in series.slices], dtype=np.float64)
+        if np.abs(values - values[0]).max() > SAME_DIRECTION:
+            kinds = Counter(tuple(v) for v in values.round(3).tolist())
+            raise CaseError(f"{where}: its slices differ in {name} ({dict(kinds.most_common(3))}); separate them")
+    if shares_positions(series.slices):
+        raise CaseError(f"{where}: several slices lie at one position and no tag tells them apart; separate them")
+    return sorted(series.slices, key=lambda one: one.distance)
+
+
+def _geometry(
+    folder: DicomFolder, slices: Sequence[Slice], options: ReadOptions, warnings: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The affine to RAS, and the place of each slice along Z in voxels, whole numbers where nothing is missing."""
+    first = slices[0]
+    positions = np.array([one.position for one in slices])
+    along = np.array([one.distance for one in slices]) - first.distance
+    steps = np.diff(along)
+    step = float(np.median(steps))
+    uneven = bool((np.abs(steps - step) > UNEVEN * step).any())
+    if uneven and not options.allow_gaps:
+        worst = int(np.argmax(np.abs(steps - step)))
+        raise CaseError(
+            f"{folder.path}: slices are missing or uneven: {steps[worst]:.2f} mm between "
+            f"{slices[worst].path.name} and the next, {step:.2f} mm elsewhere; "
+            "find the missing ones, or fill in with --allow-gaps"
+        )
+    if not uneven:
+        step = float(along[-1] / (len(slices) - 1))
+    way = positions[-1] - positions[0]
+    line = positions[0] + np.outer(along / along[-1], way)
+    if np.linalg.norm(positions - line, axis=1).max() > max(OUT_OF_LINE_MM, UNEVEN * step):
+        raise CaseError(f"{folder.path}: its slices do not lie on a line, so they are no one volume; separate them")
+    third = way / along[-1] * step
+    tilt = np.degrees(np.arccos(np.clip(along[-1] / np.linalg.norm(way), -1, 1)))
+    if tilt > TILT_DEGREES:
+        warnings.append(f"gantry tilt of {tilt:.1f} degrees, corrected")
+    affine = np.eye(4)
+    affine[:3, 0] = np.multiply(first.orientation[:3], first.spacing[1])
+    affine[:3, 1] = np.multiply(first.orientation[3:], first.spacing[0])
+    affine[:3, 2], affine[:3, 3] = third, positions[0]
+    told = np.linalg.norm(affine[:3, :3], axis=0)
+    spacing = options.spacing_instead_of(told, warnings)
+    if spacing is not None:
+        affine[:3, :3] *= np.array(spacing) / told
+    if uneven:
+        warnings.append(f"uneven slices were put onto an even grid of {step:.2f} mm")
+    return LPS_TO_RAS @ affine, along / step if uneven else np.arange(len(slices), dtype=np.float64)
+
+
+def _voxels(
+    folder: DicomFolder, slices: Sequence[Slice], shape: tuple[int, int, int], places: np.ndarray, options: ReadOptions
+) -> tuple[np.ndarray, list[str]]:
+    """Slices one after the other; between two that are further apart the missing ones are interpolated."""
+    before, done = _plane(slices[0]), 1
+    hounsfield = Hounsfield(folder.path, shape, before.dtype, offset=options.hu_offset)
+    hounsfield.put(0, before)
+    for number, one in enumerate(slices[1:], start=1):
+        now = _plane(one)
+        while done < shape[2] and done <= places[number] + 1e-3:
+            share = (done - places[number - 1]) / (places[number] - places[number - 1])
+            hounsfield.put(done, now if share > 1 - 1e-3 else before * (1 - share) + now * share)
+            done += 1
+        before = now
+    return hounsfield.finished()
+
+
+def _plane(one: Slice) -> np.ndarray:
+    """Voxels (columns, rows, 1) of a file, in HU."""
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(str(one.path))
+    try:
+        image = reader.Execute()
+    except RuntimeError as error:
+        raise CaseError(f"{one.path}: {unreadable(one.path, error)}") from error
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        raise CaseError(f"{one.path}: each voxel is a colour; it is no CT")
+    return sitk.GetArrayFromImage(image).reshape(one.size[1], one.size[0], 1).transpose(1, 0, 2)

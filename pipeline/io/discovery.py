@@ -1,0 +1,242 @@
+"""Files, folders, globs, lists and DICOM series among what a user names."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..runtime.errors import UsageError
+from .dicom import DicomFolder, Slice, is_dicom, read_slice, sort_series
+from .options import ReadOptions
+from .scan_lists import ITK, NIFTI, ending_of, folders_of_results, is_list, read_list, scan_name, stem
+
+#: Endings of scans that are not read, and what to do with them.
+UNREAD = {
+    (".hdr", ".img", ".hdr.gz", ".img.gz"): "a scan in two files is not read; convert the pair to one .nii.gz",
+    (".dcm.gz", ".ima.gz"): "compressed DICOM is not read; unpack it with gunzip",
+    (".mgz", ".mgh", ".mnc", ".par"): "this format is not read; convert it to .nii.gz",
+    (".zip", ".tar", ".tar.gz", ".tgz", ".7z"): "an archive is not looked into; unpack it",
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """One scan that is still to be read.
+
+    Attributes:
+        path: of its file, or the folder of its DICOM series.
+        name: of its results below the output folder, with ``/`` between folders.
+        dicom: what is known of that folder.
+        series: the label of the series in it, where all are wanted.
+        patient: words that name whose scan it is, as the tags of what lies with it tell.
+        identity: words that name the patients of all that was looked through, left out or not.
+        error: why it cannot be read, where that is known already.
+    """
+
+    path: Path
+    name: str
+    dicom: DicomFolder | None = None
+    series: str | None = None
+    patient: frozenset[str] = frozenset()
+    identity: frozenset[str] = frozenset()
+    error: str = ""
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+def find_scans(
+    given: str | Path | Iterable[str | Path], options: ReadOptions | None = None, skipped: dict[str, str] | None = None
+) -> list[Found]:
+    """The scans that ``given`` names, each once, in a lasting order, with names that differ.
+
+    Args:
+        given: files, folders (searched to the bottom; masks ``*_seg`` and hidden files are passed over),
+            globs, and lists (``.txt`` with a path or glob a line, ``.csv`` with a column ``scan``, ``image``,
+            ``path`` or ``file``, or the paths first; relative to the list's folder or the current one).
+        options: ``series="all"`` makes a scan of every series in a DICOM folder.
+        skipped: gets a reason for whatever looks like a scan and is left out.
+
+    Raises:
+        UsageError: if something named is not there, or there is no scan.
+    """
+    options, skipped = options or ReadOptions(), {} if skipped is None else skipped
+    named = [given] if isinstance(given, str | Path) else list(given)
+    found: dict[tuple[Path, str | None, str], Found] = {}
+    identity: set[str] = set()
+    for one in named:
+        for scan in _expand(one, options, skipped):
+            identity |= scan.identity
+            key = (Path(os.path.realpath(scan.path)), scan.series, scan.error)
+            if key in found:
+                skipped[str(scan.path)] = "the same scan is named twice"
+            found.setdefault(key, scan)
+    if not found:
+        reasons = "".join(f"; {path}: {reason}" for path, reason in list(skipped.items())[:3])
+        raise UsageError(
+            f"{', '.join(map(str, named))}: holds neither {', '.join((*NIFTI, *ITK))} files nor a DICOM series{reasons}"
+        )
+    return [replace(scan, identity=frozenset(identity)) for scan in _distinct(list(found.values()))]
+
+
+def _expand(given: str | Path, options: ReadOptions, skipped: dict[str, str]) -> Iterator[Found]:
+    path = Path(given)
+    if path.is_dir() and not ending_of(path):
+        yield from _folder(path, options, skipped)
+    elif path.exists() or path.is_symlink():
+        if is_list(path):
+            yield from _list(path, options, skipped)
+        elif not ending_of(path) and path.is_file() and is_dicom(path):
+            yield from _dicom([read_slice(path)], path.parent, options, skipped)
+        else:
+            yield Found(path, scan_name(path))
+    elif matches := _matches(path, skipped):
+        for match in matches:
+            yield from _expand(match, options, skipped)
+    else:
+        raise UsageError(f"{path}: no such file or folder")
+
+
+def _matches(pattern: Path, skipped: dict[str, str]) -> list[Path]:
+    """What a glob matches, without hidden files and masks; nothing if it is none."""
+    if not glob.has_magic(str(pattern)):
+        return []
+    paths = sorted(map(Path, glob.glob(str(pattern), recursive=True)))
+    return [path for path in paths if path.is_dir() or not _passed_over(path, skipped)]
+
+
+def _passed_over(path: Path, skipped: dict[str, str]) -> bool:
+    """Whether a file is hidden, as unfinished ones are, or a mask, ours or KiTS19's."""
+    if path.name.startswith("."):
+        return True
+    if stem(path).endswith("_seg") or stem(path) == "segmentation":
+        skipped[str(path)] = "a mask, by its name; rename it if it is a scan"
+        return True
+    return False
+
+
+def _folder(top: Path, options: ReadOptions, skipped: dict[str, str]) -> Iterator[Found]:
+    dicom, files = [], []
+    for path in files_below(top, skipped):
+        if ending_of(path):
+            if not _passed_over(path, skipped):
+                files.append(path)
+        elif is_dicom(path):
+            dicom.append(path)
+        else:
+            name = path.name.lower()
+            skipped |= {str(path): reason for endings, reason in UNREAD.items() if name.endswith(endings)}
+    slices = [read_slice(path) for path in dicom]
+    patients: dict[str, frozenset[str]] = defaultdict(frozenset)
+    for one in slices:
+        # What lies in one folder of ``top``, at whatever depth, is taken for one patient's.
+        patients[one.path.relative_to(top).parts[0]] |= one.identity
+    identity = frozenset().union(*patients.values())
+    scans = [
+        Found(path, "/".join((*folders_of_results(path, path.relative_to(top).parts[:-1]), scan_name(path))))
+        for path in files
+    ]
+    for scan in (*scans, *_dicom(slices, top, options, skipped)):
+        parts = scan.path.relative_to(top).parts
+        yield replace(scan, patient=scan.patient | (patients[parts[0]] if parts else frozenset()), identity=identity)
+
+
+def _dicom(slices: list[Slice], top: Path, options: ReadOptions, skipped: dict[str, str]) -> Iterator[Found]:
+    folders = sort_series(slices, top)
+    some = any(folder.series or folder.damaged for folder in folders)
+    for folder in folders:
+        inside = folder.path.relative_to(top).parts
+        name = "/".join(inside) or scan_name(top)
+        if some and not folder.series and not folder.damaged:
+            skipped[str(folder.path)] = "no CT: " + ", ".join(f"{count} {kind}" for kind, count in folder.left_out)
+        elif options.series == "all" and len(folder.series) > 1:
+            for series in folder.series:
+                label = series.label
+                yield Found(folder.path, f"{name}_series{label}", folder, label, folder.identity, folder.identity)
+        else:
+            yield Found(folder.path, name, folder, None, folder.identity, folder.identity)
+
+
+def _list(path: Path, options: ReadOptions, skipped: dict[str, str]) -> Iterator[Found]:
+    for number, entry in read_list(path).items():
+        # What is wrong fails as a case of its own, so that the others of the list are still done.
+        try:
+            near = path.parent / entry
+            place = near if near.exists() or not Path(entry).exists() else Path(entry)
+            places = [place] if place.exists() else _matches(near, skipped) or _matches(Path(entry), skipped) or [place]
+            unusable = "another list, which is not followed; name its scans" if any(map(is_list, places)) else ""
+        except OSError as error:  # too long a name
+            unusable = f"no path ({error.strerror})"
+        if "\0" in entry:
+            unusable = "no path (it holds a zero byte)"
+        if unusable:
+            yield Found(path, f"{path.stem}-line{number}", error=f"line {number} is {unusable}")
+            continue
+        for place in places:
+            yield from _expand(place, options, skipped) if place.exists() else [Found(place, scan_name(place))]
+
+
+def _distinct(scans: list[Found]) -> list[Found]:
+    """Names that differ: with the folders that tell them apart, and at last with the ending."""
+    counts = Counter(scan.name for scan in scans)
+    if max(counts.values()) > 1:
+        common = os.path.commonpath([scan.path.absolute().parent for scan in scans])
+        scans = [
+            replace(scan, name="/".join((*_below(scan.path, common), scan.name.split("/")[-1])))
+            if counts[scan.name] > 1
+            else scan
+            for scan in scans
+        ]
+        counts = Counter(scan.name for scan in scans)
+        scans = [replace(s, name=s.name + ending_of(s.path)) if counts[s.name] > 1 else s for s in scans]
+    return _numbered(scans)
+
+
+def _numbered(scans: list[Found]) -> list[Found]:
+    """A name that is still taken gets a number, since one mask would replace the other."""
+    taken: set[str] = set()
+    for index, scan in enumerate(scans):
+        name, number = scan.name, 1
+        while name in taken:
+            number += 1
+            name = f"{scan.name}-{number}"
+        taken.add(name)
+        scans[index] = replace(scan, name=name)
+    return scans
+
+
+def _below(path: Path, common: str) -> tuple[str, ...]:
+    return folders_of_results(path, path.absolute().parent.relative_to(common).parts)
+
+
+def files_below(top: Path, skipped: dict[str, str]) -> Iterator[Path]:
+    """All files below ``top``; links are followed, but into no folder twice."""
+    seen = {os.path.realpath(path) for path in (top, *top.absolute().parents)}
+    for folder, folders, files in os.walk(top, followlinks=True, onerror=lambda e: _note(skipped, e)):
+        for name in sorted(folders):
+            path, real = os.path.join(folder, name), os.path.realpath(os.path.join(folder, name))
+            if real in seen:
+                skipped[path] = "a link back into what was searched already"
+                folders.remove(name)
+            elif name.startswith("."):
+                folders.remove(name)
+            elif ending_of(Path(name)):
+                skipped[path] = "is a folder with the name of a file; what is in it was searched"
+            seen.add(real)
+        folders.sort()
+        for name in sorted(files):
+            file = Path(folder, name)
+            if file.is_file():
+                yield file
+            elif file.is_symlink() and not file.exists():
+                skipped[str(file)] = "a link to nothing, or to itself"
+            else:
+                skipped[str(file)] = "is a pipe or device and no file"
+
+
+def _note(skipped: dict[str, str], error: OSError) -> None:
+    skipped[str(error.filename)] = f"cannot be opened ({error.strerror})"

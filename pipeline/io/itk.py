@@ -1,0 +1,155 @@
+"""NRRD and MetaImage files through SimpleITK, checked where it does not look."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..runtime.errors import CaseError
+from .nifti import choose_volume
+from .options import Admission, ReadOptions, Stored
+from .signature import check_packed, first_bytes, require_bytes
+from .voxels import Hounsfield, require_numbers, steps
+
+#: World axes of ITK (left, posterior, superior) against those of NIfTI (right, anterior, superior).
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+#: Beginnings of header entries, one of which says how large a voxel is.
+SPACING_KEYS = ("space directions", "spacings", "elementspacing", "elementsize")
+#: How a NRRD header may write the unit that is assumed here.
+MILLIMETRES = {"mm", "millimeter", "millimeters", "millimetre", "millimetres", ""}
+#: Numbers of axes that a file of one volume or several may have; ITK ends the whole process at others.
+FEWEST_AXES, MOST_AXES = 2, 5
+
+
+class ItkGeometry(NamedTuple):
+    """Geometry as ITK keeps it, so that a mask gets the very numbers back."""
+
+    spacing: tuple[float, ...]
+    origin: tuple[float, ...]
+    direction: tuple[float, ...]
+
+    @property
+    def affine(self) -> np.ndarray:
+        """4×4, voxel indices to RAS millimetres."""
+        affine = np.eye(4)
+        affine[:3, :3] = np.reshape(self.direction, (3, 3)) * np.array(self.spacing)
+        affine[:3, 3] = self.origin
+        return LPS_TO_RAS @ affine
+
+
+class _Text(NamedTuple):
+    """The header as text, and the file and place where the voxels begin."""
+
+    entries: dict[str, str]
+    data: Path
+    start: int
+
+
+def read_itk(path: Path, options: ReadOptions, admit: Admission) -> Stored:
+    """A NRRD or MetaImage file, in one part or two.
+
+    Raises:
+        CaseError: naming the file and the reason.
+    """
+    first_bytes(path)
+    text = _text(path)
+    axes = text.entries.get("ndims", text.entries.get("dimension", ""))
+    if axes not in map(str, range(FEWEST_AXES, MOST_AXES + 1)):
+        raise CaseError(f"{path}: has {axes or 'an unknown number of'} axes where a scan has 3; export it again")
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise _unreadable(path, error) from error
+    shape, volume = choose_volume(path, _without_ones([int(n) for n in reader.GetSize()]), options)
+    if reader.GetNumberOfComponents() > 1:
+        raise CaseError(f"{path}: each voxel has {reader.GetNumberOfComponents()} values, a colour; it is no CT")
+    dtype = _dtype(path, reader)
+    _check_data(path, text, int(np.prod([int(n) for n in reader.GetSize()], dtype=object)) * dtype.itemsize)
+    warnings: list[str] = []
+    geometry = _geometry(path, text, reader, options, warnings)
+    admit(shape, geometry.affine)
+    try:
+        array = sitk.GetArrayViewFromImage(image := reader.Execute())
+    except RuntimeError as error:
+        raise _unreadable(path, error) from error
+    hounsfield = Hounsfield(path, shape, array.dtype, offset=options.hu_offset)
+    slices = array.reshape(-1, shape[2], shape[1], shape[0])[volume]
+    for first, stop in steps(shape, dtype.itemsize):
+        hounsfield.put(first, slices[first:stop].transpose(2, 1, 0))
+    del array, slices, image
+    voxels, more = hounsfield.finished()
+    return Stored(voxels, geometry.affine, geometry, (*warnings, *more))
+
+
+def _unreadable(path: Path, error: Exception) -> CaseError:
+    reason = str(error).strip().splitlines()[-1]
+    return CaseError(f"{path}: cannot be read ({reason}); copy or export it again")
+
+
+def _without_ones(shape: list[int]) -> list[int]:
+    while len(shape) > 3 and shape[-1] == 1:
+        shape.pop()
+    return shape
+
+
+def _dtype(path: Path, reader: sitk.ImageFileReader) -> np.dtype:
+    probe = sitk.Image([1, 1, 1], reader.GetPixelID())
+    dtype = sitk.GetArrayViewFromImage(probe).dtype
+    require_numbers(path, dtype)
+    return dtype
+
+
+def _geometry(
+    path: Path, text: _Text, reader: sitk.ImageFileReader, options: ReadOptions, warnings: list[str]
+) -> ItkGeometry:
+    dimension = reader.GetDimension()
+    spacing = tuple(reader.GetSpacing()[:3])
+    told = any(key.startswith(SPACING_KEYS) for key in text.entries)
+    units = re.findall(r'"([^"]*)"', text.entries.get("space units", text.entries.get("units", "")))[:3]
+    foreign = {unit for unit in units if unit.strip().lower() not in MILLIMETRES}
+    instead = options.spacing_instead_of(spacing if told and not foreign else np.zeros(3), warnings)
+    if instead is not None:
+        spacing = instead
+    elif not told:
+        raise CaseError(f"{path}: does not say how large a voxel is; give it with --spacing")
+    elif foreign:
+        raise CaseError(f"{path}: a voxel of {spacing} {', '.join(foreign)} is not in mm; give its size with --spacing")
+    direction = np.reshape(reader.GetDirection(), (dimension, dimension))[:3, :3]
+    return ItkGeometry(spacing, tuple(reader.GetOrigin()[:3]), tuple(float(d) for d in direction.ravel()))
+
+
+def _text(path: Path) -> _Text:
+    """Reads the header's lines, which end before a blank one (NRRD) or with ElementDataFile (MetaImage)."""
+    meta = path.name.lower().endswith((".mha", ".mhd"))
+    entries: dict[str, str] = {}
+    with open(path, "rb") as stream:
+        for raw in iter(lambda: stream.readline(4096), b""):
+            key, found, value = raw.decode("utf-8", "replace").strip().partition("=" if meta else ":")
+            if found:
+                entries[key.strip().lower()] = value.strip(" =")
+            if (meta and key.strip().lower() == "elementdatafile") or (not meta and not raw.strip()):
+                break
+        start = stream.tell()
+    name = entries.get("elementdatafile" if meta else "data file", entries.get("datafile", ""))
+    if name.upper().startswith("LIST") or "%" in name:
+        raise CaseError(f"{path}: its voxels are in many files; convert it to one file")
+    return _Text(entries, path.parent / name, 0) if name not in ("", "LOCAL") else _Text(entries, path, start)
+
+
+def _check_data(path: Path, text: _Text, wanted: int) -> None:
+    """ITK fills what is missing with zeros, so length and checksum are verified first."""
+    if not text.data.is_file():
+        raise CaseError(f"{path}: its voxels should be in {text.data.name}, which is missing; copy both files")
+    encoding = text.entries.get("encoding", "raw").lower()
+    packed = encoding in ("gz", "gzip") or text.entries.get("compresseddata", "").lower() == "true"
+    if not packed and encoding != "raw":
+        return  # text, or bzip2: their readers stop with an error of their own
+    require_bytes(path, wanted, text.data.stat().st_size - text.start, packed)
+    if packed:
+        check_packed(text.data, text.start, wanted)

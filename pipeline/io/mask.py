@@ -1,0 +1,87 @@
+"""Masks as files, on exactly the grid of the scan they were made from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from ..runtime.files import whole_file
+from . import Grid
+from .itk import ItkGeometry
+from .scan_lists import ITK, ending_of
+
+#: Texts of a NIfTI header that may name the patient.
+PRIVATE_FIELDS = ("descrip", "db_name", "aux_file", "intent_name", "data_type")
+
+
+def mask_path(grid: Grid, folder: str | Path) -> Path:
+    """Where the mask of a scan goes: ``<name>_seg`` in its own format.
+
+    A DICOM folder's mask becomes ``.nii.gz``; a header with its data in a second file (``.mhd``, ``.nhdr``)
+    becomes the one-file form of its format.
+    """
+    ending = ending_of(grid.path) if isinstance(grid.header, ItkGeometry | nib.Nifti1Header) else ""
+    ending = {".mhd": ".mha", ".nhdr": ".nrrd", "": ".nii.gz"}.get(ending, ending)
+    return Path(folder) / f"{grid.name}_seg{ending}"
+
+
+def write_mask(mask: np.ndarray, like: Grid, folder: str | Path) -> Path:
+    """Writes ``mask`` (X, Y, Z, uint8) on exactly the grid ``like``, in that scan's own format; returns the path."""
+    if mask.shape != like.shape:
+        raise ValueError(f"mask must have the scan's shape {like.shape}, got {mask.shape}")
+    path = mask_path(like, folder)
+    with whole_file(path) as temporary:
+        if ending_of(path) in ITK:
+            image = sitk.GetImageFromArray(np.ascontiguousarray(mask.transpose(2, 1, 0)))
+            image.SetSpacing(like.header.spacing)
+            image.SetOrigin(like.header.origin)
+            image.SetDirection(like.header.direction)
+            sitk.WriteImage(image, str(temporary), useCompression=True)
+        else:
+            nib.save(_nifti(mask, like), temporary)
+    return path
+
+
+def _nifti(mask: np.ndarray, like: Grid) -> nib.Nifti1Image:
+    if not isinstance(like.header, nib.Nifti1Header):
+        return nib.Nifti1Image(mask, like.affine)
+    header = like.header.copy()
+    header.set_data_dtype(np.uint8)
+    header.set_slope_inter(1, 0)
+    header["cal_min"], header["cal_max"] = 0, 0
+    for field in PRIVATE_FIELDS:
+        if field in header:
+            header[field] = b""
+    # The affine goes in as None, so that nibabel leaves the header's own sform and qform alone.
+    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    return kind(mask, None, header)
+
+
+def probabilities_path(grid: Grid, folder: str | Path) -> Path:
+    """Where the probabilities of a scan go."""
+    return Path(folder) / f"{grid.name}_probabilities.npy"
+
+
+@contextmanager
+def probabilities_file(path: Path, grid: Grid, classes: int) -> Iterator[Callable[[torch.Tensor], None]]:
+    """Opens a NumPy file of float16 (X, Y, Z, classes) on the scan's grid; NIfTI knows no float16.
+
+    What it gives takes logits (classes, n, Y, Z), slab after slab along X, so that the whole is never in
+    memory. ``numpy.load(path, mmap_mode="r")`` reads it as sparingly.
+    """
+    with whole_file(path) as temporary, open(temporary, "wb") as stream:
+        header = {"descr": "<f2", "fortran_order": False, "shape": (*grid.shape, classes)}
+        np.lib.format.write_array_header_1_0(stream, header)
+
+        def put(logits: torch.Tensor) -> None:
+            shares = torch.softmax(logits.float(), dim=0).to(torch.float16).permute(1, 2, 3, 0)
+            stream.write(np.ascontiguousarray(shares.numpy()).data)
+
+        yield put
+        stream.flush()

@@ -1,0 +1,107 @@
+"""A CT scan from a file or a DICOM folder, read once, checked, in its own geometry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..runtime.errors import CaseError
+from . import Admission, Found, Grid, ReadOptions, Stored, find_scans
+from .dicom import read_dicom
+from .itk import read_itk
+from .nifti import read_nifti
+from .scan_lists import ITK, NIFTI, ending_of, scan_name
+from .signature import first_bytes
+from .voxels import check_geometry
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """A 3-D CT.
+
+    Attributes:
+        grid: where its voxels lie.
+        voxels: (X, Y, Z) in HU, int16 where the file holds whole numbers and float32 otherwise, no further
+            out than a scanner's 12 bits: padding counts as air.
+        warnings: what a user should know about it.
+    """
+
+    grid: Grid
+    voxels: np.ndarray
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        return self.grid.path
+
+    @property
+    def name(self) -> str:
+        return self.grid.name
+
+    @property
+    def affine(self) -> np.ndarray:
+        """4×4, voxel indices to RAS millimetres."""
+        return self.grid.affine
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Size of a voxel along its three axes."""
+        return self.grid.spacing_mm
+
+
+def read_scan(source: str | Path | Found, options: ReadOptions | None = None, admit: Admission | None = None) -> Scan:
+    """Reads and checks a scan: NIfTI, NRRD, MetaImage, or a folder with one DICOM series.
+
+    Args:
+        source: what :func:`find_scans` found, or a path.
+        options: ways out of what would otherwise be refused.
+        admit: is told shape and affine before the voxels are read, and may raise.
+
+    Raises:
+        CaseError: naming the file and the reason, if it cannot be read or is no 3-D CT.
+    """
+    options = options or ReadOptions()
+    found = source if isinstance(source, Found) else _found(Path(source), options)
+    path = found.path
+
+    def admitted(shape: tuple[int, int, int], affine: np.ndarray) -> None:
+        check_geometry(path, shape, affine, ", or give it with --spacing")
+        if admit is not None:
+            admit(shape, affine)
+
+    stored = _read(found, options, admitted)
+    x, y, z = stored.voxels.shape
+    grid = Grid(path, found.name, (x, y, z), stored.affine, stored.header)
+    oblique = ("its axes are oblique to the body's; it is resampled through its whole affine",) if grid.oblique else ()
+    return Scan(grid, stored.voxels, (*stored.warnings, *oblique))
+
+
+def _found(path: Path, options: ReadOptions) -> Found:
+    if path.is_dir() and not ending_of(path):
+        scans = find_scans(path, options)
+        if len(scans) > 1:
+            raise CaseError(f"{path}: holds {len(scans)} scans; name one of them")
+        return scans[0]
+    return Found(path, scan_name(path))
+
+
+def _read(found: Found, options: ReadOptions, admit: Admission) -> Stored:
+    path = found.path
+    if found.error:
+        raise CaseError(f"{path}: {found.error}")
+    if found.dicom is not None:
+        chosen = ReadOptions(**{**vars(options), "series": found.series or options.series})
+        return read_dicom(found.dicom, chosen, admit)
+    if ending_of(path) in NIFTI:
+        return read_nifti(path, options, admit)
+    if ending_of(path) in ITK:
+        return read_itk(path, options, admit)
+    first_bytes(path)
+    raise CaseError(f"{path}: unknown kind of file; known are {', '.join((*NIFTI, *ITK))} and DICOM folders")
+
+
+def same_grid(a: Scan, b: Scan) -> bool:
+    """Whether voxel for voxel the two lie at the same place (to a micrometre)."""
+    return a.grid.same_as(b.grid)

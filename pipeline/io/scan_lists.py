@@ -1,0 +1,78 @@
+"""What files of images are called, and what their results are called after them."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from ..runtime.errors import UsageError
+
+NIFTI = (".nii.gz", ".nii")
+ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
+
+
+def ending_of(path: Path) -> str:
+    """The ending by which an image's format is known, in lower case; empty if it is none of ours."""
+    return next((ending for ending in (*NIFTI, *ITK) if path.name.lower().endswith(ending)), "")
+
+
+def scan_name(path: Path) -> str:
+    """File name without the endings of images; the folder's for KiTS19's ``case_00000/imaging.nii.gz``."""
+    path = path.absolute() if path.name not in ("", "..") else path.resolve()
+    return path.parent.name if _named_by_folder(path) else stem(path)
+
+
+def stem(path: Path) -> str:
+    """File name without the endings of images."""
+    return path.name[: len(path.name) - len(ending_of(path))]
+
+
+def _named_by_folder(path: Path) -> bool:
+    return stem(path) == "imaging"
+
+
+def folders_of_results(path: Path, folders: tuple[str, ...]) -> tuple[str, ...]:
+    """A scan that is named by its folder needs none of that name around its results."""
+    return folders[:-1] if _named_by_folder(path) else folders
+
+
+LISTS = (".txt", ".csv")
+#: Columns of a CSV list that hold the scans; the first column otherwise.
+COLUMNS = ("scan", "image", "path", "file")
+
+
+def is_list(path: Path) -> bool:
+    """Whether it is a file with the ending of a list."""
+    return path.suffix.lower() in LISTS and path.is_file()
+
+
+def read_list(path: Path) -> dict[int, str]:
+    """The entries of a list, by line; empty lines and those that begin with ``#`` are none.
+
+    Raises:
+        UsageError: if it is no text.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: no usable list ({error})") from error
+    entries = {n: line.strip() for n, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")}
+    if path.suffix.lower() == ".csv":
+        return _column(entries)
+    return entries
+
+
+def _column(lines: dict[int, str]) -> dict[int, str]:
+    """The cells of a CSV list that hold the paths, by line; a line that cannot be split is kept as it is."""
+    rows = {}
+    for number, line in lines.items():
+        try:
+            rows[number] = [cell.strip() for cell in next(csv.reader([line]))]
+        except csv.Error:
+            rows[number] = [line]
+    first = next(iter(rows), 0)
+    header = [cell.lower() for cell in rows.get(first, [])]
+    column = next((header.index(name) for name in COLUMNS if name in header), None)
+    if column is not None:
+        del rows[first]
+    return {number: row[column or 0] for number, row in rows.items() if len(row) > (column or 0)}

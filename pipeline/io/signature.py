@@ -1,0 +1,94 @@
+"""What a file really is, by its first bytes."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+from ..runtime.errors import CaseError
+
+GZIP = b"\x1f\x8b"
+#: Deflate cannot shrink anything further than this.
+BEST_RATIO = 1032
+#: Bytes that may follow the voxels before a stream counts as endless.
+TAIL = 1 << 20
+
+
+def first_bytes(path: Path, count: int = 1024) -> bytes:
+    """The first bytes of an image file.
+
+    Raises:
+        CaseError: if there is no such file, or it is a folder, empty, or a download that never arrived.
+    """
+    if path.is_symlink() and not path.exists():
+        raise CaseError(f"{path}: a link to nothing; restore what it pointed to")
+    if path.is_dir():
+        raise CaseError(f"{path}: is a folder with the name of a file; name the scan inside it")
+    if path.exists() and not path.is_file():
+        raise CaseError(f"{path}: is a pipe or device and no file; copy what it gives into a file")
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(count)
+    except FileNotFoundError as error:
+        raise CaseError(f"{path}: no such file; check the name") from error
+    except OSError as error:
+        raise CaseError(f"{path}: cannot be read ({error.strerror}); check its permissions and disk") from error
+    if not head:
+        raise CaseError(f"{path}: the file is empty; copy or export it again")
+    text = head.lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        raise CaseError(f"{path}: download incomplete, this is a web page and no image; download it again")
+    if text.startswith(b"version https://git-lfs"):
+        raise CaseError(f"{path}: download incomplete, this is a Git LFS pointer; fetch it with `git lfs pull`")
+    return head
+
+
+def require_bytes(path: Path, wanted: int, following: int, packed: bool) -> None:
+    """Compares a header with the bytes behind it, before any of them is read.
+
+    Args:
+        path: for the message.
+        wanted: bytes of voxels the header announces.
+        following: bytes in the file after the header.
+        packed: whether those are compressed.
+
+    Raises:
+        CaseError: if so many voxels cannot be in so few bytes.
+    """
+    if wanted > (following * BEST_RATIO if packed else following):
+        raise CaseError(
+            f"{path}: its header announces {wanted} bytes of voxels, but only {following}"
+            f"{' compressed' if packed else ''} bytes follow; it is truncated, copy or export it again"
+        )
+
+
+def check_packed(path: Path, start: int, wanted: int) -> None:
+    """Unpacks gzip or zlib data to their end without keeping them, so that length and checksum are verified.
+
+    Args:
+        path: file with the data.
+        start: where in the file they begin.
+        wanted: bytes they must give.
+
+    Raises:
+        CaseError: if they are truncated, damaged, too few or endless.
+    """
+    unpacker, count = zlib.decompressobj(wbits=47), 0  # 47: gzip and zlib alike
+    with open(path, "rb") as stream:
+        stream.seek(start)
+        try:
+            while not unpacker.eof and count <= wanted + TAIL:
+                data = unpacker.unconsumed_tail or stream.read(1 << 18)
+                if not data:
+                    raise CaseError(f"{path}: truncated, its compressed data stop early; copy or export it again")
+                count += len(unpacker.decompress(data, TAIL))
+        except zlib.error as error:
+            raise CaseError(f"{path}: damaged ({error}); copy or export it again") from error
+    if count < wanted:
+        raise CaseError(f"{path}: holds {count} bytes of voxels, its header announces {wanted}; export it again")
+    if count > wanted + TAIL:
+        raise endless(path, wanted)
+
+
+def endless(path: Path, wanted: int) -> CaseError:
+    return CaseError(f"{path}: unpacks to more than the {wanted} bytes its header announces; export it again")

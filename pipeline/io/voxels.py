@@ -1,0 +1,163 @@
+"""Voxels on their way from a file into HU, a few slices at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..runtime.errors import CaseError
+
+#: HU of air, which everything below counts as; and the largest HU of a 12-bit scanner.
+AIR, DENSEST = -1024, 3071
+#: Below this a voxel is padding that a scanner or a program put around the picture.
+PADDING = -1500
+#: Share of voxels that may be no finite numbers.
+FEW = 0.01
+#: Unsigned 16-bit values above this are negative ones that were wrapped.
+WRAPPED = 60000
+#: Below this there is air, or at least lung: such values are in HU already.
+AIRY = -500
+
+
+class Hounsfield:
+    """Collects a volume, checks it as CT, and keeps it small: int16 where the file holds whole HU, else float32.
+
+    Args:
+        path: for messages.
+        shape: (X, Y, Z).
+        stored: type of the values in the file.
+        slope, intercept, offset: HU = stored · slope + intercept + offset.
+
+    Raises:
+        CaseError: if values of that type can be no CT, or the volume has no room in memory.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        shape: Sequence[int],
+        stored: np.dtype,
+        slope: float = 1.0,
+        intercept: float = 0.0,
+        offset: float = 0.0,
+    ) -> None:
+        require_numbers(path, stored)
+        self.path, self.slope, self.shift, self.offset = path, slope, intercept + offset, offset
+        whole = stored.kind in "iu" and slope == 1 and float(self.shift).is_integer()
+        try:
+            self.voxels = np.empty(tuple(shape), np.int16 if whole else np.float32, order="F")
+        except (MemoryError, ValueError) as error:
+            raise CaseError(f"{path}: {tuple(shape)} voxels have no room in memory; correct the header") from error
+        # An offset that a scan does not need must not make padding of its air.
+        self.floor = PADDING + min(offset, 0.0)
+        self.lowest, self.highest, self.thinnest = np.inf, -np.inf, np.inf
+        self.strange = self.padding = self.wrapped = 0
+
+    def put(self, first: int, slices: np.ndarray) -> None:
+        """Takes slices (X, Y, n) as stored, the first being number ``first`` along Z."""
+        strange = self.strange
+        if slices.dtype.kind == "f":
+            values = self._finite(slices.astype(np.float64))
+        else:
+            values = slices.astype(np.int64 if slices.dtype.itemsize > 2 else np.int32)
+            if slices.dtype.kind == "u" and slices.dtype.itemsize == 2:
+                wrapped = values > WRAPPED
+                self.wrapped += int(wrapped.sum())
+                values -= wrapped * 65536
+        if self.slope != 1:
+            values = values * self.slope
+        if self.shift:
+            values = values + (int(self.shift) if values.dtype.kind == "i" and not self.shift % 1 else self.shift)
+        self.lowest, self.highest = min(self.lowest, float(values.min())), max(self.highest, float(values.max()))
+        outside = values < self.floor
+        self.padding += int(outside.sum()) - (self.strange - strange)
+        # Neither padding nor what was no number tells whether there is air.
+        self.thinnest = min(self.thinnest, float(values.min(where=~outside, initial=int(ABSURD))))
+        # Here, before any resampling, which would smear padding of -3024 into the body.
+        np.clip(values, AIR, DENSEST, out=values)
+        if values.dtype.kind == "f" and self.voxels.dtype.kind == "i":
+            values = np.rint(values)
+        self.voxels[:, :, first : first + slices.shape[2]] = values
+
+    def _finite(self, values: np.ndarray) -> np.ndarray:
+        strange = ~np.isfinite(values)
+        count = int(strange.sum())
+        if count:
+            self.strange += count
+            values[strange] = (self.floor + PADDING - self.shift) / self.slope
+        return values
+
+    def finished(self) -> tuple[np.ndarray, list[str]]:
+        """The volume in HU, within [AIR, DENSEST], and what a user should know.
+
+        Raises:
+            CaseError: if it can be no CT in HU.
+        """
+        warnings = []
+        if self.strange >= FEW * self.voxels.size:
+            raise CaseError(
+                f"{self.path}: {self.strange} of {self.voxels.size} voxels are not finite numbers; export it again"
+            )
+        if max(-self.lowest, self.highest) > ABSURD:
+            raise CaseError(f"{self.path}: values from {self.lowest:g} to {self.highest:g} are no HU; export it again")
+        if self.thinnest >= 0 and self.highest > 100:
+            raise CaseError(
+                f"{self.path}: values from {self.thinnest:g} to {self.highest:g} without any air near -1000 are not "
+                "HU; if they are HU plus a constant, give it back with --hu-offset (often --hu-offset=-1024)"
+            )
+        if self.offset and self.thinnest - self.offset < AIRY:
+            stored = self.thinnest - self.offset
+            warnings.append(f"it has air at {stored:g} already, yet --hu-offset moved all by {self.offset:g}")
+        if self.strange:
+            warnings.append(f"{self.strange} voxels were not finite numbers and count as air")
+        if self.wrapped:
+            warnings.append(f"{self.wrapped} unsigned voxels above {WRAPPED} were taken as wrapped negative ones")
+        if self.padding:
+            warnings.append(f"{self.padding} voxels below {self.floor:g} HU are padding and count as air")
+        return self.voxels, warnings
+
+
+def steps(shape: Sequence[int], itemsize: int, budget: int = 1 << 24) -> list[tuple[int, int]]:
+    """Ranges of slices along Z that hold about ``budget`` bytes each."""
+    count = max(1, budget // max(1, shape[0] * shape[1] * itemsize))
+    return [(start, min(start + count, shape[2])) for start in range(0, shape[2], count)]
+
+
+#: Bounds of a believable voxel size in mm.
+SMALLEST_MM, LARGEST_MM = 0.05, 20.0
+#: Beyond this a number is no HU at all, not even wrapped or padding.
+ABSURD = 1e5
+
+
+def believable(spacing_mm: Sequence[float] | np.ndarray) -> bool:
+    """Whether a voxel can be of that size."""
+    return all(SMALLEST_MM <= size <= LARGEST_MM for size in spacing_mm)
+
+
+def require_regular(path: Path, affine: np.ndarray) -> None:
+    """Raises a CaseError if an affine (4×4) puts different voxels at one place, or nowhere."""
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= 1e-3 * np.prod(spacing):
+        raise CaseError(f"{path}: its affine is singular, so nothing says where a voxel lies; export it again")
+
+
+def check_geometry(path: Path, shape: Sequence[int], affine: np.ndarray, way_out: str = "") -> None:
+    """Raises a CaseError if the voxels of a scan lie where none can; ``way_out`` follows "correct the header"."""
+    if min(shape) < 2:
+        raise CaseError(f"{path}: has shape {tuple(shape)}; a scan has three axes of several voxels each")
+    require_regular(path, affine)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if not believable(spacing):
+        raise CaseError(
+            f"{path}: a voxel of {' x '.join(f'{s:g}' for s in spacing)} mm is not believable "
+            f"({SMALLEST_MM} to {LARGEST_MM} mm); correct the header{way_out}"
+        )
+
+
+def require_numbers(path: Path, stored: np.dtype) -> None:
+    """Raises a CaseError if values of that type can be no CT."""
+    if stored.kind not in "iuf":
+        kind = {"c": "complex", "V": "colour"}.get(stored.kind, "unknown")
+        raise CaseError(f"{path}: its voxels are {kind} ({stored}), not numbers in HU; it is no CT")

@@ -1,0 +1,109 @@
+"""What may be taken out of a predicted mask; nothing, unless asked for."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from ..io.scan import Scan
+from ..runtime.errors import UsageError
+from .connected_components import KIDNEY, LEAST_KIDNEY_ML, TUMOUR, Parts, affine_of, box_around, centre_of, middle_mm
+
+#: A voxel and those it shares a face with.
+FACES = ndimage.generate_binary_structure(3, 1)
+
+
+@dataclass(frozen=True)
+class PostProcessing:
+    """Takes out of a mask what is likely wrong, in this order. Parts are connected through faces.
+
+    Attributes:
+        keep_kidneys: keep, of the parts of kidney and tumour together, the largest on each side of the body's
+            middle plane, if it has at least 20 mL. A part is on the side of its centre. Two kidneys that are
+            one part are therefore kept, and with them the largest part on the other side.
+        tumour_touches_kidney: drop parts of tumour that share no face with kidney.
+        min_tumour_mm3: parts of tumour smaller than this become kidney if they touch it, else background.
+
+    Raises:
+        UsageError: if the size is negative or no number, or one of the others neither true nor false.
+    """
+
+    keep_kidneys: bool = False
+    tumour_touches_kidney: bool = False
+    min_tumour_mm3: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("keep_kidneys", "tumour_touches_kidney"):
+            if not isinstance(getattr(self, name), bool):
+                raise UsageError(f"{name} must be true or false, got {getattr(self, name)!r}")
+        if not (math.isfinite(self.min_tumour_mm3) and self.min_tumour_mm3 >= 0):
+            raise UsageError(f"min_tumour_mm3 must be a number from 0, got {self.min_tumour_mm3}")
+
+    @classmethod
+    def read(cls, path: str | Path) -> PostProcessing:
+        """What a JSON file with some of the attributes says, such as `kits-unet3d folds` writes.
+
+        Raises:
+            UsageError: if it cannot be used.
+        """
+        try:
+            return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise UsageError(
+                f"{path}: no usable settings of post-processing ({error}); known are {[f.name for f in fields(cls)]}"
+            ) from error
+
+    def __bool__(self) -> bool:
+        """Whether anything is asked for."""
+        return self != PostProcessing()
+
+    def __call__(self, mask: np.ndarray, scan: Scan) -> np.ndarray:
+        """The mask (X, Y, Z, uint8 with kidney 1 and tumour 2) on its scan's grid without what is taken out.
+
+        A new array if anything is asked for and there is any foreground; the given one is left as it is.
+        """
+        box = box_around(mask) if self else None
+        if box is None:
+            return mask
+        result = mask.copy()
+        inside = result[box]
+        voxel_mm3 = scan.grid.voxel_ml * 1000
+        if self.keep_kidneys:
+            middle = middle_mm(scan.voxels, scan.affine)
+            _keep_kidneys(inside, affine_of(box, scan.affine), middle, LEAST_KIDNEY_ML * 1000 / voxel_mm3)
+        if self.tumour_touches_kidney or self.min_tumour_mm3:
+            least = self.min_tumour_mm3 / voxel_mm3 * (1 - 1e-9)  # what is exactly so large stays, rounded or not
+            _drop_tumours(inside, self.tumour_touches_kidney, least)
+        return result
+
+
+def _keep_kidneys(labels: np.ndarray, affine: np.ndarray, middle: float, least: float) -> None:
+    parts = Parts.of(labels > 0)
+    large = parts.only(parts.largest_first(least)[:255])
+    del parts
+    kept: dict[bool, int] = {}
+    for number, where in enumerate(ndimage.find_objects(large), start=1):
+        centre = centre_of(large[where] == number) + [side.start for side in where]
+        kept.setdefault(bool(affine[0, :3] @ centre + affine[0, 3] > middle), number)
+    labels[~np.isin(large, list(kept.values()))] = 0
+
+
+def _drop_tumours(labels: np.ndarray, must_touch: bool, least: float) -> None:
+    parts = Parts.of(labels == TUMOUR)
+    beside_kidney = ndimage.binary_dilation(labels == KIDNEY, FACES)
+    touching = np.zeros(len(parts.sizes), dtype=bool)
+    for numbers, beside in zip(parts.numbers, beside_kidney, strict=True):
+        touching[numbers[beside]] = True
+    del beside_kidney
+    small = parts.sizes < least
+    becomes = np.full(len(parts.sizes), TUMOUR, dtype=labels.dtype)
+    becomes[small & touching] = KIDNEY
+    becomes[~touching & (small | must_touch)] = 0
+    for plane, numbers in zip(labels, parts.numbers, strict=True):
+        inside = numbers > 0
+        plane[inside] = becomes[numbers[inside]]

@@ -1,0 +1,219 @@
+"""A folder of phantom cases in KiTS19's layout."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import multiprocessing
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data.datasets import known_cases
+from ..model import PHANTOMS
+from ..runtime.errors import UsageError
+from ..runtime.files import whole_file, write_json
+from .case import make_phantom, phantom_around
+from .patient import CONTRASTS
+
+IMAGING, SEGMENTATION = "imaging.nii.gz", "segmentation.nii.gz"
+_DESCRIPTION = "dataset.json"
+_GZIP_LEVEL = 1  # CT noise hardly compresses; higher levels only take longer
+_ONE_IN = 5  # as in KiTS19, one case in five is for evaluation
+#: Between the numbers of two bodies around one label map: 10,041 and 20,041 are of case 41.
+_NEXT_BODY = 10_000
+
+
+@dataclass(frozen=True)
+class _Task:
+    folder: Path
+    seed: int
+    source: Path | None
+    shape: tuple[int, ...] | None
+    spacing_mm: tuple[float, ...] | None
+    contrast: str
+
+
+def write_dataset(
+    out: str | os.PathLike[str],
+    cases: int | None = None,
+    *,
+    labels: str | os.PathLike[str] | None = None,
+    bodies: int = 1,
+    seed: int = 0,
+    shape: Sequence[int] | None = None,
+    spacing_mm: Sequence[float] | None = None,
+    contrast: str = "enhanced",
+    workers: int = 1,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> list[Path]:
+    """Writes ``out/case_XXXXX/imaging.nii.gz`` and ``segmentation.nii.gz``; returns the case folders.
+
+    Without ``labels``, ``cases`` synthetic ones from case_00000 on. With ``labels``, a folder of
+    ``case_XXXXX/segmentation.nii.gz``, a phantom around each, or around the first ``cases`` of them; the label
+    files are copied as they are, and the images lie on their grids. With ``bodies``, each label map that is for
+    training gets that many different ones: those of case 41 are case_00041, case_10041, … A case depends on
+    ``seed`` and its number alone, and its files on nothing else, byte by byte. A case that has both files is left
+    as it is, so an interrupted run goes on where it stopped. ``progress(case name, cases done, cases in all)`` is
+    called after each. ``out/dataset.json`` gives the split: KiTS19's own for its cases around real labels, else one
+    case in five for evaluation. ``contrast`` is ``"enhanced"``, or ``"wide"`` for any phase and uptake of the medium.
+
+    Raises:
+        UsageError: if there is nothing to make.
+    """
+    if cases is not None and cases < 1:
+        raise UsageError(f"cases must be at least 1, got {cases}")
+    if seed < 0:
+        raise UsageError(f"seed must not be negative, got {seed}")
+    if workers < 1:
+        raise UsageError(f"workers must be at least 1, got {workers}")
+    if not 1 <= bodies <= 9 or (bodies > 1 and labels is None):
+        raise UsageError(f"bodies must be 1 to 9, and 1 without labels, got {bodies}")
+    if contrast not in CONTRASTS:
+        raise UsageError(f"contrast must be one of {', '.join(CONTRASTS)}, got {contrast!r}")
+    if labels is not None and (shape is not None or spacing_mm is not None):
+        raise UsageError("shape and spacing_mm come from the label maps when labels is given")
+    if labels is None:
+        if cases is None:
+            raise UsageError("cases must be given without labels")
+        sources: list[tuple[str, Path | None]] = [(f"case_{i:05d}", None) for i in range(cases)]
+    else:
+        sources = [
+            (f"case_{_number(name) + _NEXT_BODY * body:05d}", path)
+            for name, path in _label_files(Path(labels))[:cases]
+            for body in range(bodies if _split(name, True) == "training" else 1)
+        ]
+    tasks = [
+        _Task(
+            Path(out) / name,
+            _case_seed(seed, _number(name)),
+            source,
+            None if shape is None else tuple(shape),
+            None if spacing_mm is None else tuple(spacing_mm),
+            contrast,
+        )
+        for name, source in sources
+    ]
+    made: dict[str, Any] = {
+        "seed": seed,
+        "around_labels": labels is not None,
+        "shape": _plain(shape),
+        "spacing_mm": _plain(spacing_mm),
+    }
+    if contrast != "enhanced":
+        made["contrast"] = contrast
+    _refuse_a_mixture(Path(out), made)
+    _write_description(Path(out), made)
+    for done, name in enumerate(_run(tasks, workers), 1):
+        if progress is not None:
+            progress(name, done, len(tasks))
+    _write_description(Path(out), made)
+    return [task.folder for task in tasks]
+
+
+def _plain(numbers: Sequence[float] | None) -> list[float] | None:
+    return None if numbers is None else list(numbers)
+
+
+def _refuse_a_mixture(out: Path, made: dict[str, Any]) -> None:
+    """Cases of other settings must not lie in one folder, or the seed would say nothing about it."""
+    if not (out / _DESCRIPTION).is_file():
+        return
+    before = json.loads((out / _DESCRIPTION).read_text(encoding="utf-8")).get("made")
+    if before != made:
+        raise UsageError(f"{out}: holds phantoms made with {before}; choose another folder for {made}")
+
+
+def _write_description(out: Path, made: dict[str, Any]) -> None:
+    split: dict[str, list[str]] = {"training": [], "evaluation": []}
+    for folder in sorted(out.glob("case_*")):
+        split[_split(folder.name, made["around_labels"])].append(folder.name)
+    write_json(out / _DESCRIPTION, {"name": PHANTOMS, "made": made, **split})
+
+
+def _split(name: str, around_labels: bool) -> str:
+    """Which split a case is in; all bodies of a label map are in the same."""
+    number = _number(name) % _NEXT_BODY
+    known = known_cases().get(f"case_{number:05d}") if around_labels else None
+    return known.split if known else "training" if number % _ONE_IN else "evaluation"
+
+
+def _number(name: str) -> int:
+    return int(name.removeprefix("case_"))
+
+
+def _label_files(folder: Path) -> list[tuple[str, Path | None]]:
+    found: list[tuple[str, Path | None]] = [
+        (path.parent.name, path)
+        for path in sorted(folder.glob(f"case_*/{SEGMENTATION}"))
+        if re.fullmatch(r"case_\d+", path.parent.name)
+    ]
+    if not found:
+        raise UsageError(f"no case_XXXXX/{SEGMENTATION} in {folder}")
+    return found
+
+
+def _case_seed(seed: int, number: int) -> int:
+    """A seed for one case, independent of how many there are."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0])
+
+
+def _run(tasks: list[_Task], workers: int) -> Iterator[str]:
+    if workers == 1 or len(tasks) == 1:
+        yield from map(_write_case, tasks)
+        return
+    # Forking a process that has threads (BLAS, a trainer) may lock up; spawning is safe anywhere.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context) as pool:
+        for future in as_completed([pool.submit(_write_case, task) for task in tasks]):
+            yield future.result()
+
+
+def _write_case(task: _Task) -> str:
+    imaging, segmentation = task.folder / IMAGING, task.folder / SEGMENTATION
+    if imaging.is_file() and segmentation.is_file():
+        return task.folder.name
+    if task.source is None:
+        phantom = make_phantom(task.seed, shape=task.shape, spacing_mm=task.spacing_mm, contrast=task.contrast)
+        _save(segmentation, phantom.label, _header(phantom.affine))
+        _save(imaging, phantom.voxels, _header(phantom.affine))
+        return task.folder.name
+    truth: Any = nib.load(task.source)
+    try:
+        phantom = phantom_around(np.asanyarray(truth.dataobj), truth.affine, task.seed, contrast=task.contrast)
+    except ValueError as error:
+        raise UsageError(f"{task.source}: {error}") from error
+    with whole_file(segmentation) as temporary:
+        shutil.copyfile(task.source, temporary)
+    # The label's own header gives the image the same voxel size to the last bit.
+    _save(imaging, phantom.voxels, truth.header.copy())
+    return task.folder.name
+
+
+def _header(affine: NDArray[np.float64]) -> nib.Nifti1Header:
+    header = nib.Nifti1Image(np.zeros((1, 1, 1), np.int16), affine).header
+    header.set_sform(affine, code=2)
+    header.set_qform(affine, code=0)
+    header.set_xyzt_units("mm")
+    return header
+
+
+def _save(path: Path, array: NDArray[Any], header: nib.Nifti1Header) -> None:
+    header.set_data_dtype(array.dtype)
+    image = nib.Nifti1Image(array, None, header)
+    # Without a name and a time in the gzip header, equal images are equal files.
+    with (
+        whole_file(path) as temporary,
+        open(temporary, "wb") as raw,
+        gzip.GzipFile("", "wb", _GZIP_LEVEL, raw, mtime=0) as packed,
+    ):
+        image.to_stream(packed)

@@ -1,0 +1,1 @@
+"""Show results: a summary of a batch, pictures, and an HTML report."""

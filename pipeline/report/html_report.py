@@ -1,0 +1,92 @@
+"""A batch's report as one page to look at."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+from ..runtime.errors import UsageError
+from ..runtime.files import whole_file
+from .summary import Report
+from .viewer import MOST_SLICES, read_slices
+
+PAGE = "report.html"
+#: What of a case the page is made of.
+PICTURE, SLICES = "_seg.png", "_slices.json"
+#: Slices of all cases together, of about 10 kB each: beyond, each case shows fewer.
+SLICES_IN_ALL = 8000
+#: Pixels of a picture on the page, at most.
+PICTURE_PIXELS = (720, 960)
+
+
+def require_page() -> None:
+    """Raises a UsageError if what draws pictures and pages is not installed."""
+    try:
+        import jinja2  # noqa: F401
+        import matplotlib  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{error.name} is not installed; `pip install 'kits-unet3d[figures]'`") from error
+
+
+def page_wanted(asked: bool | None) -> bool:
+    """Whether pictures and a page are made: as asked, else, with a note, wherever what draws them is installed.
+
+    Raises:
+        UsageError: if they are asked for and it is not.
+    """
+    if asked is None:
+        try:
+            require_page()
+        except UsageError as error:
+            print(f"no pictures and no {PAGE}: {error}")
+            return False
+    elif asked:
+        require_page()
+    return asked is not False
+
+
+def write_page(report: Report) -> Path:
+    """Writes ``report.html`` into the report's folder: every case with its measures, notes, picture and slices.
+
+    One file that needs nothing else, neither network nor the files beside it.
+    """
+    import jinja2  # an extra: only who wants pages needs it
+
+    files = {
+        ending: {
+            name: report.folder / file
+            for name, case in report.cases.items()
+            for file in case["files"]
+            if file.endswith(ending) and (report.folder / file).is_file()
+        }
+        for ending in (PICTURE, SLICES)
+    }
+    most = max(1, min(MOST_SLICES, SLICES_IN_ALL // max(1, len(files[SLICES]))))
+    classes = dict.fromkeys(name for case in report.cases.values() for name in case.get("volumes_ml", {}))
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True
+    )
+    pieces = environment.get_template("page.html").generate(
+        cases=dict(sorted(report.cases.items())),
+        classes=list(classes),
+        pictures={name: _smaller(path) for name, path in files[PICTURE].items()},
+        slices={name: read_slices(path, most) for name, path in files[SLICES].items()},
+        summary=report.summary,
+        warning=report.model.get("warning"),
+    )
+    path = report.folder / PAGE
+    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8", errors="backslashreplace") as stream:
+        stream.writelines(pieces)
+    return path
+
+
+def _smaller(path: Path) -> str:
+    from PIL import Image  # comes with the extra for figures
+
+    stream = io.BytesIO()
+    with Image.open(path) as image:
+        picture = image.convert("RGB")
+        picture.thumbnail(PICTURE_PIXELS)
+        picture.save(stream, "JPEG", quality=85)
+    return base64.b64encode(stream.getvalue()).decode("ascii")

@@ -1,0 +1,115 @@
+"""A picture of a scan with its masks, to look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..io.scan import Scan, read_scan, same_grid
+from ..masks.connected_components import KIDNEY, TUMOUR
+from ..runtime.errors import CaseError
+from ..runtime.files import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: HU shown from black to white: abdominal soft tissue.
+WINDOW = (-160, 240)
+COLOURS = {KIDNEY: "#30d158", TUMOUR: "#ff453a", 3: "#0a84ff", 4: "#ffd60a", 5: "#bf5af2", 6: "#64d2ff"}
+#: What lies at the left and right edge of each view.
+VIEWS = {"axial": "RL", "coronal": "RL", "sagittal": "AP"}
+
+
+def place_to_show(mask: np.ndarray) -> tuple[int, int, int]:
+    """Where the slices through the middle of the tumour cross, else those through the kidney, else the middle.
+
+    Args:
+        mask: (slices, rows, columns) with axes to inferior, posterior, left.
+
+    Returns:
+        Slice with most of it, and of that slice the row and the column with most of it.
+    """
+    for region in (mask == TUMOUR, mask > 0):
+        if region.any():
+            axial = int(np.argmax(region.sum(axis=(1, 2))))
+            plane = region[axial]
+            return axial, int(np.argmax(plane.sum(axis=1))), int(np.argmax(plane.sum(axis=0)))
+    slices, rows, columns = mask.shape
+    return slices // 2, rows // 2, columns // 2
+
+
+def picture(scan: Scan, predicted: np.ndarray, truth: np.ndarray | None = None) -> Figure:
+    """A figure: the scan alone, then with the truth (if given), then with the prediction; axial, coronal, sagittal.
+
+    Each view has the patient's sides at its edges and a scale bar.
+
+    Args:
+        scan: what was segmented.
+        predicted, truth: labels on the scan's grid; kidney is outlined green, tumour red. The slices go through
+            the middle of the truth's tumour, or kidney, if it is given, else of the prediction's.
+    """
+    import matplotlib.figure  # an extra: only who wants figures needs it
+
+    image, affine = scan.grid.facing(scan.voxels)
+    given = {"scan": None, "truth": truth, "prediction": predicted}
+    masks = {name: None if m is None else scan.grid.facing(m)[0] for name, m in given.items()}
+    if truth is None:
+        del masks["truth"]
+    leading, _ = scan.grid.facing(predicted if truth is None else truth)
+    place = place_to_show(leading)
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    figure = matplotlib.figure.Figure(figsize=(4 * len(masks), 11), facecolor="black", layout="constrained")
+    for column, (name, mask) in enumerate(masks.items()):
+        for axis, (view, edges) in enumerate(VIEWS.items()):
+            axes = figure.add_subplot(3, len(masks), axis * len(masks) + column + 1)
+            row_mm, column_mm = (float(size) for size in np.delete(sizes, axis))
+            plane = np.take(image, place[axis], axis)
+            axes.imshow(plane, cmap="gray", vmin=WINDOW[0], vmax=WINDOW[1], aspect=row_mm / column_mm)
+            if mask is not None:
+                _outline(axes, np.take(mask, place[axis], axis))
+            axes.text(0.02, 0.5, edges[0], color="white", transform=axes.transAxes)
+            axes.text(0.98, 0.5, edges[1], color="white", transform=axes.transAxes, ha="right")
+            _scale_bar(axes, plane.shape, column_mm)
+            axes.set_axis_off()
+            axes.set_title(f"{name}, {view}", color="white", fontsize=9)
+    return figure
+
+
+def _outline(axes: Axes, labels: np.ndarray) -> None:
+    for number, colour in COLOURS.items():
+        if (labels == number).any():
+            axes.contour(labels == number, levels=[0.5], colors=[colour], linewidths=1)
+
+
+def _scale_bar(axes: Axes, shape: tuple[int, ...], column_mm: float) -> None:
+    rows, columns = shape
+    length = 50 if columns * column_mm >= 150 else 10  # in mm
+    end = columns * 0.97
+    axes.plot([end - length / column_mm, end], [rows * 0.96] * 2, color="white", linewidth=2)
+    axes.text(end, rows * 0.94, f"{length} mm", color="white", fontsize=7, ha="right", va="bottom")
+    axes.set_xlim(-0.5, columns - 0.5)
+    axes.set_ylim(rows - 0.5, -0.5)
+
+
+def save_picture(scan: Scan, predicted: np.ndarray, path: str | Path, truth: np.ndarray | None = None) -> Path:
+    """Writes :func:`picture` as a PNG; returns its path."""
+    path = Path(path)
+    with whole_file(path) as temporary:
+        picture(scan, predicted, truth).savefig(temporary, dpi=90, format="png")
+    return path
+
+
+def picture_of_files(scan: str | Path, mask: str | Path, path: str | Path, truth: str | Path | None = None) -> Path:
+    """:func:`save_picture` from files that lie on one grid."""
+    read = read_scan(scan)
+
+    def on_the_grid(file: str | Path) -> np.ndarray:
+        labels = read_scan(file)
+        if not same_grid(labels, read):
+            raise CaseError(f"{file}: lies on another grid than {scan}")
+        return labels.voxels
+
+    return save_picture(read, on_the_grid(mask), path, None if truth is None else on_the_grid(truth))

@@ -1,0 +1,1 @@
+"""Shared by all that runs: processes, memory, whole files, errors, configurations."""

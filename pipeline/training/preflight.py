@@ -1,0 +1,84 @@
+"""Where weight gradients in bf16 are wrong on a CPU, and a training refuses to begin."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kits_unet3d.transforms import Recipe
+
+from ..data import Index, require_data, training_list
+from ..device import Accelerator
+from ..runtime.errors import UsageError, errors_reported
+
+
+def refuse_shallow_bf16(network: nn.Module, roi_size: Sequence[int], accelerator: Accelerator) -> None:
+    """Ends the program if ``network`` would convolve in bf16, on a CPU, what is two slices deep.
+
+    torch 2.13 with oneDNN there adds memory that nobody has written to the weights' gradient: numbers that are a
+    little wrong or not finite, and differ from run to run. FP32 and other depths are right.
+
+    Args:
+        network: takes (1, C, D, H, W), with the C of its first convolution.
+        roi_size: D, H, W of the training's patches, voxels.
+
+    Raises:
+        SystemExit: with one sentence and exit code 2.
+    """
+    if not (accelerator.on_cpu and accelerator.precision == "bf16"):
+        return
+    depths: set[int] = set()
+    twin = copy.deepcopy(network).to("meta")  # shapes alone: neither memory nor time
+    convolutions = [module for module in twin.modules() if isinstance(module, nn.Conv3d)]
+    for convolution in convolutions:
+        if convolution.kernel_size[0] > 1:
+            convolution.register_forward_pre_hook(lambda _module, inputs: depths.add(inputs[0].shape[2]))
+    channels = convolutions[0].in_channels if convolutions else 1
+    with torch.no_grad():
+        twin.train()(torch.empty(1, channels, *roi_size, device="meta"))
+    size = " x ".join(map(str, roi_size))
+    if 2 not in depths:
+        return
+    with errors_reported():
+        raise UsageError(
+            f"patches of {size} reach a convolution two slices deep, whose gradient in bf16 is wrong on a CPU; "
+            "train in fp32 (--precision fp32), or with a deeper roi_size or fewer channels"
+        )
+
+
+logger = logging.getLogger("kits_unet3d.training")
+
+
+def start(
+    dataset_dir: str | Path,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    cases_a_step: int,
+    training_data: Sequence[Mapping[str, Any]],
+    evaluation_data: Sequence[Mapping[str, Any]],
+) -> None:
+    """Checks that the data lists are prepared as the configuration says, and enough for all processes; logs the device.
+
+    With fewer than ``cases_a_step`` for each of them, which is batch size times accumulation, an epoch would end before
+    the optimiser's first step, and nothing be trained.
+
+    Ends the program with one sentence and exit code 2 if the data do not serve.
+    """
+    with errors_reported():
+        require_data(dataset_dir, recipe, evaluation_data, training_data, cases_a_step)
+    logger.info("device: %s", accelerator.describe())
+
+
+def refuse_fold(index: Index, fold: int | None, folds: int) -> None:
+    """Ends the program with one sentence and exit code 2 if ``fold`` is none of ``folds``, or the cases are too few.
+
+    A run that holds out no fold gives None.
+    """
+    with errors_reported():
+        training_list(index, fold, folds)
