@@ -1,4 +1,4 @@
-"""A trained network with all that is needed to use it, as one checkpoint file holds them."""
+"""Read a trained network from a checkpoint file, with everything needed to use it."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from .runtime.errors import errors_reported
 
 logger = logging.getLogger("kits_unet3d.model")
 
-#: Name of a data set of simulated scans, in its ``dataset.json`` and in the checkpoints trained on it.
+#: Name of a data set of simulated scans, in its ``dataset.json`` and in checkpoints trained on it.
 PHANTOMS = "phantoms"
-#: A checkpoint may name only networks from here; nothing else is imported on a file's word.
+#: A checkpoint may name networks from these modules only; a file cannot import anything else.
 TRUSTED = ("kits_unet3d.networks.", "monai.networks.nets.")
-#: Arguments by which some of MONAI's networks load weights when they are made, from the internet or a file.
+#: Arguments that make some of MONAI's networks load weights from the internet or a file at their creation.
 FETCHING = re.compile(r"weights$|checkpoint$|path_or_repo_id$|\w*pretrained")
 
 
 @dataclass(frozen=True)
 class Model:
-    """A network and the recipe its images are made by.
+    """Hold a network and the preprocessing parameters of its images.
 
-    ``sources`` are the checkpoints it came from, more than one for an ensemble; ``mirror`` says whether it averages
-    over mirror images; ``datasets`` are the names of the data sets it was trained on, as far as the checkpoints say.
+    ``sources`` are its checkpoints, more than one for an ensemble. ``mirror`` is set for TTA by flipping. ``datasets``
+    are the names of the data sets it was trained on, as far as the checkpoints contain them.
     """
 
     network: nn.Module
@@ -45,14 +45,15 @@ class Model:
 
     @property
     def warning(self) -> str | None:
-        """What a user of the masks must know about the training data, if anything."""
+        """Return a warning about the training data for users of the masks, or None."""
         if PHANTOMS not in self.datasets:
             return None
-        return "this model was trained on phantoms (simulated CT) only; its masks of real scans are not reliable"
+        share = "only" if set(self.datasets) == {PHANTOMS} else "in part"
+        return f"this model was trained on phantoms (simulated CT) {share}; its masks of real scans are not reliable"
 
 
 def describe_network(factory: partial[nn.Module]) -> dict[str, Any]:
-    """A network factory as plain data: where its class is, and its arguments.
+    """Describe a network factory as plain data: the location of its class, and its arguments.
 
     Args:
         factory: ``functools.partial(NetworkClass, **arguments)``, as a bundle's ``"_mode_": "callable"`` gives.
@@ -62,15 +63,15 @@ def describe_network(factory: partial[nn.Module]) -> dict[str, Any]:
     module = factory.func.__module__
     public = next(
         (p.rstrip(".") for p in TRUSTED if f"{module}.".startswith(p)), module
-    )  # the public name survives a file being renamed
+    )  # the public name stays valid if a file is renamed
     return {"_target_": f"{public}.{factory.func.__qualname__}", **factory.keywords}  # type: ignore[attr-defined]
 
 
 def build_network(description: Mapping[str, Any], source: str | Path = "checkpoint") -> nn.Module:
-    """The network that :func:`describe_network` described, with fresh weights: none are fetched on a file's word.
+    """Create the network that :func:`describe_network` described, with fresh weights; a file cannot fetch any.
 
     Raises:
-        CheckpointError: if it is none of the trusted networks, or cannot be made.
+        CheckpointError: if the network is not a trusted one, or cannot be created.
     """
     target = str(description.get("_target_", ""))
     module, _, name = target.rpartition(".")
@@ -85,12 +86,12 @@ def build_network(description: Mapping[str, Any], source: str | Path = "checkpoi
         arguments[name] = False if isinstance(given[name], bool) else None
     try:
         return cls(**arguments)  # type: ignore[no-any-return]
-    except Exception as error:  # whatever a network makes of a file's numbers
+    except Exception as error:  # networks fail in many ways on a file's numbers
         raise CheckpointError(f"{source}: its network cannot be made ({error})") from error
 
 
 def require_trained(model: Model, path: str | Path | Sequence[str | Path]) -> None:
-    """End a bundle's run with one line and exit code 3 if ``model`` has only fresh weights."""
+    """End a bundle's run with an error message and exit code 3 if ``model`` has only fresh weights."""
     with errors_reported():
         if not model.sources:
             raise CheckpointError(f"{path}: no such checkpoint; train one, or name another with --ckpt_path")
@@ -102,17 +103,17 @@ def read_model(
     missing_ok: bool = False,
     mirror: bool = False,
 ) -> Model:
-    """The model in a checkpoint file, or the mean of those in several.
+    """Read the model in a checkpoint file, or the mean of those in several.
 
     Args:
-        path: checkpoint, or several, such as those of a cross-validation. One of ours names its network and
-            recipe; for one from elsewhere the network is ``factory``'s and the recipe the reference's.
-        factory: makes the network of a checkpoint that does not name it.
-        missing_ok: where a single file is not there, give ``factory``'s network with fresh weights.
-        mirror: average over the mirror images along all axes too, which takes eight times as long.
+        path: checkpoint, or several, such as those of a cross-validation. Checkpoints of this project name their
+            network and preprocessing parameters; others use ``factory``'s network and the reference's parameters.
+        factory: creates the network of a checkpoint that does not name it.
+        missing_ok: if a single file does not exist, return ``factory``'s network with fresh weights.
+        mirror: use TTA by flipping along all axes, which takes eight times as long.
 
     Raises:
-        CheckpointError: if no file is named, one cannot be used, or several want their images prepared differently.
+        CheckpointError: if no file is named, one cannot be used, or several need different preprocessing.
     """
     paths = [path] if isinstance(path, str | Path) else list(path)
     if not paths:
@@ -154,10 +155,10 @@ def _read_one(path: Path, factory: partial[nn.Module] | None, missing_ok: bool) 
 
 
 def model_of_run(path: str | Path | Sequence[str | Path], factory: partial[nn.Module], mirror: bool = False) -> Model:
-    """:func:`read_model` for a bundle's run, which it ends with one sentence and exit code 3 if a file is of no use.
+    """Call :func:`read_model` for a bundle's run; end it with an error message and exit code 3 if a file is unusable.
 
-    Where a single one is not there the weights are fresh: a federation sends them later. :func:`require_trained` is for
-    the rest.
+    If a single file does not exist, the weights are fresh: a federation sends them later. Other runs call
+    :func:`require_trained`.
     """
     with errors_reported():
         return read_model(path, factory, missing_ok=True, mirror=mirror)

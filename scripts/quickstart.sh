@@ -7,6 +7,11 @@ cd "$(dirname "$0")/.."
 . scripts/environment.sh
 OUT=${OUT:-quickstart} CASES=${CASES:-28} MINUTES=${MINUTES:-6} SEED=${SEED:-1}
 started=$SECONDS
+# Wrong values are an error at once, not after the installation.
+if ! [[ $MINUTES =~ ^[0-9]*\.?[0-9]+$ && $MINUTES =~ [1-9] && $SEED =~ ^[0-9]+$ && $CASES =~ ^[0-9]+$ ]]; then
+    echo "error: MINUTES must be a number above 0, SEED and CASES whole numbers; got $MINUTES, $SEED, $CASES" >&2
+    exit 2
+fi
 overlays="'bundle/configs/best.json','bundle/configs/best_cpu.json','bundle/configs/demo.json'"
 
 make_environment figures
@@ -17,9 +22,14 @@ kits phantom --cases "$CASES" --out "$OUT/raw" --shape 90 160 160 --spacing-mm 3
 echo "== 2/5 preprocessing"
 kits prepare --data-dir "$OUT/raw" --out "$OUT/prepared" --config bundle/configs/demo.json --workers 2
 echo "== 3/5 training: $MINUTES minutes in all"
+status=0
 "$PYTHON" -W ignore -m monai.bundle run training --config_file "['bundle/configs/train.json',$overlays]" \
     --dataset_dir "$OUT/prepared" --ckpt_dir "$OUT/models" --output_dir "$OUT/curves" --max_minutes "$MINUTES" \
-    --seed "$SEED" --resume True
+    --seed "$SEED" --resume True --save_minutes 1 || status=$?
+if [ "$status" -ne 0 ]; then
+    [ "$status" -ne 3 ] || echo "$OUT holds another training; use another OUT, or the CASES and SEED of that one" >&2
+    exit "$status"
+fi
 echo "== 4/5 prediction of scans that training never saw"
 mkdir -p "$OUT/scans"
 for case in "$OUT"/raw/case_*; do
@@ -32,4 +42,4 @@ echo "== 5/5 scores and picture"
 kits evaluate --predictions "$OUT/masks" --labels "$OUT/raw" --out "$OUT/scores.json"
 kits picture "$OUT/scans/case_00000.nii.gz" --mask "$OUT/masks/case_00000_seg.nii.gz" \
     --truth "$OUT/raw/case_00000/segmentation.nii.gz" --out "$OUT/picture.png" >/dev/null
-"$PYTHON" scripts/quickstart_summary.py "$OUT" "$MINUTES" $((SECONDS - started))
+OUT=$OUT CASES=$CASES SEED=$SEED "$PYTHON" scripts/quickstart_summary.py $((SECONDS - started))

@@ -1,6 +1,8 @@
 """A rate that falls by a polynomial, over epochs and over time, and the time that a run keeps."""
 
+import sys
 import time
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -106,6 +108,41 @@ def test_a_run_that_goes_on_has_only_the_rest_of_its_time(now, tmp_path):
     assert clock.seconds == 300 and clock.share == 1.0 and clock.up
     assert started(Clock(5), 100, "again").state.iteration == 5  # nothing is left of the time
     assert started(Clock(7), 100, "again").state.iteration == 7  # a larger budget continues the run
+
+
+def test_a_run_without_time_left_makes_up_for_an_interrupted_evaluation_once(now, tmp_path):
+    cpu, factory = resolve("cpu"), partial(UNet3D, channels=[2, 4])
+
+    def started(minutes, resume, interrupted=False):
+        """Return the iteration, and how often the run was evaluated to the end."""
+        network, clock = factory(), Clock(minutes)
+        state = RunState(
+            WeightAverage(network), torch.optim.SGD(network.parameters(), 0.1), TrainStep(cpu),
+            CaseSampler(range(3), Seeds(1)), factory, Recipe(), cpu, {"batch_size": 1}, clock,
+        )  # fmt: skip
+        run, evaluator = (
+            Engine(lambda engine, batch: now.__setitem__(0, now[0] + 60)),
+            Engine(lambda engine, batch: None),
+        )
+        evaluate, scores = evaluator.run, []
+        evaluator.run = lambda epoch: evaluate([0])
+        evaluator.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.state.metrics.update(d=0.5))
+        if interrupted:
+            evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda: sys.exit(130))
+        saves = Checkpoints(tmp_path, state, evaluator, "d", every=99)
+        for handler in (Resume(resume, tmp_path, state), saves, StopAfter(clock, evaluator, state)):
+            handler.attach(run)
+        evaluator.add_event_handler(Events.EPOCH_COMPLETED, lambda: scores.append(state.best))
+        with suppress(SystemExit):
+            run.run(range(3), max_epochs=9)
+        return run.state.iteration, scores
+
+    assert started(4, False, interrupted=True) == (4, [])
+    assert not (tmp_path / "model.pt").exists()
+    assert started(4, True) == (4, [0.5])
+    assert torch.load(tmp_path / "model.pt", weights_only=True)["iteration"] == 4
+    assert started(4, True) == (4, [])  # its newest checkpoint knows the score
+    assert torch.load(tmp_path / "model_final.pt", weights_only=True)["best"] == 0.5
 
 
 class Keys:

@@ -43,7 +43,7 @@ LOGITS = 4e-5
 #: recorded norms differ from a float64 run by up to 1.1e-3 of themselves. So the bound of a norm is a share of itself
 #: plus a share of the norm of the whole gradient.
 NORM, WHOLE_NORM = 3e-4, 2e-5
-#: Of the loss before the first step of the optimiser. Its error grows with each step: at most 7e-6 at the fifth.
+#: Of the loss before the first step of the optimiser. Its error grows with each step: measured, 7e-6 at the fifth.
 LOSS, GROWTH = 1e-6, 2
 
 
@@ -94,9 +94,9 @@ def later_losses(network, recorded, image, label, sgd):
 def test_logits_gradients_and_five_steps_are_the_references(recorded, network):
     image, label = inputs(recorded)
     found = deviations(network, recorded, image, label, configured_loss())
-    assert max(found.values()) <= 1, found
+    assert all(share <= 1 for share in found.values()), found
     shares = later_losses(network, recorded, image, label, optimiser(network, recorded))
-    assert max(shares) <= 1, shares
+    assert all(share <= 1 for share in shares), shares
 
 
 def norms_with(eps):

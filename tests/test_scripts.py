@@ -139,6 +139,13 @@ def quickstart(script, tmp_path_factory):
     return run
 
 
+@pytest.mark.parametrize("wrong", [{"MINUTES": "0"}, {"MINUTES": "6m"}, {"SEED": "a"}, {"CASES": "-1"}])
+def test_the_quickstart_refuses_wrong_values_at_once(script, wrong, tmp_path):
+    done = script("quickstart", OUT=str(tmp_path / "out"), **wrong)
+    assert done.returncode == 2 and "error: MINUTES must be a number above 0" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_quickstart_runs_and_a_larger_budget_continues_its_training(quickstart):
     out, done, first = quickstart("0.2")
     assert "installing" not in done.stdout and "Done in" in done.stdout
@@ -147,7 +154,8 @@ def test_the_quickstart_runs_and_a_larger_budget_continues_its_training(quicksta
     assert first["seconds"] >= 12
     # Seconds of training are not enough, and the last lines say so, with a way out.
     assert "BELOW those of README (at least kidney Dice 0.88, tumour Dice 0.40)" in done.stdout
-    assert "MINUTES=20 bash scripts/quickstart.sh" in done.stdout and "simulated scans only" in done.stdout
+    assert f"OUT={out} CASES=6 MINUTES=20 bash scripts/quickstart.sh" in done.stdout
+    assert "simulated scans only" in done.stdout
     assert f"{first['iteration']} steps of 2 patches from 4 phantoms" in done.stdout
     assert "trained on phantoms (simulated CT) only" in done.stderr
 

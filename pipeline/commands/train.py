@@ -1,4 +1,4 @@
-"""``kits-unet3d train``"""
+"""Run the command ``kits-unet3d train``."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     workflow = ConfigWorkflow(list(arguments.config), logging_file=False, workflow_type="train", **overrides)
     parser = workflow.parser
     fold, folds = parser.get_parsed_content("fold"), parser.get_parsed_content("folds")
-    if fold is not None:  # told here, and so by --json too; the configuration ends the program
+    if fold is not None:  # checked here, so that --json reports it too; the configuration would end the program
         require_fold(fold, folds)
         folds_of(Index.read(parser.get_parsed_content("dataset_dir")).cases, folds)
     workflow.initialize()
@@ -56,11 +56,11 @@ def run(arguments: argparse.Namespace) -> Outcome:
         [case["case_id"] for case in parser.get_parsed_content(f"{part}#dataset#data")]
         for part in ("train", "validate")
     )
-    shares = gather(evaluated)  # the evaluation's cases are shared out, those of training are not
+    shares = gather(evaluated)  # evaluation cases are split among processes, training cases are not
     result = FoldResult(
         folder, fold, folds, sorted(trained), sorted(case for share in shares for case in share), scores.table.as_dict()
     )
-    if rank() == 0:
+    if rank() == 0 and result.scores["cases"]:  # none where the time of a continued run was used up before
         result.write()
     workflow.finalize()
     mean = result.scores["mean"]
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
 
 
 def parse_settings(given: list[str]) -> dict[str, Any]:
-    """``["epochs=100", "channels=[8,16]"]`` as keys and values; what is no Python value is a text."""
+    """Parse ``["epochs=100", "channels=[8,16]"]`` into keys and values; a value that is not Python stays a text."""
     from ..runtime.errors import UsageError
 
     settings: dict[str, Any] = {}
@@ -85,7 +85,7 @@ def parse_settings(given: list[str]) -> dict[str, Any]:
 
 
 def require_known(configs: list[str], overrides: dict[str, Any]) -> None:
-    """Raises a UsageError if a configuration cannot be read, or something has a key that nothing reads."""
+    """Raise a UsageError if a configuration cannot be read, or a key is given that nothing reads."""
     from ..runtime.configuration import unknown_key, unread_key
     from ..runtime.errors import UsageError
 

@@ -1,4 +1,4 @@
-"""A trained network as others take it: TorchScript, ONNX, OpenVINO, or a whole MONAI bundle in a zip."""
+"""Export a trained network as TorchScript, ONNX, OpenVINO, or a whole MONAI bundle in a zip."""
 
 from .archive import pack, unpack
 from .bundle import export_bundle

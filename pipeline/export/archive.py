@@ -1,4 +1,4 @@
-"""Zips of bundles: written whole with a manifest of SHA-256, unpacked only if everything is as the manifest says."""
+"""Pack bundles as zips with a manifest of SHA-256, and unpack them only if everything matches the manifest."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ..runtime.errors import UsageError
 from ..runtime.files import file_hash, whole_file, write_json
 
 MANIFEST = "manifest.json"
-#: More than any bundle of this network needs; what is larger is no bundle of ours.
+#: Limits that no bundle of this network reaches; a larger zip is rejected.
 MOST_FILES, MOST_BYTES = 200, 4 << 30
-#: Earliest moment a zip can name; the same content gives the same bytes whenever it is packed.
+#: Earliest time that a zip can store; a fixed time makes the bytes depend on the content alone.
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def pack(folder: str | Path, archive: str | Path) -> Path:
-    """Packs ``folder`` as the one top folder of a zip; adds its manifest, by file with bytes and sha256."""
+    """Pack ``folder`` as the one top directory of a zip, with a manifest of each file's bytes and sha256."""
     folder, archive = Path(folder), Path(archive)
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
     manifest = {
@@ -34,7 +34,7 @@ def pack(folder: str | Path, archive: str | Path) -> Path:
         for path in [*files, folder / MANIFEST]:
             entry = zipfile.ZipInfo(f"{folder.name}/{path.relative_to(folder).as_posix()}", EPOCH)
             entry.external_attr = (stat.S_IFREG | 0o644) << 16
-            # weights are noise to a packer
+            # weights hardly compress
             entry.compress_type = zipfile.ZIP_STORED if path.parent.name == "models" else zipfile.ZIP_DEFLATED
             with packed.open(entry, "w", force_zip64=True) as target, open(path, "rb") as source:
                 shutil.copyfileobj(source, target, 1 << 20)
@@ -42,13 +42,13 @@ def pack(folder: str | Path, archive: str | Path) -> Path:
 
 
 def unpack(archive: str | Path, folder: str | Path) -> Path:
-    """Unpacks a zip made by :func:`pack` into ``folder``; returns the bundle's folder in it.
+    """Unpack a zip made by :func:`pack` into ``folder``; return the bundle's directory in it.
 
-    Files are only written, never run. Everything appears at once, after all hashes were found right.
+    Files are only written, never run. Everything appears at once, after all hashes matched.
 
     Raises:
-        UsageError: if it is no such zip, holds anything the manifest does not list or lists differently, a path
-            that leaves the folder, or a link; or if the bundle's folder is there already.
+        UsageError: if the file is not such a zip, or the bundle's directory exists already. Also if an entry is not
+            in the manifest, differs from it, leaves the directory, or is a link.
     """
     archive, folder = Path(archive), Path(folder)
     try:
@@ -71,17 +71,17 @@ def unpack(archive: str | Path, folder: str | Path) -> Path:
 
 
 def _members(packed: zipfile.ZipFile) -> tuple[dict[str, zipfile.ZipInfo], str]:
-    """Files by path below the one top folder, and that folder's name."""
+    """Return the files by path below the one top directory, and that directory's name."""
     members: dict[str, zipfile.ZipInfo] = {}
     tops: set[str] = set()
     if len(packed.infolist()) > MOST_FILES:
         raise UsageError(f"it holds more than {MOST_FILES} files")
     for member in packed.infolist():
         parts = PurePosixPath(member.filename).parts
-        # zipfile itself turns \ into / on Windows only, where it would be a folder
+        # zipfile turns \ into / on Windows only, where it separates directories
         if member.filename.startswith("/") or ".." in parts or "\\" in member.filename or ":" in member.filename:
             raise UsageError(f"it holds the path {member.filename!r}, which leads elsewhere")
-        # PurePosixPath leaves "." and empty parts out: two names would be one file, or no file at all
+        # PurePosixPath drops "." and empty parts: two names could mean one file, or no file at all
         if not {"", "."}.isdisjoint(member.filename.removesuffix("/").split("/")):
             raise UsageError(f"it holds the path {member.filename!r}, parts of which are empty")
         if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -101,7 +101,7 @@ def _members(packed: zipfile.ZipFile) -> tuple[dict[str, zipfile.ZipInfo], str]:
 
 
 def _manifest(packed: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]) -> dict[str, Any]:
-    """The manifest's files, once it names exactly the zip's own."""
+    """Return the manifest's files after a check that it lists exactly the files of the zip."""
     if members[MANIFEST].file_size > 1 << 20:
         raise UsageError(f"its {MANIFEST} is too large")
     try:
@@ -114,7 +114,7 @@ def _manifest(packed: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]) -> d
     different = sorted(set(listed) ^ (set(members) - {MANIFEST}))
     if different:
         raise UsageError(f"{different[0]} is in the zip or in its {MANIFEST}, but not in both")
-    # Each by itself: one below nothing would take the others off the sum, and reads without end.
+    # Check each size: a negative one would lower the sum and make its read unlimited.
     negative = next((name for name, entry in listed.items() if entry["bytes"] < 0), None)
     if negative is not None:
         raise UsageError(f"its {MANIFEST} says that {negative} has {listed[negative]['bytes']} bytes")
@@ -124,7 +124,7 @@ def _manifest(packed: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]) -> d
 
 
 def _extract(packed: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, listed: dict[str, Any] | None) -> None:
-    """One file, no longer than its entry says."""
+    """Extract one file, and reject it if it differs from its entry in the manifest."""
     path.parent.mkdir(parents=True, exist_ok=True)
     most = member.file_size if listed is None else listed["bytes"]
     with packed.open(member) as source, open(path, "xb") as target:

@@ -1,4 +1,4 @@
-"""A checkpoint and the repository's bundle as one zip that any MONAI program can use."""
+"""Export a checkpoint and the repository's bundle as one zip that any MONAI program can use."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ from .torchscript import export_torchscript
 
 logger = logging.getLogger("kits_unet3d.export")
 
-#: The folder in the zip, and the bundle's name for MONAI.
+#: The directory in the zip, and the bundle's name for MONAI.
 NAME = "kits_unet3d"
 EXPORTS = {"torchscript": ("model.ts", export_torchscript), "onnx": ("model.onnx", export_onnx)}
 
 
 def export_bundle(described: Description, archive: str | Path, without: Collection[str] = ()) -> Path:
-    """Writes the zip and returns its path: configurations that agree with the checkpoint, weights, TorchScript,
-    ONNX, documents, licence, and a manifest of SHA-256. An export whose packages are not installed is left out with
-    a warning.
+    """Write the zip of the bundle and return its path.
+
+    It contains configurations that agree with the checkpoint, weights, TorchScript, ONNX, documents, licence, and a
+    manifest of SHA-256. An export whose packages are not installed is left out with a warning.
 
     Args:
-        described: the model and the configurations, from :func:`describe`.
+        described: model and configurations, from :func:`describe`.
         archive: ``.zip`` to write.
         without: exports to leave out: ``"torchscript"``, ``"onnx"``.
 
     Raises:
-        UsageError: if the bundle's folder lacks a document.
+        UsageError: if the bundle's directory lacks a document.
     """
     archive = Path(archive)
     archive.parent.mkdir(parents=True, exist_ok=True)
@@ -70,8 +71,10 @@ def _copy_documents(described: Description, folder: Path) -> None:
 
 
 def _content(described: Description) -> dict[str, object]:
-    """The weights twice by name (and once in the file): under ``model``, as this project and most readers want
-    them, and at the top, where ``monai.bundle.load`` looks for them and silently loads nothing if there are none.
+    """Return the content of ``model.pt``: the weights twice by name (once in the file) and their description.
+
+    This project and most readers use them under ``model``. ``monai.bundle.load`` looks for them at the top level, and
+    silently loads nothing if they are missing.
     """
     state = described.model.network.state_dict()
     return {
@@ -80,4 +83,5 @@ def _content(described: Description) -> dict[str, object]:
         "network": described.network,
         "recipe": described.model.recipe.as_dict(),
         "best": described.scores,
+        "configuration": {"dataset": next(iter(described.model.datasets), None)},
     }

@@ -1,8 +1,8 @@
-"""DICOM studies in, a DICOM segmentation of each out: the Deploy App SDK's own parts around a TorchScript file.
+"""Segment DICOM studies as DICOM segmentations, by the Deploy App SDK's own operators and a TorchScript file.
 
 In an environment with ``monai-deploy-app-sdk``, run ``python -m kits_unet3d.pipeline.export.deploy_app -i path/to/dicom
--o path/to/output -m path/to/model.ts``. The file is that of ``kits-unet3d export torchscript``: it holds the
-configuration, the preprocessing parameters and the names of the classes too.
+-o path/to/output -m path/to/model.ts``. ``kits-unet3d export torchscript`` writes the file. It also holds the
+configuration, the preprocessing parameters and the names of the classes.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from pydicom.sr.coding import Code
 from ..io.dicom.segmentation import NAME, coded
 from ..runtime.errors import UsageError
 
-#: The series of a study that are segmented: original axial CT.
+#: Rules for the series of a study to segment: original axial CT.
 SERIES = json.dumps(
     {"selections": [{"name": "CT", "conditions": {"Modality": "(?i)CT", "ImageType": ["ORIGINAL", "AXIAL"]}}]}
 )
 
 
 def class_names(model: Path) -> list[str]:
-    """Names of the classes above the background, from the metadata in the TorchScript file.
+    """Read the names of the classes above the background from the metadata in the TorchScript file.
 
     Raises:
-        UsageError: if it is no such file, or was renamed, so that its metadata are not found.
+        UsageError: if it is another file, or was renamed, so that its metadata are not found.
     """
     try:
         with zipfile.ZipFile(model) as archive:
@@ -56,7 +56,7 @@ def class_names(model: Path) -> list[str]:
 
 
 def segments(names: list[str]) -> list[SegmentDescription]:
-    """What the segmentation says of each class."""
+    """Describe each class for the DICOM segmentation."""
     try:
         number = version(NAME)
     except PackageNotFoundError:
@@ -77,7 +77,7 @@ def segments(names: list[str]) -> list[SegmentDescription]:
 
 
 class KidneyApplication(Application):
-    """Loader, series selector, volume, model, writer."""
+    """Connect loader, series selector, volume, model and writer."""
 
     def compose(self) -> None:
         context: AppContext = Application.init_app_context(self.argv)
@@ -111,7 +111,7 @@ class KidneyApplication(Application):
 
 
 def main() -> Any:
-    """Runs the application on ``-i``, ``-o`` and ``-m``."""
+    """Run the application on ``-i``, ``-o`` and ``-m``."""
     return KidneyApplication().run()
 
 

@@ -1,4 +1,4 @@
-"""A bundle's configurations, set to what one checkpoint is. They are read as data; nothing in them is run."""
+"""Set a bundle's configurations to one checkpoint; read them as data and run nothing in them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from ..runtime.errors import UsageError
 
 @dataclass(frozen=True)
 class Description:
-    """A model and what is said of it.
+    """Describe a model and the bundle's configurations for it.
 
     Attributes:
-        model: network and recipe.
+        model: network and preprocessing parameters.
         network: the network's class (``_target_``) and arguments, as plain data.
-        configs: content of the bundle's JSON files by name without ending, agreeing with the model.
-        folder: the bundle that they come from.
-        scores: the best of its training by name, if that was evaluated.
-        data: name of the data set it was trained on, if its checkpoint says so.
-        settings: of its training, as far as its checkpoint says them.
+        configs: content of the bundle's JSON files by name without ending, in agreement with the model.
+        folder: directory of the bundle that they come from.
+        scores: best scores of the training by name, if it was evaluated.
+        data: name of the training's data set, if the checkpoint contains it.
+        settings: settings of the training, as far as the checkpoint contains them.
     """
 
     model: Model
@@ -44,24 +44,24 @@ class Description:
 
     @property
     def window(self) -> tuple[int, ...]:
-        """Shape of the network's input for one window: (1, 1, D, H, W)."""
+        """Return the shape of the network's input for one sliding window: (1, 1, D, H, W)."""
         return (1, int(self.network.get("in_channels", 1)), *self.model.recipe.roi_size)
 
 
 def describe(checkpoint: str | Path, bundle: str | Path = "bundle") -> Description:
-    """The model in ``checkpoint``, with the configurations of ``bundle`` set to its network and recipe.
+    """Read the model in ``checkpoint``, and set the configurations of ``bundle`` to its network and parameters.
 
-    A checkpoint that does not name its network is taken to be of the one in the bundle's ``inference.json``.
+    A checkpoint without a named network is assumed to have the network of the bundle's ``inference.json``.
 
     Raises:
-        UsageError: if ``bundle`` is no bundle.
+        UsageError: if ``bundle`` is not a bundle.
         CheckpointError: if the checkpoint cannot be used.
     """
     folder = Path(bundle)
     configs = _read_configs(folder)
     content = read_checkpoint(checkpoint)
     named, best = content.get("network"), content.get("best")
-    if isinstance(best, float):  # the key metric of a training, which its configuration calls so
+    if isinstance(best, float):  # the key metric of a training, which its configuration names mean_dice
         best = {"mean_dice": best}
     scores = {str(k): float(v) for k, v in best.items() if v is not None} if isinstance(best, Mapping) else {}
     network = dict(named if isinstance(named, Mapping) else configs["inference"]["network_factory"])
@@ -74,7 +74,7 @@ def describe(checkpoint: str | Path, bundle: str | Path = "bundle") -> Descripti
     configs["train"].update({name: known[name] for name in configs["train"].keys() & known.keys()})
     if configs["train"]["network_factory"]["_target_"] != network["_target_"]:  # else its arguments are keys, set above
         configs["train"]["network_factory"] = {**network, "_mode_": "callable"}
-    if network.get("deep_supervision"):  # several outputs in training, which the reference's loss alone cannot take
+    if network.get("deep_supervision"):  # several outputs in training, which the reference's loss alone does not accept
         target = "kits_unet3d.pipeline.training.DeepSupervision"
         configs["train"]["supervised_loss"] = {"_target_": target, "loss": "@loss"}
         configs["train"]["train"]["trainer"]["loss_function"] = "@supervised_loss"
@@ -99,7 +99,7 @@ def describe(checkpoint: str | Path, bundle: str | Path = "bundle") -> Descripti
 
 
 def _named(described: Description) -> dict[str, str]:
-    """The metadata's words on what the model is, has learnt from and is for."""
+    """Return the metadata's texts: name, task, description and data source."""
     organs = ", ".join(described.model.recipe.classes[1:])
     data = described.data or "data that the checkpoint does not name"
     size = f"{described.parameters:,} parameters"
@@ -126,7 +126,7 @@ def _read_configs(folder: Path) -> dict[str, dict[str, Any]]:
         raise UsageError(f"{folder / 'configs'}: holds a file that is not JSON ({error})") from error
 
 
-#: What is known of a data set beside its name.
+#: Description of KiTS19 for the bundle's README.
 KITS19 = (
     "KiTS19: 210 labelled scans of patients whose kidney tumours were then removed, late arterial phase, one hospital; "
     "168 for training, 42 for evaluation, as MLPerf splits them"
@@ -134,7 +134,7 @@ KITS19 = (
 
 
 def filled(text: str, described: Description) -> str:
-    """``text`` with ``$name`` replaced by what the model is; a ``$`` of other kinds stays."""
+    """Replace ``$name`` in ``text`` by the model's values; a ``$`` of another kind stays."""
     recipe, settings = described.model.recipe, described.settings
     low, high = recipe.hu_window
     training = "not said by its checkpoint"

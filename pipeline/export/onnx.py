@@ -1,4 +1,4 @@
-"""The network as ONNX, checked against onnxruntime."""
+"""Export the network as ONNX and check it against onnxruntime."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from .description import Description
 
 
 def export_onnx(described: Description, path: str | Path) -> Path:
-    """Writes ``path`` (``.onnx``) and returns it: input ``image`` (1, 1, D, H, W), one window of the recipe,
-    normalised; output ``pred``, the logits. onnxruntime gives the network's own logits, to 1e-4.
+    """Write ``path`` (``.onnx``) and return it.
+
+    Input ``image`` (1, 1, D, H, W): one normalised sliding window of ``roi_size`` voxels. Output ``pred``: the logits.
+    onnxruntime reproduces the network's own logits to 1e-4.
 
     Raises:
-        UsageError: if the packages for it are not installed.
+        UsageError: if the required packages are not installed.
     """
     try:
         import onnxruntime
-        import onnxscript  # noqa: F401  torch's exporter needs it, and says so less clearly
+        import onnxscript  # noqa: F401  torch's exporter needs it, and reports its lack less clearly
     except ModuleNotFoundError as error:
         raise UsageError(f"{error.name} is not installed; `pip install 'kits-unet3d[onnx]'`") from error
     path = Path(path)
-    for name in ("onnx_ir", "onnxscript"):  # a line for every tensor they simplify
+    for name in ("onnx_ir", "onnxscript"):  # they log a line for every tensor they simplify
         logging.getLogger(name).setLevel(logging.WARNING)
     network = described.model.network.cpu().eval()
     with whole_file(path) as temporary:

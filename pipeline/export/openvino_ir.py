@@ -1,4 +1,4 @@
-"""The network in OpenVINO's own format, checked against OpenVINO on the CPU."""
+"""Export the network in OpenVINO's own format and check it against OpenVINO on the CPU."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .description import Description
 
 
 def export_openvino(described: Description, path: str | Path) -> Path:
-    """Writes ``path`` (``.xml``) and its weights beside it (``.bin``, float32); returns ``path``.
+    """Write ``path`` (``.xml``) and its weights beside it (``.bin``, float32); return ``path``.
 
-    Input ``image`` (1, 1, D, H, W), one window of the recipe, normalised; output ``pred``, the logits. OpenVINO gives
-    the network's own logits on the CPU, computing in float32, to 1e-4.
+    Input ``image`` (1, 1, D, H, W): one normalised sliding window of ``roi_size`` voxels. Output ``pred``: the logits.
+    OpenVINO on the CPU, in float32, reproduces the network's own logits to 1e-4.
 
     Raises:
         UsageError: if OpenVINO is not installed.
@@ -42,7 +42,7 @@ def export_openvino(described: Description, path: str | Path) -> Path:
             return torch.from_numpy(compiled({"image": window.numpy()})["pred"])
 
         require_same_logits(network, run, described.window, path)
-        # The weights first: whoever finds the model finds them too.
+        # Move the weights first, so that a visible model always has its weights.
         for name in (made.with_suffix(".bin").name, made.name):
             os.replace(Path(folder) / name, path.with_name(name))
     return path

@@ -1,4 +1,4 @@
-"""The network as TorchScript, with metadata and configuration inside, as MONAI's own export makes it."""
+"""Export the network as TorchScript with metadata and configuration inside, as MONAI's own export does."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ logger = logging.getLogger("kits_unet3d.export")
 
 
 def export_torchscript(described: Description, path: str | Path) -> Path:
-    """Writes ``path`` (``.ts``) and returns it; the file gives the network's own logits, to 1e-4.
+    """Write ``path`` (``.ts``) and return it; the file reproduces the network's own logits to 1e-4.
 
     ``monai.bundle.load(…, load_ts_module=True)`` and the Deploy App SDK read the metadata and the
     ``inference.json`` in it.
     """
     path = Path(path)
-    # Whoever takes this file has no checkpoint beside it to read the recipe from.
+    # This file is used without a checkpoint, so it must contain the preprocessing parameters.
     recipe = {"_target_": "kits_unet3d.transforms.Recipe", **described.model.recipe.as_dict()}
     inference = {**described.configs["inference"], "recipe": recipe}
     network = described.model.network.cpu().eval()
     with whole_file(path) as temporary, tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        # The archive inside bears the name it was saved under, and readers look for its content by that name.
+        # The archive stores the name it was saved under, and readers look up its content by that name.
         named = Path(folder) / path.name
         save_net_with_metadata(
             _scripted(network, described.window),
@@ -47,10 +47,10 @@ def export_torchscript(described: Description, path: str | Path) -> Path:
 
 
 def _scripted(network: torch.nn.Module, window: Sequence[int]) -> torch.nn.Module:
-    """The network compiled, or where TorchScript does not know its Python, recorded on an empty window."""
+    """Script the network; trace it on an empty window if TorchScript does not support its Python."""
     try:
         return torch.jit.script(network)  # type: ignore[no-any-return]
-    except Exception as error:  # its compiler has many types for what it does not know
+    except Exception as error:  # the compiler raises many types for unsupported Python
         reason = str(error).strip().splitlines()[0]
         logger.info("recorded as it computes one window, since it cannot be scripted (%s)", reason)
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Training: one step, the schedule, handlers, checkpoints, the MLPerf log, speed."""
+"""Train a network: step, schedule, handlers, checkpoints, MLPerf log and throughput."""
 
 from ..runtime.compilation import compiled
 from .averaging import WeightAverage

@@ -1,4 +1,4 @@
-"""Weights averaged over the steps of a run."""
+"""Average weights over the steps of a run."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from kits_unet3d.networks import load_weights
 
 
 def bare(network: nn.Module) -> nn.Module:
-    """The network inside a DistributedDataParallel, or itself."""
+    """Return the network inside a DistributedDataParallel, or the network itself."""
     return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network  # type: ignore[return-value]
 
 
 class WeightAverage:
-    """An exponential moving average of a network's weights, which is what is evaluated and used.
+    """Keep an exponential moving average of a network's weights, for evaluation and inference.
 
     Args:
-        network: as trained, possibly wrapped for many processes.
-        decay: what a step leaves of the average, in [0, 1); 0.99 looks back about a hundred steps. None for no
-            average: the weights themselves are used, as in the reference.
+        network: the trained network, possibly wrapped for several processes.
+        decay: factor of the old average in each step, in [0, 1); 0.99 covers about a hundred steps. None disables
+            the average, so the weights themselves are used, as in the reference.
 
     Attributes:
-        network: with the averaged weights; without an average the trained network itself.
+        network: the network with averaged weights, or the trained network itself without an average.
     """
 
     def __init__(self, network: nn.Module, decay: float | None = None) -> None:
@@ -38,18 +38,18 @@ class WeightAverage:
         self.network: nn.Module = network if self._average is None else self._average.module
 
     def update(self) -> None:
-        """Takes the present weights in; after each step of the optimiser."""
+        """Add the current weights to the average; call it after each optimiser step."""
         if self._average is not None:
             self._average.update_parameters(bare(self.trained))
 
     def capture(self) -> dict[str, Any]:
-        """``model``: the weights to use; ``trained_model``: those to train on, where they are others."""
+        """Return the weights to use as ``model``, and the trained ones as ``trained_model`` if they differ."""
         weights = {"model": bare(self.network).state_dict()}
         return weights if self._average is None else {**weights, "trained_model": bare(self.trained).state_dict()}
 
     def restore(self, content: Mapping[str, Any]) -> None:
-        """Takes over what :meth:`capture` gave."""
+        """Load the result of :meth:`capture`."""
         load_weights(bare(self.network), content["model"])
         if self._average is not None:
             load_weights(bare(self.trained), content["trained_model"])
-            self._average.n_averaged.fill_(1)  # 0 would let the next step begin a new average
+            self._average.n_averaged.fill_(1)  # with 0 the next step would start a new average

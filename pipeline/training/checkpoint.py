@@ -1,4 +1,4 @@
-"""Checkpoints of a run: the best by score, the last few on the way, and going on from one."""
+"""Save the best, the last and the final checkpoint of a run, and resume from one."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ BEST, FINAL = "model.pt", "model_final.pt"
 
 
 def last_checkpoints(folder: str | Path) -> list[Path]:
-    """The checkpoints that a run left on its way, oldest first."""
+    """Return the periodic checkpoints of a run, oldest first."""
     return sorted(Path(folder).glob("last_*.pt"))
 
 
 class Checkpoints:
-    """Writes ``last_<iteration>.pt`` on the way, ``model.pt`` at the best score so far, ``model_final.pt`` at the end.
+    """Write ``last_<iteration>.pt`` periodically, ``model.pt`` at the best score and ``model_final.pt`` at the end.
 
-    Attach it to the trainer, before what evaluates: the state is saved before each evaluation, so that a kill
-    during one costs no training. A run without any evaluation leaves its last state as ``model.pt`` too, so
-    that inference always finds one.
+    Attach it to the trainer before the evaluation handler. The state is saved before each evaluation, so a kill
+    during an evaluation costs no training. A run without an evaluation also saves its last state as ``model.pt``,
+    so that inference always finds a model.
 
     Args:
-        folder: where to.
-        run: what to save.
-        evaluator: whose score decides.
-        metric: name of that score.
-        every: epochs between saves on the way.
-        minutes: save as well when so many have passed since the last time; None for never.
-        keep: how many of those on the way stay.
+        folder: directory of the checkpoints.
+        run: state to save.
+        evaluator: evaluator that computes the score.
+        metric: name of the score.
+        every: epochs between periodic saves.
+        minutes: also save after so many minutes since the last save; None for never.
+        keep: number of periodic checkpoints to keep.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Checkpoints:
         engine.add_event_handler(Events.COMPLETED, self._finished)
 
     def save_last(self, engine: Engine) -> None:
-        """Saves the present state, once for an iteration, and drops what is older than the last ``keep``."""
+        """Save the current state once per iteration, and delete all but the last ``keep`` checkpoints."""
         if engine.state.iteration == self.saved_iteration or engine.state.iteration == 0:
             return
         self._write(engine, f"last_{engine.state.iteration:08d}.pt")
@@ -91,10 +91,13 @@ class Checkpoints:
 
     def _scored(self, evaluator: Engine, engine: Engine) -> None:
         score = float(evaluator.state.metrics[self.metric])
-        self.run.evaluated = engine.state.epoch
+        self.run.evaluated = engine.state.iteration
         if self.run.best is None or score > self.run.best:
             self.run.best = score
             self._write(engine, BEST)
+        if self.saved_iteration == engine.state.iteration:
+            # It was saved before the evaluation, and would forget the score.
+            self._write(engine, f"last_{engine.state.iteration:08d}.pt")
 
     def _finished(self, engine: Engine) -> None:
         self._write(engine, FINAL)
@@ -109,20 +112,20 @@ class Checkpoints:
 
 
 class Resume:
-    """Goes on from a checkpoint when the trainer starts; attach it before what logs the run.
+    """Resume from a checkpoint when the trainer starts; attach it before the handler that logs the run.
 
-    The first process chooses and reads it for all, so that hosts need not share a folder.
+    The first process chooses and reads the checkpoint for all, so hosts need not share a directory.
 
     Args:
-        wanted: True for the newest in ``folder`` if there is one, a file for that one, False for a new run. What
-            torchrun has restarted goes on from the newest too, but only where going on was wanted: without it the
-            checkpoints may be of an earlier run, which the first start refused to touch.
-        folder: where the run's checkpoints are.
-        run: to be put where the checkpoint was.
+        wanted: True resumes from the newest checkpoint in ``folder``, if any. A file resumes from that file. False
+            starts a new run. A process restarted by torchrun resumes from the newest, except with False: the
+            checkpoints may then belong to an earlier run, which the first start refused to touch.
+        folder: directory of the run's checkpoints.
+        run: state to restore from the checkpoint.
     """
 
     def __init__(self, wanted: bool | str | Path, folder: str | Path, run: RunState) -> None:
-        # A command line's `true` is no Python, and comes as a text.
+        # `true` on a command line is not Python and arrives as a string.
         self.wanted = {"true": True, "false": False}.get(str(wanted).lower(), wanted)
         self.folder, self.run = Path(folder), run
         self.begun = False
@@ -131,7 +134,7 @@ class Resume:
         engine.add_event_handler(Events.STARTED, self)
 
     def _files(self, restarted: bool) -> list[Path]:
-        """What may be gone on from, best first; nothing for a new run."""
+        """Return the checkpoints to resume from, in order of preference; an empty list for a new run."""
         there = last_checkpoints(self.folder)[::-1]
         named = Path(self.wanted) if isinstance(self.wanted, str | Path) and not (restarted and there) else None
         if there and (not self.wanted or (named is not None and named.resolve() != there[0].resolve())):
@@ -162,8 +165,8 @@ class Resume:
         return None, {}
 
     def __call__(self, engine: Engine) -> None:
-        """Ends the program with one sentence and exit code 3 if no checkpoint serves."""
-        if self.begun:  # a trainer that is started again, as in each round of a federation, goes on from itself
+        """Resume, or end the program with an error message and exit code 3 if no checkpoint can be used."""
+        if self.begun:  # a trainer that restarts, as in each round of a federation, continues from its own state
             return
         self.begun = True
         restarted = any(distributed.gather(distributed.restarts()))

@@ -1,8 +1,9 @@
-"""Handlers of the trainer; each does one thing. All have MONAI's ``attach(engine)``."""
+"""Provide handlers for the trainer, each for one task. All have MONAI's ``attach(engine)``."""
 
 from __future__ import annotations
 
 import logging
+import math
 
 import torch
 from ignite.engine import Engine, Events
@@ -12,21 +13,22 @@ from tqdm import tqdm
 
 from .run_state import RunState
 from .schedule import Clock, Schedule
-from .step import TrainStep
 
 logger = logging.getLogger("kits_unet3d.training")
 
 
 class LearningRate:
-    """Sets the optimiser's rate at the start of each epoch, which alone decides it; or, by a clock, of each iteration.
+    """Set the learning rate at the start of each epoch, or of each iteration if a clock is given.
+
+    Without a clock the learning rate depends on the epoch alone.
 
     Args:
-        optimizer: whose rate is set.
-        schedule: says which.
-        clock: by whose share of the time the schedule's polynomial falls; None for by epochs.
+        optimizer: its learning rate is set.
+        schedule: gives the learning rate.
+        clock: its share of the time drives the schedule's polynomial; None for the epoch.
 
     Raises:
-        ValueError: if the rate shall fall by time and there is no polynomial, or no limit of the time.
+        ValueError: if a clock is given without a polynomial or without a time limit.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, schedule: Schedule, clock: Clock | None = None) -> None:
@@ -46,14 +48,14 @@ class LearningRate:
 
 
 class Evaluation:
-    """Runs the evaluator after the epochs the schedule says, and after the last one.
+    """Run the evaluator after the scheduled epochs and after the last one.
 
-    A run that goes on after a kill in an evaluation begins with it. Attach this after what goes on.
+    A run that was killed during an evaluation begins with it when it resumes. Attach this handler after ``Resume``.
 
     Args:
-        evaluator: to run.
-        schedule: says when.
-        run: knows which evaluation was finished last.
+        evaluator: evaluator to run.
+        schedule: gives the epochs.
+        run: contains the epoch of the last finished evaluation.
     """
 
     def __init__(self, evaluator: Evaluator, schedule: Schedule, run: RunState) -> None:
@@ -65,7 +67,7 @@ class Evaluation:
 
     def _started(self, engine: Engine) -> None:
         epoch, inside = divmod(engine.state.iteration, engine.state.epoch_length or 1)
-        if inside == 0 and self.run.evaluated < epoch and self.schedule.evaluates(epoch):
+        if inside == 0 and self.run.evaluated < engine.state.iteration and self.schedule.evaluates(epoch):
             self.evaluator.run(epoch)
 
     def __call__(self, engine: Engine) -> None:
@@ -74,13 +76,13 @@ class Evaluation:
 
 
 class StopAtTarget:
-    """Ends the training once the evaluator's score reaches the target, or has collapsed.
+    """End the training once the evaluator's score reaches the target or collapses.
 
     Args:
-        evaluator: whose score decides.
+        evaluator: evaluator that computes the score.
         metric: name of the score.
-        target: 0.908 in the reference.
-        floor: a score below it counts as diverged; 1e-6 in the reference.
+        target: target score; 0.908 in the reference.
+        floor: a lower score counts as divergence; 1e-6 in the reference.
     """
 
     def __init__(self, evaluator: Evaluator, metric: str, target: float, floor: float = 1e-6) -> None:
@@ -102,17 +104,17 @@ class StopAtTarget:
 class StopAfter:
     """End the training after the step in which its time is up, with a last evaluation.
 
-    The epoch of that step is cut short: what is done at the end of an epoch is done then, the evaluation among it. A
-    run that continues with its time used up ends before its first step.
+    The epoch of that step is cut short: its end follows at once, with the evaluation. A run that continues with its
+    time used up ends before its first step; it is evaluated first if that evaluation was interrupted.
 
     Args:
         clock: counts wall-clock time, evaluations included, over all starts of the run.
         evaluator: run once more when the time is up.
-        step: of the trainer; its accumulated batches are finished first. None for a step of one batch.
+        run: finishes its accumulated batches first, and knows the last evaluation. None for a step of one batch.
     """
 
-    def __init__(self, clock: Clock, evaluator: Evaluator | None = None, step: TrainStep | None = None) -> None:
-        self.clock, self.evaluator, self.step = clock, evaluator, step
+    def __init__(self, clock: Clock, evaluator: Evaluator | None = None, run: RunState | None = None) -> None:
+        self.clock, self.evaluator, self.run = clock, evaluator, run
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._started)
@@ -122,11 +124,13 @@ class StopAfter:
     def _started(self, engine: Engine) -> None:
         if engine.state.iteration > 0 and self.clock.up:
             logger.info("the %g minutes of this run are used up; raise max_minutes to continue", self.clock.minutes)
+            if self.evaluator is not None and self.run is not None and self.run.evaluated < engine.state.iteration:
+                self.evaluator.run(math.ceil(engine.state.iteration / (engine.state.epoch_length or 1)))
             engine.terminate()
         self.clock.start()
 
     def _after_iteration(self, engine: Engine) -> None:
-        if (self.step is None or self.step.finished(engine)) and self.clock.up:
+        if (self.run is None or self.run.step.finished(engine)) and self.clock.up:
             engine.terminate_epoch()
 
     def __call__(self, engine: Engine) -> None:
@@ -138,16 +142,16 @@ class StopAfter:
 
 
 class Progress:
-    """Show a bar with the loss: over the run's time where that is limited, else over its epochs.
+    """Show a progress bar with the loss, over the run's time if it is limited, else over its epochs.
 
     Args:
-        clock: of the run; None for a bar over epochs.
+        clock: clock of the run; None for a bar over epochs.
         desc: text in front of the bar.
     """
 
     def __init__(self, clock: Clock | None = None, desc: str = "train") -> None:
         self.clock, self.desc = clock, desc
-        self._loss = from_engine("loss", first=True)  # of a trainer that decollates, as MONAI's own handlers expect
+        self._loss = from_engine("loss", first=True)  # the trainer decollates, as MONAI's own handlers expect
         self.bar: tqdm | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -159,7 +163,8 @@ class Progress:
     def _open(self, engine: Engine) -> None:
         if self.clock is not None and self.clock.minutes is not None:
             layout = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f} of {total:g} min{postfix}"
-            self.bar = tqdm(desc=self.desc, total=self.clock.minutes, bar_format=layout)
+            done = min(self.clock.seconds / 60, self.clock.minutes)
+            self.bar = tqdm(desc=self.desc, total=self.clock.minutes, initial=done, bar_format=layout)
         else:
             self.bar = tqdm(desc=self.desc, total=engine.state.max_epochs, initial=engine.state.epoch, unit="epoch")
 
@@ -167,7 +172,7 @@ class Progress:
         if self.bar is None:
             return
         self.bar.set_postfix(step=engine.state.iteration, loss=float(self._loss(engine.state.output)), refresh=False)
-        done = engine.state.epoch
+        done: float = engine.state.epoch
         if self.clock is not None and self.clock.minutes is not None:
             done = min(self.clock.seconds / 60, self.clock.minutes)
         self.bar.update(done - self.bar.n)

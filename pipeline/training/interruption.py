@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the step is finished, the state saved, and the program ends with exit code 130."""
+"""Finish the step, save the state and exit with code 130 on Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ EXIT_CODE = 130
 
 
 class Interruption:
-    """Listens while the trainer runs, and fires ``Events.INTERRUPT`` for whoever saves, before it ends the program.
+    """Catch signals while the trainer runs, fire ``Events.INTERRUPT`` to save the state, and end the program.
 
-    During an evaluation there is nothing to save that was not saved before it, and the end comes at once.
+    During an evaluation the program ends at once, because the state was saved before it.
 
-    A later second signal ends the program without waiting for the step.
+    A second signal later ends the program without waiting for the step.
 
     Args:
-        step: of the trainer, to be finished first.
-        evaluator: run by the trainer.
+        step: step of the trainer; it is finished first.
+        evaluator: evaluator that the trainer runs.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
-    #: Seconds in which a second signal means the first one: a launcher hands on what the terminal sent to all.
+    #: A second signal within so many seconds repeats the first: a launcher forwards what the terminal sent to all.
     SAME = 2.0
 
     def __init__(self, step: TrainStep, evaluator: Evaluator) -> None:
@@ -47,7 +47,7 @@ class Interruption:
         engine.add_event_handler(Events.COMPLETED, self._stop_listening)
 
     def _listen(self) -> None:
-        if threading.current_thread() is threading.main_thread():  # Python delivers signals to no other
+        if threading.current_thread() is threading.main_thread():  # Python delivers signals only to it
             self.before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
 
     def _stop_listening(self) -> None:

@@ -1,4 +1,4 @@
-"""LAMB with the arithmetic of FusedLAMB, the MLPerf reference's, on any device."""
+"""Provide LAMB on any device, with the arithmetic of FusedLAMB in the MLPerf reference."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from torch import Tensor
 
 
 class Lamb(torch.optim.Optimizer):
-    """Adam's step, whose length follows the weights' where weight decay is on.
+    """Apply Adam's step, scaled to the norm of the weights if weight decay is on.
 
-    Source: You et al., "Large batch optimization for deep learning" (2020), in the variant that the reference runs:
-    gradients are clipped by their norm over all parameters first, both moments are corrected for their start at zero,
-    decay is added to the step, and only with it a parameter's step is scaled to the norm of its weights.
+    Source: You et al., "Large batch optimization for deep learning" (2020), in the reference's variant. It first clips
+    gradients by their norm over all parameters. Both moments are corrected for their start at zero. Weight decay is
+    added to the step. Only with weight decay a parameter's step is scaled to the norm of its weights.
 
     Args:
-        params: tensors, or groups of them.
+        params: tensors, or groups of tensors.
         lr: learning rate, positive.
         betas: decay of the first and the second moment, each in [0, 1).
         eps: added to the root of the second moment.
-        weight_decay: not negative.
-        max_grad_norm: gradients longer than this, all together, are scaled down to it.
+        weight_decay: 0 or positive.
+        max_grad_norm: gradients with a larger norm over all parameters are scaled down to it.
 
     Raises:
-        ValueError: for a number out of its range.
+        ValueError: if a number is out of range.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Lamb(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step; ``closure``, if given, computes loss and gradients first, and its loss is returned."""
+        """Perform one step; ``closure``, if given, first computes gradients and the loss to return."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -55,7 +55,7 @@ class Lamb(torch.optim.Optimizer):
         gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         if not gradients:
             return loss
-        # On the device, so that no step waits for a number.
+        # The norm stays on the device, so that no step waits for it.
         clip = (torch.nn.utils.get_total_norm(gradients) / self.max_grad_norm).clamp(min=1)
         for group in self.param_groups:
             group["step"] += 1

@@ -1,4 +1,4 @@
-"""Losses around a loss: on coarser outputs of the network too, and on regions made of several classes."""
+"""Extend a loss to coarser outputs of the network and to regions of several classes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import nn
 
 
 class DeepSupervision(nn.Module):
-    """A loss on a network's output and on what its coarser levels would say, weighed 1, ½, ¼ … and divided by the sum.
+    """Average a loss over a network's output and its coarser heads, weighted 1, ½, ¼ … and divided by the sum.
 
-    Head k, of a level 2ᵏ times as coarse, repeats each of its values 2ᵏ times along each axis. One of them, the one
-    after the middle, is compared with the label there: the same answer for an eighth of the work a level.
+    Head k belongs to a level 2ᵏ times as coarse and repeats each value 2ᵏ times along each axis. Only the repeat just
+    after the middle is compared with its label. This uses every value of the head, at an eighth of the work per level.
 
     Args:
-        loss: of logits (B, C, D, H, W) and a label (B, 1, D, H, W).
+        loss: takes logits (B, C, D, H, W) and a label (B, 1, D, H, W).
 
     Source: nnU-Net, Isensee et al., https://arxiv.org/abs/1809.10486.
     """
@@ -26,7 +26,8 @@ class DeepSupervision(nn.Module):
         self.loss = loss
 
     def forward(self, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        """
+        """Compute the weighted loss over all heads.
+
         Args:
             logits: (B, heads, C, D, H, W), all at full size and the output first, as MONAI's ``DynUNet`` stacks them in
                 training; or (B, C, D, H, W) of a network without such heads.
@@ -53,17 +54,17 @@ class DeepSupervision(nn.Module):
 
 
 class RegionLoss(nn.Module):
-    """Another loss, plus ``weight`` times (Dice + binary cross entropy) / 2 on regions that are unions of classes.
+    """Add ``weight`` times (Dice + binary cross entropy) / 2 on unions of classes to another loss.
 
-    A network that gives class logits z gives a region's too: with z over a union U of classes, log Σ exp z(U) −
-    log Σ exp z(rest) is the logit whose sigmoid is the sum of U's softmax probabilities. So one head serves both, and
-    inference is what it was. The regions' Dice and cross entropy are means over regions and batch.
+    Class logits z also give the logit of a union U of classes: log Σ exp z(U) − log Σ exp z(rest). Its sigmoid is the
+    sum of U's softmax probabilities. So one head serves both, and inference does not change. The regions' Dice and
+    cross entropy are means over regions and batch.
 
     Args:
-        loss: of the classes; of logits (B, C, D, H, W) and a label (B, 1, D, H, W).
-        regions: each the classes that it is made of, such as ``[[1, 2], [2]]`` for kidney ∪ tumour and tumour.
-        weight: of the regions' part; with 0 it is not computed.
-        batch: Dice of all of a batch's voxels together, not of each of its patches.
+        loss: loss of the classes; takes logits (B, C, D, H, W) and a label (B, 1, D, H, W).
+        regions: the classes of each region, such as ``[[1, 2], [2]]`` for kidney ∪ tumour and tumour.
+        weight: weight of the region loss; with 0 it is not computed.
+        batch: compute Dice over all voxels of a batch, not per patch.
 
     Raises:
         ValueError: if a region has no class, or the weight is negative.
@@ -83,10 +84,10 @@ class RegionLoss(nn.Module):
         self.cross_entropy = nn.BCEWithLogitsLoss()
 
     def forward(self, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        """The loss of ``logits`` (B, C, D, H, W) and a ``label`` (B, 1, D, H, W) with class numbers.
+        """Compute the loss of ``logits`` (B, C, D, H, W) and a ``label`` (B, 1, D, H, W) with class numbers.
 
         Raises:
-            ValueError: if a region holds a class that there is not, or all of them.
+            ValueError: if a region contains an unknown class or all classes.
         """
         total: torch.Tensor = self.loss(logits, label)
         if self.weight == 0:
@@ -97,10 +98,10 @@ class RegionLoss(nn.Module):
 
 
 def region_logits(logits: torch.Tensor, regions: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Logits (B, regions, D, H, W) of unions of classes out of those of the classes (B, C, D, H, W).
+    """Compute logits (B, regions, D, H, W) of unions of classes from class logits (B, C, D, H, W).
 
     Raises:
-        ValueError: if a region holds a class that there is not, or all of them, which leaves nothing to tell it from.
+        ValueError: if a region contains an unknown class, or all classes, so that no other class remains.
     """
     classes = range(logits.shape[1])
     parts = []
@@ -113,15 +114,15 @@ def region_logits(logits: torch.Tensor, regions: Sequence[Sequence[int]]) -> tor
 
 
 def _together(logits: torch.Tensor, classes: Sequence[int]) -> torch.Tensor:
-    """log Σ exp over some classes, (B, 1, D, H, W)."""
+    """Compute log Σ exp over some classes, (B, 1, D, H, W)."""
     total = logits[:, classes[0] : classes[0] + 1]
-    for number in classes[1:]:  # less than half of the time of torch.logsumexp over a list of channels
+    for number in classes[1:]:  # takes less than half the time of torch.logsumexp over a list of channels
         total = torch.logaddexp(total, logits[:, number : number + 1])
     return total
 
 
 def _among(label: torch.Tensor, region: Sequence[int]) -> torch.Tensor:
-    """Where ``label`` is one of the classes of a region."""
+    """Return a mask of the voxels whose ``label`` is a class of the region."""
     inside = label == region[0]
     for number in region[1:]:
         inside = inside | (label == number)

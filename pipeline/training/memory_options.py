@@ -1,4 +1,4 @@
-"""What tensors on a CPU leave, kept for those that come."""
+"""Trade memory and time: keep freed memory on a CPU, or recompute activations."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of <malloc.h>
 
 
 def keep_freed_memory(accelerator: Accelerator, keep: bool = True) -> None:
-    """On a CPU, keeps freed memory for the next tensors, as cards do of themselves; or no longer does.
+    """Keep freed memory on a CPU for the next tensors, as accelerators do by default, or stop doing so.
 
-    glibc gives a tensor of more than 32 MB back at once, and the next one gets pages that are zeroed first, which
-    takes a quarter of a training step. Kept memory does not fall between steps. Other C libraries stay as they are.
+    glibc returns a tensor of more than 32 MB to the system at once. The next one gets pages that are zeroed first,
+    which takes a quarter of a training step. Kept memory does not fall between steps. Other C libraries are unchanged.
     """
     if accelerator.on_cpu and platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt
@@ -27,11 +27,11 @@ def keep_freed_memory(accelerator: Accelerator, keep: bool = True) -> None:
 
 
 def recomputed(network: nn.Module) -> nn.Module:
-    """``network``, whose blocks keep their inputs alone during training and compute the rest a second time.
+    """Make the blocks of ``network`` keep only their inputs in training and recompute the rest; return ``network``.
 
-    Its blocks are its children, or the members of a child that is a list; not one that holds others of them, as MONAI's
-    `DynUNet` has, for within it they would be computed a third time. Names of weights, results and gradients stay what
-    they are; without gradients nothing changes.
+    Blocks are the network's children, or the members of a child that is a list. A block that contains other blocks, as
+    in MONAI's `DynUNet`, is left out, because its inner blocks would be computed a third time. Names of weights,
+    results and gradients do not change. Without gradients nothing changes.
     """
     children = [
         block for child in network.children() for block in (child if isinstance(child, nn.ModuleList) else [child])

@@ -1,7 +1,7 @@
-"""The MLPerf log of a run, as MLPerf's compliance checker reads it.
+"""Write the MLPerf log of a run in the format of MLPerf's compliance checker.
 
-Source: MLPerf training's image segmentation benchmark for the events and their order;
-``mlperf_logging.compliance_checker`` for what they must hold.
+Sources: MLPerf training's image segmentation benchmark for the events and their order;
+``mlperf_logging.compliance_checker`` for their content.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ from ..data.sampling import Seeds
 from ..runtime import distributed
 from .averaging import bare
 
-#: Logs of earlier starts that are kept beside the present one.
+#: Number of earlier starts whose logs are kept beside the current one.
 KEPT = 99
-#: Lines that an initialisation may have before the file is opened.
+#: Maximum number of lines of an initialisation before the file is opened.
 HELD = 10_000
 
 
 class MLPerfLog(MLLogger):
-    """The file, written by the first process only: ``event``, ``start`` and ``end`` add a line each.
+    """Write the log file in the first process only; ``event``, ``start`` and ``end`` add a line each.
 
-    The rules know one run in a file, so each start has a log of its own. Those of earlier starts are kept as
-    ``mlperf.log.1`` (the latest), ``mlperf.log.2`` and so on. The checker passes the log of a whole run; the part
-    after an interruption is no valid result of MLPerf's.
+    The rules allow one run per file, so each start has its own log. Logs of earlier starts are kept as
+    ``mlperf.log.1`` (the latest), ``mlperf.log.2`` and so on. The checker accepts the log of a whole run. The log
+    after an interruption is not a valid MLPerf result.
 
     Args:
-        file: the log.
-        settings: events of the initialisation by MLPerf's keys: submitter, schedule, windows.
-        cache_cleared: whether the launcher has emptied the system's caches, as the rules want it.
+        file: path of the log.
+        settings: events of the initialisation by MLPerf's keys: submitter, schedule, sliding windows.
+        cache_cleared: True if the launcher has cleared the system's caches, as the rules require.
     """
 
     def __init__(self, file: str | Path, settings: Mapping[str, Any], cache_cleared: bool = False) -> None:
-        # A logger outside of Python's tree: nobody else's level, handlers or lines.
+        # A logger outside Python's hierarchy shares no level, handlers or lines with others.
         super().__init__(logging.Logger("mlperf"), root_dir=re.escape(str(Path(__file__).parents[2])))
         self.file, self.settings, self.cache_cleared = Path(file), settings, cache_cleared
 
     def begin(self) -> None:
-        """The initialisation starts. To be called before the network is made; once is enough.
+        """Start the initialisation; call it before the network is built. Further calls have no effect.
 
-        Lines are held in memory until :meth:`open`: a start that is refused leaves the file of a finished run alone.
+        Lines stay in memory until :meth:`open`, so a refused start does not change the file of a finished run.
         """
         if self.logger.handlers:
             return
@@ -63,7 +63,7 @@ class MLPerfLog(MLLogger):
             self.event(key, value)
 
     def open(self) -> None:
-        """Opens the file, and writes what was held, with its times. Once is enough."""
+        """Open the file and write the held lines with their times. Further calls have no effect."""
         self.begin()
         (handler,) = self.logger.handlers
         if isinstance(handler, MemoryHandler):
@@ -82,21 +82,20 @@ class MLPerfLog(MLLogger):
 
 
 class MLPerfRun:
-    """Logs the events of a training run (rules 4.0.0, unet3d).
+    """Log the events of a training run (rules 4.0.0, unet3d).
 
-    Attach it to the trainer, behind what goes on from a checkpoint (whose seed then counts), ahead of what evaluates
-    and of what saves, since the log ends when training is over. The run is a success if its last score is at or above
-    the target. It is aborted if it ends in any other way, and also if the program does: by an error, an interrupt, an
-    exit.
+    Attach it to the trainer after the handler that resumes, because the checkpoint's seed counts. Attach it before the
+    handlers that evaluate and save, because the log ends with the training. The run is a success if its last score is
+    at or above the target. Any other end is an abort, also that of the program by an error, an interrupt or an exit.
 
     Args:
-        log: begins with the run if it has not yet.
-        evaluator: whose score counts.
-        metric: name of that score.
-        target: to reach, in [0, 1].
+        log: log of the run; it begins with the run at the latest.
+        evaluator: evaluator that computes the score.
+        metric: name of the score.
+        target: target score, in [0, 1].
         samples: events of the data by MLPerf's keys: numbers of cases, ``samples_per_epoch`` of all processes,
             batch size.
-        seeds: of the run.
+        seeds: seeds of the run.
     """
 
     def __init__(
@@ -111,7 +110,7 @@ class MLPerfRun:
         self.log, self.evaluator, self.metric, self.target = log, evaluator, metric, target
         self.samples, self.seeds = samples, seeds
         self.score: float | None = None
-        self.epoch_began = 0.0
+        self.epoch_began, self.first_step = 0.0, 0
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._started)
@@ -134,7 +133,7 @@ class MLPerfRun:
         self.log.start(keys.RUN_START)
         for key, value in self.samples.items():
             self.log.event(key, value)
-        # Only now, to come after whatever else the end of an epoch brings: an evaluation is part of the block.
+        # Added last, to run after all other handlers of the epoch's end: an evaluation is part of the block.
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._block_completed)
         atexit.register(self._stop, keys.ABORTED)
 
@@ -142,10 +141,12 @@ class MLPerfRun:
         epoch = trainer.state.epoch
         self.log.start(keys.BLOCK_START, metadata={keys.FIRST_EPOCH_NUM: epoch, keys.EPOCH_COUNT: 1})
         self.log.start(keys.EPOCH_START, metadata={keys.EPOCH_NUM: epoch})
-        self.epoch_began = time.perf_counter()
+        self.epoch_began, self.first_step = time.perf_counter(), trainer.state.iteration
 
     def _epoch_completed(self, trainer: SupervisedTrainer) -> None:
-        throughput = self.samples["samples_per_epoch"] / (time.perf_counter() - self.epoch_began)
+        # An epoch that continues an interrupted one, or is cut short by a clock, has fewer steps.
+        share = (trainer.state.iteration - self.first_step) / (trainer.state.epoch_length or 1)
+        throughput = share * self.samples["samples_per_epoch"] / (time.perf_counter() - self.epoch_began)
         number = {keys.EPOCH_NUM: trainer.state.epoch}
         rate = trainer.optimizer.param_groups[0]["lr"]
         self.log.end(keys.EPOCH_STOP, metadata={**number, "current_lr": rate})

@@ -1,4 +1,4 @@
-"""Where weight gradients in bf16 are wrong on a CPU, and a training refuses to begin."""
+"""Check data, fold and precision before training, and refuse a run that cannot work."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from ..runtime.errors import UsageError, errors_reported
 
 
 def refuse_shallow_bf16(network: nn.Module, roi_size: Sequence[int], accelerator: Accelerator) -> None:
-    """Ends the program if ``network`` would convolve in bf16, on a CPU, what is two slices deep.
+    """End the program if ``network`` would convolve inputs two slices deep in bf16 on a CPU.
 
-    torch 2.13 with oneDNN there adds memory that nobody has written to the weights' gradient: numbers that are a
-    little wrong or not finite, and differ from run to run. FP32 and other depths are right.
+    There, torch 2.13 with oneDNN adds uninitialised memory to the weights' gradient. The gradients are slightly wrong
+    or not finite, and differ from run to run. FP32 and other depths are correct.
 
     Args:
         network: takes (1, C, D, H, W), with the C of its first convolution.
-        roi_size: D, H, W of the training's patches, voxels.
+        roi_size: D, H, W of the training patches, in voxels.
 
     Raises:
-        SystemExit: with one sentence and exit code 2.
+        SystemExit: with an error message and exit code 2.
     """
     if not (accelerator.on_cpu and accelerator.precision == "bf16"):
         return
     depths: set[int] = set()
-    twin = copy.deepcopy(network).to("meta")  # shapes alone: neither memory nor time
+    twin = copy.deepcopy(network).to("meta")  # computes shapes only, without memory or time
     convolutions = [module for module in twin.modules() if isinstance(module, nn.Conv3d)]
     for convolution in convolutions:
         if convolution.kernel_size[0] > 1:
@@ -63,12 +63,12 @@ def start(
     training_data: Sequence[Mapping[str, Any]],
     evaluation_data: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Checks that the data lists are prepared as the configuration says, and enough for all processes; logs the device.
+    """Check that the data are preprocessed as configured and suffice for all processes; log the device.
 
-    With fewer than ``cases_a_step`` for each of them, which is batch size times accumulation, an epoch would end before
-    the optimiser's first step, and nothing be trained.
+    Each process needs ``cases_a_step`` cases (batch size times accumulation). With fewer, an epoch would end before the
+    optimiser's first step, without any training.
 
-    Ends the program with one sentence and exit code 2 if the data do not serve.
+    Unusable data end the program with an error message and exit code 2.
     """
     with errors_reported():
         require_data(dataset_dir, recipe, evaluation_data, training_data, cases_a_step)
@@ -76,9 +76,9 @@ def start(
 
 
 def refuse_fold(index: Index, fold: int | None, folds: int) -> None:
-    """Ends the program with one sentence and exit code 2 if ``fold`` is none of ``folds``, or the cases are too few.
+    """End the program with an error message and exit code 2 if ``fold`` is invalid or cases are too few.
 
-    A run that holds out no fold gives None.
+    A valid fold is one of ``folds``, or None for a run that holds out no fold.
     """
     with errors_reported():
         training_list(index, fold, folds)

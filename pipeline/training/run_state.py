@@ -1,4 +1,4 @@
-"""All that a run is made of, as plain data and back: what a checkpoint holds so that the run can go on from it."""
+"""Capture the state of a run as plain data for a checkpoint, and restore it."""
 
 from __future__ import annotations
 
@@ -23,29 +23,31 @@ from .averaging import WeightAverage
 from .schedule import Clock
 from .step import TrainStep
 
-#: Of an optimiser's group: what changes while it works, and is no setting.
+#: Entries of an optimiser's group that change during training, so they are not settings.
 FREE = ("lr", "initial_lr", "params", "step")
+#: Settings that a continued run may change.
+CONTINUABLE = ("budget_minutes",)
 
 
 class RunState:
-    """The parts of a training run.
+    """Hold the components of a training run, and capture and restore their state.
 
-    Samples depend on seed, epoch and case alone (:mod:`kits_unet3d.pipeline.data.sampling`) and the learning
-    rate on the epoch, so neither data workers nor the schedule have a state to keep.
+    Samples depend on seed, epoch and case alone (:mod:`kits_unet3d.pipeline.data.sampling`). The learning rate depends
+    on the epoch. So neither the data workers nor the schedule have a state to save.
 
     Args:
-        average: of the network's weights, with the network itself.
-        optimizer, step, sampler: of the run.
-        factory: the network as ``functools.partial``; its class and arguments go into the file.
-        recipe: how images are prepared for the network.
-        accelerator: described in the file; gives its random state.
-        settings: what decides the result beside network, recipe and optimiser: plain values, and components (loss,
-            augmentation) as they were made, before their first use.
-        clock: of the run, whose time is kept; None for one that nobody asks.
+        average: average of the network's weights, with the network itself.
+        optimizer, step, sampler: components of the run.
+        factory: the network as ``functools.partial``; its class and arguments are saved in the file.
+        recipe: preprocessing parameters of the network's images.
+        accelerator: its description and its random state are saved in the file.
+        settings: other settings that decide the result beside network, ``recipe`` and optimiser: plain values, and
+            components (loss, augmentation) in their state before the first use.
+        clock: clock of the run, whose time is saved; None for a clock without a limit.
 
     Attributes:
-        best: the best score so far, None before the first evaluation.
-        evaluated: the epoch of the last finished evaluation, 0 before the first.
+        best: the best score so far; None before the first evaluation.
+        evaluated: the iteration of the last finished evaluation; 0 before the first.
     """
 
     def __init__(
@@ -68,7 +70,7 @@ class RunState:
         self.evaluated = 0
 
     def configuration(self, engine: Engine) -> dict[str, Any]:
-        """What must agree between a run and the checkpoint it goes on from, by name, as plain data."""
+        """Return the settings in which a run and its checkpoint must agree, by name, as plain data."""
         groups = self.optimizer.param_groups
         names = {name for group in groups for name in group if name not in FREE}
         return {
@@ -85,11 +87,12 @@ class RunState:
         }
 
     def differences(self, content: Mapping[str, Any], engine: Engine) -> list[str]:
-        """Names (``optimizer::momentum``) of what a checkpoint of another configuration has otherwise."""
-        return differing(self.configuration(engine), content.get("configuration", {}))
+        """Return the names (``optimizer::momentum``) of the settings that differ in a checkpoint."""
+        names = differing(self.configuration(engine), content.get("configuration", {}))
+        return [name for name in names if name not in CONTINUABLE]
 
     def capture(self, engine: Engine) -> dict[str, Any]:
-        """Tensors and plain data only, so that ``weights_only=True`` can read it. All processes must call it."""
+        """Return tensors and plain data only, which ``weights_only=True`` can read. All processes must call it."""
         return {
             **_on_cpu(self.average.capture()),
             "optimizer": _on_cpu(self.optimizer.state_dict()),
@@ -108,7 +111,7 @@ class RunState:
         }
 
     def restore(self, content: Mapping[str, Any], engine: Engine) -> None:
-        """Puts the run where :meth:`capture` found it; the next sample is the one that would have come then."""
+        """Restore the state from :meth:`capture`; the sampler continues with the next sample."""
         self.average.restore(content)
         self.optimizer.load_state_dict(content["optimizer"])
         self.step.scaler.load_state_dict(content["scaler"])
@@ -116,7 +119,7 @@ class RunState:
         self.clock.before = content.get("seconds", 0.0)
         length = engine.state.epoch_length
         engine.state.iteration = content["iteration"]
-        engine.state.epoch = content["iteration"] // length  # ignite counts it up when it enters the epoch
+        engine.state.epoch = content["iteration"] // length  # ignite increments it when it enters the epoch
         self.sampler.seeds.master = content["seed"]
         self.sampler.skip = content["iteration"] % length * self.settings["batch_size"]
         self._set_random_states(content["random"][distributed.rank()])
@@ -137,11 +140,11 @@ class RunState:
         keys, position, has_gauss, gauss = states["numpy"]
         np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, gauss))  # noqa: NPY002
         torch.set_rng_state(states["torch"])
-        self.accelerator.set_rng_state(states["device"])  # leaves it as it is if the run goes on elsewhere
+        self.accelerator.set_rng_state(states["device"])  # does nothing if the run resumes on another device
 
 
 def _on_cpu(value: Any) -> Any:
-    """A tree with its tensors on the CPU: a file that names a device cannot be read where there is none."""
+    """Move all tensors of a tree to the CPU, so that a machine without the device can read the file."""
     if isinstance(value, torch.Tensor):
         return value.cpu()
     if isinstance(value, Mapping):
@@ -150,8 +153,8 @@ def _on_cpu(value: Any) -> Any:
 
 
 def _described(part: Any) -> Any:
-    """As plain data: of a component its class, its public attributes, and the components that it is made of."""
-    if isinstance(part, np.generic):  # numpy's float64 is a float, but not plain: a file with it would name code
+    """Describe a component as plain data: its class, its public attributes and its inner components."""
+    if isinstance(part, np.generic):  # numpy's float64 is a float but not plain data; its file would refer to code
         return part.item()
     if part is None or isinstance(part, bool | int | float) or type(part) is str:
         return part
@@ -170,13 +173,13 @@ def _described(part: Any) -> Any:
 
 
 def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """Names (``optimizer::momentum``) of the entries in which two configurations differ."""
+    """Return the names (``optimizer::momentum``) of the entries in which two configurations differ."""
     one, other = _flat(ours), _flat(theirs)
     return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
 
 
 def _flat(content: Any, name: str = "") -> dict[str, Any]:
-    """Nested entries by their path ``a::b``; a list is one entry unless it holds entries itself."""
+    """Flatten nested entries to paths ``a::b``; a list is one entry unless it contains mappings."""
     entries: Any = content.items() if isinstance(content, Mapping) else enumerate(content)
     flat: dict[str, Any] = {}
     for key, value in entries:

@@ -1,4 +1,4 @@
-"""When to evaluate, at what rate to learn, when to stop: by epoch, counted from 1."""
+"""Schedule the learning rate, evaluations and the end by epoch (counted from 1), and count a run's time."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from ..data.datasets import SIZES
 from ..runtime import distributed
 
-#: Cases of the training split, in which the reference counts its evaluation epochs.
+#: Cases of the training split; the reference counts its evaluation epochs in passes over them.
 TRAINING_CASES = SIZES["training"]
 
 
 def epochs_of(passes: int, samples_per_epoch: int) -> int:
-    """Epochs in which ``passes`` passes over the 168 training cases are seen, rounded up.
+    """Return the number of epochs for ``passes`` passes over the 168 training cases, rounded up.
 
-    The reference starts evaluating after 1000 passes, evaluates every 20 and gives up after 10000.
+    The reference starts evaluating after 1000 passes, evaluates every 20 passes and stops after 10000.
     """
     if samples_per_epoch < 1:
         raise ValueError(f"samples_per_epoch must be positive, got {samples_per_epoch}")
@@ -26,19 +26,19 @@ def epochs_of(passes: int, samples_per_epoch: int) -> int:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate and evaluation epochs.
+    """Hold the learning rate schedule and the evaluation epochs.
 
     Attributes:
-        epochs: the last one.
+        epochs: the last epoch.
         first_evaluation: epoch of the first evaluation.
-        evaluate_every: epochs between evaluations from then on.
-        learning_rate: after warm-up.
-        warmup_epochs: in which the rate rises linearly from ``initial_rate``; 0 for none.
-        initial_rate: where warm-up starts.
-        decay_epochs: after each of these the rate is multiplied by ``decay_factor``.
-        decay_factor: see there.
-        poly_power: after warm-up the rate falls as (1 − share)^power, where the share runs from 0 in the first epoch
-            to nearly 1 in the last; nnU-Net's is 0.9. None for the reference's steps.
+        evaluate_every: epochs between evaluations after the first.
+        learning_rate: learning rate after warm-up.
+        warmup_epochs: epochs in which the learning rate rises linearly from ``initial_rate``; 0 for none.
+        initial_rate: learning rate at the start of warm-up.
+        decay_epochs: after each of these epochs the learning rate is multiplied by ``decay_factor``.
+        decay_factor: factor at each of ``decay_epochs``.
+        poly_power: after warm-up the learning rate falls as (1 − share)^power. The share rises from 0 in the first
+            epoch to nearly 1 in the last; nnU-Net's power is 0.9. None for the reference's steps.
     """
 
     epochs: int
@@ -67,14 +67,14 @@ class Schedule:
             )
 
     def rate(self, epoch: int, share: float | None = None) -> float:
-        """Learning rate in ``epoch``.
+        """Return the learning rate in ``epoch``.
 
-        Warm-up comes first and decay after it: a decay epoch within warm-up takes effect when it ends.
+        Decay begins after warm-up: a decay epoch within warm-up takes effect when warm-up ends.
 
         Args:
-            epoch: from 1.
-            share: of the run that has passed, in [0, 1], where a polynomial is to fall by that; by epochs, and from
-                the end of warm-up, if not given.
+            epoch: counted from 1.
+            share: elapsed share of the run, in [0, 1], for the polynomial. If not given, it follows from the epochs
+                since the end of warm-up.
         """
         if epoch <= self.warmup_epochs:
             return self.initial_rate + (self.learning_rate - self.initial_rate) * epoch / self.warmup_epochs
@@ -85,19 +85,19 @@ class Schedule:
         return self.learning_rate * self.decay_factor ** sum(epoch > start for start in self.decay_epochs)
 
     def evaluates(self, epoch: int) -> bool:
-        """Whether an evaluation follows ``epoch``. The last epoch always ends with one."""
+        """Return True if an evaluation follows ``epoch``. The last epoch always ends with an evaluation."""
         past = epoch - self.first_evaluation
         return epoch == self.epochs or (past >= 0 and past % self.evaluate_every == 0)
 
 
 class Clock:
-    """Counts a run's time over all of its starts; what passed between them is not counted.
+    """Count a run's time over all of its starts, without the time between them.
 
     Args:
-        minutes: that the run is given in all; None for no limit.
+        minutes: time limit of the whole run; None for no limit.
 
     Attributes:
-        before: seconds of the starts before this one, as far as their checkpoints tell.
+        before: seconds of the earlier starts, as recorded in their checkpoints.
     """
 
     def __init__(self, minutes: float | None = None) -> None:
@@ -108,26 +108,26 @@ class Clock:
         self._started: float | None = None
 
     def start(self) -> None:
-        """Begins to count; once it does, nothing happens."""
+        """Start counting; further calls have no effect."""
         if self._started is None:
             self._started = time.monotonic()
 
     @property
     def seconds(self) -> float:
-        """Of this start and those before."""
+        """Return the seconds of this start and the earlier ones."""
         return self.before + (0.0 if self._started is None else time.monotonic() - self._started)
 
     @property
     def up(self) -> bool:
-        """Whether the time is up on any process; the same answer on every one."""
+        """Return True on every process if the time is up on any process."""
         return self.minutes is not None and distributed.any_of(self.seconds >= 60 * self.minutes)
 
     @property
     def share(self) -> float:
-        """Of the time given, how much has passed, in [0, 1]: the first process's answer, on every one.
+        """Return the first process's elapsed share of the time limit, in [0, 1], on every process.
 
         Raises:
-            ValueError: if there is no limit.
+            ValueError: if the clock has no limit.
         """
         if not self.minutes:
             raise ValueError(f"a share of the time needs max_minutes above 0, got {self.minutes}")

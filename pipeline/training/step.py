@@ -1,4 +1,4 @@
-"""One training step."""
+"""Perform one training step."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from .averaging import WeightAverage
 
 
 class NotFiniteError(ArithmeticError):
-    """Loss or gradient is no number any more; nothing that follows would mean anything."""
+    """Report that a loss or gradient is not finite, so further training would be meaningless."""
 
 
 class TrainStep:
-    """Forward, loss, backward, optimiser step, for MONAI's ``SupervisedTrainer(iteration_update=…)``.
+    """Run forward, loss, backward and optimiser step for MONAI's ``SupervisedTrainer(iteration_update=…)``.
 
-    MONAI's own step can only mix precision on one vendor's devices, so this one asks the accelerator.
+    MONAI's own step supports mixed precision on one vendor's devices only, so this step uses the accelerator.
 
     Args:
-        accelerator: gives autocast and the loss scaler.
-        accumulation_steps: so many batches make one step of the optimiser; their losses are divided by it.
-            What is left at the end of an epoch is dropped, as in the reference.
-        average: of the weights, to be kept up.
+        accelerator: provides autocast and the loss scaler.
+        accumulation_steps: number of batches per optimiser step; their losses are divided by it.
+            Incomplete steps at the end of an epoch are dropped, as in the reference.
+        average: average of the weights to update.
     """
 
     def __init__(
@@ -40,17 +40,18 @@ class TrainStep:
         self.scaler = accelerator.scaler()
 
     def finished(self, engine: Engine) -> bool:
-        """Whether the optimiser has had its turn after the present iteration, or the epoch is over."""
+        """Return True if the current iteration ended an optimiser step or the epoch."""
         done = engine.state.iteration % (engine.state.epoch_length or 1)
         return done % self.accumulation_steps == 0
 
     def __call__(self, engine: Any, batch: dict[str, torch.Tensor]) -> Any:
-        """Returns image, label, pred (logits) and loss (undivided, mean over processes), with the network updated:
-        a dictionary, or one for each sample if the trainer decollates.
+        """Update the network and return image, label, pred (logits) and loss (undivided, mean over processes).
+
+        The result is a dictionary, or a dictionary for each sample if the trainer decollates.
 
         Raises:
-            NotFiniteError: if the loss or a gradient is not finite, or with a loss scaler no gradient of many steps in
-                a row was; the weights are left as they were.
+            NotFiniteError: if the loss or a gradient is not finite. With a loss scaler: if no gradient was finite for
+                many steps in a row. The weights stay unchanged.
         """
         image, label = engine.prepare_batch(batch, engine.state.device, engine.non_blocking)
         position = (engine.state.iteration - 1) % (engine.state.epoch_length or 1)
@@ -58,7 +59,7 @@ class TrainStep:
         engine.network.train()
         if position % self.accumulation_steps == 0:
             engine.optimizer.zero_grad(set_to_none=True)
-        # Only the last backward needs to be shared between processes.
+        # Only the last backward pass needs to synchronise gradients between processes.
         alone = nullcontext() if last else getattr(engine.network, "no_sync", nullcontext)()
         with alone:
             with self.accelerator.autocast():
@@ -74,17 +75,17 @@ class TrainStep:
             CommonKeys.PRED: logits.detach(),
             CommonKeys.LOSS: distributed.mean(loss.detach()),
         }
-        engine.fire_event(IterationEvents.MODEL_COMPLETED)  # what is configured to follow a step hangs on it
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)  # configured handlers follow this event
         return engine.state.output
 
     def _update(self, engine: Any) -> None:
-        if not self.scaler.is_enabled():  # a scaler finds an overflow itself, and leaves that step out
+        if not self.scaler.is_enabled():  # a scaler detects an overflow itself and skips that step
             gradients = [p.grad for p in engine.network.parameters() if p.grad is not None]
             self._require_finite(engine, "norm of the gradient", torch.nn.utils.get_total_norm(gradients))
         self.scaler.step(engine.optimizer)
         self.scaler.update()
-        # Each overflow halves the scale. Below 1 it no longer lifts gradients into what half precision holds, but is
-        # a sign that none is finite any more, and the run would leave out steps for ever.
+        # Each overflow halves the scale. A scale below 1 no longer lifts gradients into the range of half precision.
+        # It shows that gradients are never finite any more, and the run would skip steps forever.
         if (scale := self.scaler.get_scale()) < 1:
             raise _diverged(engine, f"the scale of the loss is down to {scale}")
         if self.average is not None:

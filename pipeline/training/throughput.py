@@ -1,4 +1,4 @@
-"""How fast the training is."""
+"""Measure the throughput of a training."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ PERCENTILES = (50, 90, 95, 99)
 
 
 def summarise(step_seconds: Sequence[float], samples_per_step: int) -> dict[str, Any]:
-    """Speed of steps that took so long, one after the other.
+    """Summarise the throughput of consecutive steps.
 
     Args:
-        step_seconds: at least one, in seconds.
-        samples_per_step: by all processes together.
+        step_seconds: duration of each step in seconds; at least one step.
+        samples_per_step: samples of all processes together.
 
-    Returns ``steps`` and ``samples_per_step``, ``samples_per_second`` over all of them, and ``step_ms``: percentiles
+    Returns ``steps``, ``samples_per_step``, ``samples_per_second`` over all steps, and ``step_ms``: percentiles
     (``"p50"``, …) of the step time in milliseconds, interpolated linearly.
     """
     milliseconds = 1000 * np.asarray(step_seconds, dtype=np.float64)
@@ -42,16 +42,16 @@ def summarise(step_seconds: Sequence[float], samples_per_step: int) -> dict[str,
 
 
 class Throughput:
-    """Measures the steps of a training after a warm-up; at its end logs what :func:`summarise` says.
+    """Measure the steps of a training after a warm-up, and log the :func:`summarise` result at the end.
 
-    A step lasts from the end of the one before it to its own, with all work of the device done, so that waiting
+    A step lasts from the end of the previous step to its own end. The device must have finished all work, so waiting
     for data counts too.
 
     Args:
-        accelerator: is waited for, and described in the report.
-        samples_per_step: by all processes together.
-        warmup_steps: how many steps at the start are not measured.
-        file: gets the report as JSON; None for the log alone.
+        accelerator: synchronised after each step, and described in the report.
+        samples_per_step: samples of all processes together.
+        warmup_steps: number of steps at the start that are not measured.
+        file: path of the JSON report; None for the log alone.
     """
 
     def __init__(
@@ -78,10 +78,10 @@ class Throughput:
         self.ends.append(time.perf_counter())
 
     def report(self) -> dict[str, Any]:
-        """What was measured so far, with the device and its largest memory use in bytes.
+        """Return the measurements so far, with the device and its peak memory use in bytes.
 
         Raises:
-            UsageError: if no step came after the warm-up.
+            UsageError: if no step followed the warm-up.
         """
         seconds = np.diff(self.ends)[self.warmup_steps :].tolist()
         if not seconds:

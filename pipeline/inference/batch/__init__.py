@@ -1,4 +1,4 @@
-"""Many scans, one after the other, into one folder."""
+"""Predict many scans, one after the other, into one directory."""
 
 from .batch import PATIENCE, Batch, start
 from .output_directory import ready, require_ready, require_writable

@@ -1,4 +1,4 @@
-"""Many scans, one after the other; what goes wrong with one stays with it."""
+"""Predict many scans, one after the other; an error in one scan does not stop the others."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ from .prefetch import ScansAhead
 
 logger = logging.getLogger("kits_unet3d.inference")
 
-#: How long the processes of a batch wait for the last one.
+#: Time that the processes of a batch wait for the last one.
 PATIENCE = timedelta(days=30)
 
 
 class Batch:
-    """Predicts scans into a folder, and keeps account of them in its report.
+    """Predict scans into a directory and record them in its report.
 
     Args:
         predictor: with the model, loaded once.
-        folder: for masks and report; what an earlier run finished from the same scans, model and options
-            is verified and left alone.
+        folder: directory for masks and report. Results of an earlier run from the same scans, model and options are
+            verified and kept.
         options: for reading.
         limit: bytes of memory a scan may need.
-        probabilities: write them too.
-        dicom_seg: write DICOM segmentations of DICOM scans too.
-        page: draw a picture and slices of each scan, and make a page of them; if not given, where the extra
+        probabilities: also write class probabilities.
+        dicom_seg: also write DICOM segmentations of DICOM scans.
+        page: draw a picture and slices of each scan, and write the HTML report; if not given, done if the extra
             ``figures`` is installed.
-        overwrite: do everything again.
-        keep_names: let patients' names appear.
+        overwrite: predict everything again.
+        keep_names: keep patients' names in the results.
     """
 
     def __init__(
@@ -74,16 +74,16 @@ class Batch:
         self._unwritten: OSError | None = None
 
     def run(self, scans: Sequence[Found], skipped: dict[str, str] | None = None) -> list[str]:
-        """Does all of them; returns the names of those that failed.
+        """Predict all scans; return the names of those that failed.
 
-        Under torchrun each process takes its share, and every one returns all the failed.
+        Under torchrun each process predicts its share and returns all failed names.
 
         Args:
             scans: from :func:`find_scans`.
-            skipped: what was left out when they were looked for, for the report.
+            skipped: paths that the search left out, with reasons, for the report.
 
         Raises:
-            UsageError: if another run is writing into the folder.
+            UsageError: if another run is writing into the directory.
             CaseError: at the end, if the report could not be written.
         """
         self._identity = frozenset() if self.keep_names else frozenset().union(*(s.identity for s in scans))
@@ -101,7 +101,7 @@ class Batch:
             self._do(self._pending(named))
             self.report.cases |= gather_by_case(self.report.added)
             if rank() == 0:
-                self._unwritten = None  # what could not be written after a case is written now
+                self._unwritten = None  # the writes below include all that failed after a case
                 self._keep(self.report.write)
                 if self.page:
                     self._keep(lambda: write_page(self.report))
@@ -116,14 +116,14 @@ class Batch:
         return failed
 
     def _keep(self, write: Callable[[], Any]) -> None:
-        """Writes what the batch can go on without."""
+        """Write a file that the batch can continue without."""
         try:
             write()
         except OSError as error:
             self._unwritten = error
 
     def _pending(self, named: Sequence[Found]) -> list[Found]:
-        """This process's share of what is still to be done; they verify the masks of earlier runs together."""
+        """Return this process's share of the unfinished scans; all processes verify earlier masks together."""
         finished = gather_by_case({found.name: self._is_finished(found) for found in share(list(named))})
         if rank() == 0 and any(finished.values()):
             count = sum(finished.values())
@@ -144,7 +144,7 @@ class Batch:
         return text if self.keep_names else without_names(text, self._identity)
 
     def _made_from(self, found: Found) -> str:
-        """Digest of all that a result depends on; files by size and time, since reading them all takes long."""
+        """Digest all that a result depends on; files by size and time, since reading them all takes long."""
         paths = [found.path]
         if found.dicom is not None:
             paths = sorted(one.path for series in found.dicom.series for one in series.slices)
@@ -164,7 +164,7 @@ class Batch:
         written: list[Path] = []
         try:
             if earlier["files"] and earlier.get("source") != case["source"] and not self.overwrite:
-                case["source"] = earlier.get("source")  # so that the next run does not take them for this scan's
+                case["source"] = earlier.get("source")  # so that the next run does not assign them to this scan
                 raise CaseError(
                     f"{found.path}: {', '.join(earlier['files'])} in {self.folder} is another scan's result; "
                     "use another folder, or --overwrite"
@@ -173,29 +173,31 @@ class Batch:
                 raise scan
             done = self._predict(scan, written)
             case |= {"outcome": DONE, "made_from": made_from, "seconds": round(time.monotonic() - began, 1), **done}
-        except Exception as error:  # whatever is wrong with one scan, the others are still to be done
+        except Exception as error:  # an error in one scan must not stop the others
             text = str(error) if isinstance(error, CaseError) else f"{type(error).__name__}: {error}"
             case["error"] = self._clean(text if str(found.path) in text else f"{found.path}: {text}")
             for file in written:
                 with suppress(OSError):
                     file.unlink()
-            # A scan that cannot be reached today costs nobody the mask of yesterday.
+            # A scan that cannot be read now keeps its earlier mask.
             case["files"] = {file: digest for file, digest in earlier["files"].items() if (self.folder / file).exists()}
             if case["files"]:
                 case["error"] += "; earlier results of this name are kept"
         return case
 
     def _predict(self, scan: Scan, files: list[Path]) -> dict[str, Any]:
-        """Results of one scan; adds to ``files`` what it writes, for one who has to take it back."""
+        """Predict one scan; add each written file to ``files``, so that the caller can delete it."""
         file = probabilities_path(scan.grid, self.folder) if self.probabilities else None
         prediction = self.predictor.predict(scan, probabilities=file)
         files += [prediction.save(self.folder), *([file] if file else [])]
         warnings = [self._clean(warning) for warning in scan.warnings]
+        if self.predictor.model.warning:
+            warnings.append(self.predictor.model.warning)
         if self.dicom_seg:
             try:
                 segmentation = write_segmentation(prediction.mask, scan.grid, self.folder, prediction.classes)
                 files += [segmentation] if segmentation else []
-            except CaseError as error:  # the mask is there all the same
+            except CaseError as error:  # the mask is written already
                 warnings.append(self._clean(str(error)))
         if self.page:
             files.append(save_picture(scan, prediction.mask, self.folder / f"{scan.name}{PICTURE}"))
@@ -213,33 +215,35 @@ class Batch:
             print(f"failed: {case['error']}", file=sys.stderr)
             return
         volumes = ", ".join(f"{name} {ml:.1f} mL" for name, ml in case["volumes_ml"].items())
-        notes = "".join(f" ({note})" for note in (*case["flags"], *case["warnings"]))
+        # What concerns every scan is said once, when the model is read.
+        own = (note for note in (*case["flags"], *case["warnings"]) if note != self.predictor.model.warning)
+        notes = "".join(f" ({note})" for note in own)
         text = f"{count} {self.folder / next(iter(case['files']))}: {volumes}{notes}{left}"
-        # A terminal may not know the letters of a name, or a name hold bytes that are none.
+        # A terminal may lack the letters of a name, and a name may hold bytes that are not text.
         encoding = sys.stdout.encoding or "utf-8"
         print(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _source(found: Found) -> str:
-    """By which a scan is known again, whatever it is called."""
+    """Return a digest that identifies a scan under any name."""
     return hashlib.sha256(f"{found.path.absolute()}\n{found.series}".encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def time_left(seconds: float, done: int, count: int) -> str:
-    """For the end of a line, after so many of ``count`` scans; nothing if it is about a minute."""
+    """Format the time left after ``done`` of ``count`` scans; empty for up to a minute."""
     left = seconds / done * (count - done)
     return f"; {left / 60:.0f} min left" if left > 60 else ""
 
 
 def start(batch: Batch, source: str | Path | Iterable[str | Path]) -> None:
-    """Predicts what is found at ``source``; all of it, whatever is wrong with one scan.
+    """Predict all scans at ``source``, even if some of them fail.
 
-    Ends the program with exit code 1 if scans failed, and with one sentence and 2 if there are none or another
-    run is writing; a configuration's run has no other way to speak to its user.
+    Ends the program with exit code 1 if scans failed. If no scans are found or another run is writing, it ends with an
+    error message and exit code 2. A configuration's run has no other way to report to its user.
 
     Args:
-        batch: with model, folder and options.
-        source: files, folders, globs and lists, as :func:`find_scans` takes them.
+        batch: with model, directory and options.
+        source: files, directories, globs and lists, as :func:`find_scans` takes them.
     """
     skipped: dict[str, str] = {}
     with errors_reported():

@@ -14,15 +14,15 @@ from ...runtime.errors import UsageError, errors_reported
 
 try:
     import fcntl
-except ModuleNotFoundError:  # a system without it, where nothing keeps two runs apart
+except ModuleNotFoundError:  # without it a second run is not kept out
     fcntl = None  # type: ignore[assignment]
 
 
 def require_ready(folder: str | Path, page: bool | None = None, dicom_seg: bool = False) -> None:
-    """Asks all that can be asked before a model is loaded.
+    """Check the output directory and the required packages before a model is loaded.
 
     Raises:
-        UsageError: if nothing can be written to ``folder``, or what is asked for needs what is not installed.
+        UsageError: if nothing can be written to ``folder``, or a required package is not installed.
     """
     require_writable(folder)
     if page:
@@ -32,13 +32,13 @@ def require_ready(folder: str | Path, page: bool | None = None, dicom_seg: bool 
 
 
 def ready(folder: str | Path, page: bool | None = None, dicom_seg: bool = False) -> None:
-    """:func:`require_ready` for a configuration's run, which has no other way to speak to its user."""
+    """Call :func:`require_ready` for a configuration's run, which has no other way to report errors."""
     with errors_reported():
         require_ready(folder, page, dicom_seg)
 
 
 def require_writable(folder: str | Path) -> Path:
-    """Tries the folder, or the one it will be made in, so that nobody waits for results that cannot be kept.
+    """Test that the directory, or the one it will be created in, is writable, so that no results are lost.
 
     Raises:
         UsageError: if nothing can be written there.
@@ -46,7 +46,7 @@ def require_writable(folder: str | Path) -> Path:
     folder = Path(folder)
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     try:
-        # Without a name of its own, so that processes do not meet, and none is left behind.
+        # An unnamed file: processes cannot collide on it, and it is never left behind.
         with tempfile.TemporaryFile(dir=there) as trial:
             trial.write(b"trial")
     except OSError as error:
@@ -58,7 +58,7 @@ def require_writable(folder: str | Path) -> Path:
 
 @contextmanager
 def only_run(folder: Path) -> Iterator[None]:
-    """Makes the folder, and keeps other runs out of it for the time of the block; a killed run keeps out nobody.
+    """Create the directory and lock other runs out of it during the block; a killed run leaves no lock.
 
     Raises:
         UsageError: if another run is writing there.
@@ -71,11 +71,11 @@ def only_run(folder: Path) -> Iterator[None]:
     with open(path, "a") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever had it may have removed it between our opening and locking, and a third have made another.
+            # The previous run may have removed it between our opening and locking, and a third run created another.
             alone = os.path.samestat(os.fstat(stream.fileno()), os.stat(path))
         except (BlockingIOError, FileNotFoundError):
             alone = False
-        except OSError:  # a file system that locks nothing
+        except OSError:  # a file system without locks
             alone = True
         if not alone:
             raise UsageError(

@@ -1,4 +1,4 @@
-"""The next scan is read while this one is computed."""
+"""Read the next scan while the current one is predicted."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from ..scan_memory import needed_bytes, require_memory, stored_bytes
 
 
 class ScansAhead:
-    """Reads scans one ahead of where they are used, and refuses those that need too much memory.
+    """Read scans one ahead of their use, and refuse those that need too much memory.
 
     Args:
         scans: in order.
         options: for reading.
-        recipe: of the model, which decides how much a scan needs.
-        limit: bytes of memory a scan may need; where this one and the next do not fit together, the next
-            waits.
+        recipe: preprocessing parameters of the model, which decide how much memory a scan needs.
+        limit: bytes of memory a scan may need. The next scan waits if both do not fit together.
     """
 
     def __init__(self, scans: Sequence[Found], options: ReadOptions, recipe: Recipe, limit: float) -> None:
@@ -31,7 +30,7 @@ class ScansAhead:
         self._idle, self._busy = Event(), 0.0
 
     def __iter__(self) -> Generator[tuple[Found, Scan | Exception], None, None]:
-        """Each with its scan, or the error that kept it from being read. Close the iterator when leaving early."""
+        """Yield each found scan with its content or its reading error. Close the iterator when leaving early."""
         with ThreadPoolExecutor(1) as pool:
             try:
                 waiting = [pool.submit(self._read, found) for found in self.scans[:1]]
@@ -56,5 +55,5 @@ class ScansAhead:
 
         try:
             return read_scan(found, self.options, admit)
-        except Exception as error:  # it belongs to this scan, and is told when its turn comes
+        except Exception as error:  # it belongs to this scan and is reported in its turn
             return error
