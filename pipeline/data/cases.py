@@ -1,4 +1,4 @@
-"""One raw case: a scan and its label map."""
+"""Read and check the scan and the label map of a raw case."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from ..io.labels import read_labels
 from ..io.voxels import ABSURD, believable, check_geometry, require_numbers
 from ..runtime.errors import CaseError
 from ..runtime.files import open_packed, read_to_end
 
-#: Slice first, as KiTS19 is stored: axis 0 runs to inferior, 1 to posterior, 2 to left.
+#: KiTS19 stores the slice axis first: axis 0 runs to inferior, 1 to posterior, 2 to left.
 AXCODES = ("I", "P", "L")
-#: The header's voxel size and its affine's may differ by this share.
+#: Largest relative difference between the voxel sizes of the header and the affine.
 AGREEMENT = 0.01
 
 
 @dataclass(frozen=True)
 class RawCase:
-    """One case before preparation; ``split`` is ``"training"`` or ``"evaluation"``."""
+    """Hold one case before preprocessing; ``split`` is ``"training"`` or ``"evaluation"``."""
 
     case_id: str
     image: Path
@@ -31,17 +32,17 @@ class RawCase:
 
 
 def read_volume(path: Path) -> tuple[np.ndarray, tuple[float, float, float], np.ndarray]:
-    """Voxels (D, H, W) as stored but in IPL order, voxel size in mm along D, H, W, and the affine of that order.
+    """Read a volume in IPL order: voxels (D, H, W), voxel size in mm along D, H, W, and affine.
 
-    The voxel size is the header's ``pixdim`` (float32 values), as the reference takes it.
+    Voxels keep their stored values. The voxel size is the header's ``pixdim`` (float32), as in the reference.
 
     Raises:
-        CaseError: if the file cannot be read or is not a 3-D volume of numbers, or its header does not say clearly
-            how large a voxel is and where it lies.
+        CaseError: if the file cannot be read, is not a 3-D volume of numbers, or has no clear voxel size and
+            position in its header.
     """
     try:
         image = nib.load(path)
-        if path.suffix == ".gz":  # as stored, by the faster reader, and checked to the end as nibabel does not
+        if path.suffix == ".gz":  # faster than nibabel's reader, and verifies the checksum at the end
             with open_packed(path) as stream:
                 voxels = np.asanyarray(type(image).from_stream(stream).dataobj)  # type: ignore[attr-defined]
                 read_to_end(stream)
@@ -58,18 +59,24 @@ def read_volume(path: Path) -> tuple[np.ndarray, tuple[float, float, float], np.
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
     if not believable(zooms) or (np.abs(sizes - zooms) > AGREEMENT * sizes).any():
         raise CaseError(f"{path}: pixdim says {zooms} mm where the affine has {sizes.round(3)}; correct the header")
+    voxels, affine, order = _in_ipl(voxels, affine)
+    d, h, w = (float(zooms[axis]) for axis in order)
+    return voxels, (d, h, w), affine
+
+
+def _in_ipl(voxels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return voxels in IPL order, the affine of that order, and the axis that each of the three was before."""
     now = nib.orientations.io_orientation(affine)
     change = nib.orientations.ornt_transform(now, nib.orientations.axcodes2ornt(AXCODES))
     order = np.argsort(change[:, 0]).astype(int)
-    spacing = tuple(float(zooms[axis]) for axis in order)
     oriented = affine @ nib.orientations.inv_ornt_aff(change, voxels.shape)
-    return _row_by_row(nib.orientations.apply_orientation(voxels, change)), spacing, oriented  # type: ignore[return-value]
+    return _row_by_row(nib.orientations.apply_orientation(voxels, change)), oriented, order
 
 
 def _row_by_row(voxels: np.ndarray) -> np.ndarray:
-    """``voxels`` with the last axis contiguous, as torch wants it.
+    """Copy ``voxels`` so that the last axis is contiguous, as torch needs it.
 
-    NIfTI stores the first so, and numpy's own copy of the whole, which crosses all of it for each row, takes seven
+    In NIfTI the first axis is contiguous. A copy of the whole by numpy crosses it for each row, and takes seven
     times as long.
     """
     turned = np.empty(voxels.shape, voxels.dtype)
@@ -79,7 +86,7 @@ def _row_by_row(voxels: np.ndarray) -> np.ndarray:
 
 
 def _counts(label: np.ndarray) -> dict[float, int]:
-    """How often each value occurs; slice by slice, since sorting a whole volume takes long, and so does widening it."""
+    """Count each value, slice by slice: sorting or widening a whole volume takes long."""
     if label.dtype == np.uint8:
         found = np.sum([np.bincount(part.ravel(), minlength=256) for part in label], axis=0)
         return {float(value): int(found[value]) for value in np.flatnonzero(found)}
@@ -91,16 +98,17 @@ def _counts(label: np.ndarray) -> dict[float, int]:
 
 
 def read_case(case: RawCase, classes: int) -> dict[str, Any]:
-    """Image in HU and label (uint8), each (1, D, H, W) in IPL order, with spacing and affine.
+    """Read image (HU) and label (uint8), each (1, D, H, W) in IPL order, with spacing and affine.
 
-    The image is int16 if it is stored so, and float32 otherwise.
+    The image is int16 if stored so, and float32 otherwise.
 
     Raises:
-        CaseError: if the two do not belong together, or the label holds anything but whole numbers
-            below ``classes``, or nothing at all.
+        CaseError: if the two do not belong together, or the image's values are not HU. Also if the label has only
+            one value, or values other than whole numbers below ``classes``.
     """
     image, spacing, affine = read_volume(case.image)
-    label, _, label_affine = read_volume(case.label)
+    labels = read_labels(case.label)
+    label, label_affine, _ = _in_ipl(labels.voxels, labels.affine)
     if image.shape != label.shape:
         raise CaseError(f"{case.label}: shape {label.shape} differs from the image's {image.shape}; use its own")
     if not np.allclose(affine, label_affine, atol=1e-2):

@@ -1,4 +1,4 @@
-"""Masks of each case by the network that has not seen it."""
+"""Predict each case by the network that has not seen it, and choose the post-processing."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ..inference import PostProcessing, Predictor
 from ..inference.batch import Batch
 from ..io import Found
 from ..io.deidentification import anonymous
+from ..io.labels import read_labels
 from ..io.scan import read_scan, same_grid
 from ..runtime.errors import CaseError, UsageError
 from . import Scores, kits19_scores
@@ -29,19 +30,19 @@ def out_of_fold_masks(
     engine: str = "auto",
     limit: float = float("inf"),
 ) -> dict[str, Path]:
-    """The masks of a training's held out cases on their scans' own grids, by case.
+    """Predict a training's held-out cases on their scans' own grids; return the masks by case.
 
-    They are written to ``masks`` in the training's folder; what is there already, of the same scan and model, is left.
+    Masks go to ``masks`` in the training's directory. Existing masks of the same scan and model are kept.
 
     Args:
-        result: of the training.
-        cases: raw, by case; its held out ones at least.
-        accelerator: to predict on.
-        engine: what runs the network.
+        result: result of the training.
+        cases: raw cases by identifier, at least the held-out ones.
+        accelerator: device of the prediction.
+        engine: inference backend.
         limit: bytes of memory a scan may need.
 
     Raises:
-        UsageError: if ``cases`` lacks one of them, or a scan could not be predicted.
+        UsageError: if ``cases`` lacks a held-out case, or a scan could not be predicted.
     """
     lacking = sorted(set(result.evaluation_cases) - set(cases))
     if lacking:
@@ -56,7 +57,7 @@ def out_of_fold_masks(
     return {case_id: masks[anonymous(found, found.identity).name] for case_id, found in scans.items()}
 
 
-#: What is tried, from taking nothing out to taking out the most; sizes in mm³ (500 is a ball of 1 cm).
+#: Candidates, from removing nothing to removing the most; sizes in mm³ (500 is a ball of 1 cm).
 CANDIDATES = tuple(
     PostProcessing(keep, touch, least)
     for least, touch, keep in product((0.0, 50.0, 200.0, 500.0), (False, True), (False, True))
@@ -65,7 +66,7 @@ CANDIDATES = tuple(
 
 @dataclass(frozen=True)
 class Choice:
-    """What was tried, and the best of it.
+    """Hold the scores of all candidates and choose the best.
 
     Attributes:
         scores: kidney and tumour Dice by case of each candidate, in their order.
@@ -75,7 +76,7 @@ class Choice:
 
     @property
     def means(self) -> dict[PostProcessing, float]:
-        """The mean of kidney and tumour Dice over all cases, by candidate."""
+        """Return the mean of kidney and tumour Dice over all cases, by candidate."""
         return {
             candidate: float(np.mean([value for value in scores.mean.values() if value is not None]))
             for candidate, scores in self.scores.items()
@@ -83,17 +84,17 @@ class Choice:
 
     @property
     def best(self) -> PostProcessing:
-        """The candidate of the highest mean; of equal ones the first, which takes out the least."""
+        """Return the candidate with the highest mean; of equal ones the first, which removes the least."""
         means = self.means
         return max(means, key=lambda candidate: means[candidate])
 
     def unseen(self, folds: Sequence[Collection[str]]) -> Scores | None:
-        """The scores of each fold's cases under what the other folds choose, and so of cases that had no say in it.
+        """Score each fold's cases with the candidate that the other folds choose; None for a single fold.
 
-        None for a single fold.
+        A case thus has no influence on the candidate that it is scored with.
 
         Args:
-            folds: the cases of each.
+            folds: cases of each fold.
         """
         if len(folds) < 2:
             return None
@@ -112,15 +113,15 @@ class Choice:
 def choose_postprocessing(
     masks: Mapping[str, Path], cases: Mapping[str, RawCase], candidates: Sequence[PostProcessing] = CANDIDATES
 ) -> Choice:
-    """Scores each candidate on each mask against that case's truth, on the scan's own grid.
+    """Score each candidate on each mask against that case's ground truth, on the scan's own grid.
 
     Args:
         masks: by case.
-        cases: with scan and truth, by case.
+        cases: with scan and ground truth, by case.
         candidates: at least one.
 
     Raises:
-        CaseError: if a mask lies on another grid than its scan and truth, or one of them cannot be read.
+        CaseError: if a mask lies on another grid than its scan and ground truth, or a file cannot be read.
     """
     scores = {candidate: Scores() for candidate in candidates}
     for case_id, path in masks.items():
@@ -132,9 +133,8 @@ def choose_postprocessing(
 def _tried(
     path: Path, case: RawCase, candidates: Sequence[PostProcessing]
 ) -> Iterable[tuple[PostProcessing, dict[str, float | None]]]:
-    mask, scan, truth = read_scan(path), read_scan(case.image), read_scan(case.label)
+    mask, scan, truth = read_labels(path), read_scan(case.image), read_labels(case.label)
     if not (same_grid(mask, scan) and same_grid(mask, truth)):
         raise CaseError(f"{path}: lies on another grid than {case.image} or {case.label}; predict that scan again")
-    labels = mask.voxels.astype(np.uint8)
     for candidate in candidates:
-        yield candidate, kits19_scores(candidate(labels, scan), truth.voxels)
+        yield candidate, kits19_scores(candidate(mask.voxels, scan), truth.voxels)

@@ -1,4 +1,4 @@
-"""Scores of a folder of masks against a folder of truths."""
+"""Score a directory of masks against a directory of ground truths."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..io.scan import Scan, read_scan, same_grid
+from ..io.labels import LabelMap, read_labels
+from ..io.scan import same_grid
 from ..io.scan_lists import ITK, NIFTI, ending_of, scan_name
 from ..runtime.errors import CaseError, UsageError
 from .scores import Scores
@@ -15,10 +16,10 @@ from .structures import STRUCTURES, kits19_scores
 
 
 def find_masks(folder: str | Path) -> dict[str, Path]:
-    """Masks by case: ``<case>_seg`` or ``<case>``, in any of the formats that masks are written in.
+    """Find masks by case: ``<case>_seg`` or ``<case>``, in any format that masks are written in.
 
     Raises:
-        UsageError: if a case has two.
+        UsageError: if a case has two masks.
     """
     masks: dict[str, Path] = {}
     for path in sorted(Path(folder).glob("[!.]*")):
@@ -31,7 +32,7 @@ def find_masks(folder: str | Path) -> dict[str, Path]:
 
 
 def _truth(folder: Path, case_id: str) -> Path:
-    """``<case>/segmentation.nii.gz``, or ``<case>`` in any format."""
+    """Return ``<case>`` in any format, or else ``<case>/segmentation.nii.gz``."""
     beside = (folder / f"{case_id}{ending}" for ending in (*NIFTI, *ITK))
     return next((path for path in beside if path.is_file()), folder / case_id / "segmentation.nii.gz")
 
@@ -39,13 +40,13 @@ def _truth(folder: Path, case_id: str) -> Path:
 def score_folders(
     predictions: str | Path, labels: str | Path, structures: Mapping[str, Sequence[int]] = STRUCTURES
 ) -> tuple[Scores, dict[str, str]]:
-    """KiTS19's scores and the surfaces' of each mask in ``predictions``; second, why a case has none.
+    """Score each mask by KiTS19's Dice and the surface scores; return the scores, and the errors by case.
 
-    The truth of a case is ``labels/<case>/segmentation.nii.gz`` or ``labels/<case>.nii.gz`` (``.nrrd``, …); mask and
-    truth must lie on one grid, and hold no other classes than ``structures`` are made of.
+    The ground truth of a case is ``labels/<case>/segmentation.nii.gz`` or ``labels/<case>.nii.gz`` (``.nrrd``, …). Mask
+    and ground truth must lie on one grid, and contain only the classes of ``structures``.
 
     Raises:
-        UsageError: if there is no mask.
+        UsageError: if ``predictions`` holds no mask.
     """
     masks = find_masks(predictions)
     if not masks:
@@ -62,19 +63,21 @@ def score_folders(
 def _score(mask_path: Path, truth_path: Path, structures: Mapping[str, Sequence[int]]) -> dict[str, float | None]:
     if not truth_path.is_file():
         raise CaseError(f"{mask_path}: has no truth, {truth_path} is missing")
-    mask, truth = read_scan(mask_path), read_scan(truth_path)
+    mask, truth = read_labels(mask_path), read_labels(truth_path)
     if not same_grid(mask, truth):
         raise CaseError(f"{mask_path}: lies on another grid than {truth_path}; predict from that case's scan")
-    for scan in (mask, truth):
-        _require_classes(scan, structures)
+    for labels in (mask, truth):
+        _require_classes(labels, structures)
     return kits19_scores(mask.voxels, truth.voxels, truth.spacing_mm, structures)
 
 
-def _require_classes(scan: Scan, structures: Mapping[str, Sequence[int]]) -> None:
-    """A class that belongs to no structure is another data set's, or forgotten."""
+def _require_classes(labels: LabelMap, structures: Mapping[str, Sequence[int]]) -> None:
+    """Reject a class that belongs to no structure: it is another data set's, or was forgotten."""
     known = {0}.union(*structures.values())
-    unknown = scan.voxels[~np.isin(scan.voxels, sorted(known))]
+    unknown = labels.voxels[~np.isin(labels.voxels, sorted(known))]
     if unknown.size:
         values = ", ".join(f"{value:g}" for value in np.unique(unknown)[:5])
         made = ", ".join(f"{name} of {' and '.join(map(str, classes))}" for name, classes in structures.items())
-        raise CaseError(f"{scan.path}: holds {unknown.size} voxels of value {values}; scored are {made} (--structures)")
+        raise CaseError(
+            f"{labels.path}: holds {unknown.size} voxels of value {values}; scored are {made} (--structures)"
+        )

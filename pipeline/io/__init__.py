@@ -1,4 +1,4 @@
-"""Files to checked volumes: NIfTI, NRRD, MetaImage, DICOM."""
+"""Find, read and validate images: NIfTI, NRRD, MetaImage, DICOM."""
 
 from .discovery import Found, find_scans
 from .grid import Grid

@@ -1,4 +1,4 @@
-"""Files, folders, globs, lists and DICOM series among what a user names."""
+"""Find the scans in files, directories, globs, lists and DICOM series."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .dicom import DicomFolder, Slice, is_dicom, read_slice, sort_series
 from .options import ReadOptions
 from .scan_lists import ITK, NIFTI, ending_of, folders_of_results, is_list, read_list, scan_name, stem
 
-#: Endings of scans that are not read, and what to do with them.
+#: Endings of scans that are not supported, and advice on each.
 UNREAD = {
     (".hdr", ".img", ".hdr.gz", ".img.gz"): "a scan in two files is not read; convert the pair to one .nii.gz",
     (".dcm.gz", ".ima.gz"): "compressed DICOM is not read; unpack it with gunzip",
@@ -25,16 +25,16 @@ UNREAD = {
 
 @dataclass(frozen=True)
 class Found:
-    """One scan that is still to be read.
+    """Describe one scan that has not been read yet.
 
     Attributes:
-        path: of its file, or the folder of its DICOM series.
-        name: of its results below the output folder, with ``/`` between folders.
-        dicom: what is known of that folder.
-        series: the label of the series in it, where all are wanted.
-        patient: words that name whose scan it is, as the tags of what lies with it tell.
-        identity: words that name the patients of all that was looked through, left out or not.
-        error: why it cannot be read, where that is known already.
+        path: its file, or the directory of its DICOM series.
+        name: name of its results below the output directory, with ``/`` between directories.
+        dicom: content of that directory.
+        series: label of its series in that directory, if all series are wanted.
+        patient: words that name its patient, from the tags of the files beside it.
+        identity: words that name the patients of all files searched, left out or not.
+        error: reason why it cannot be read, if already known.
     """
 
     path: Path
@@ -52,17 +52,17 @@ class Found:
 def find_scans(
     given: str | Path | Iterable[str | Path], options: ReadOptions | None = None, skipped: dict[str, str] | None = None
 ) -> list[Found]:
-    """The scans that ``given`` names, each once, in a lasting order, with names that differ.
+    """Find the scans in ``given``, each once, in a stable order and under distinct names.
 
     Args:
-        given: files, folders (searched to the bottom; masks ``*_seg`` and hidden files are passed over),
+        given: files, directories (searched recursively; masks ``*_seg`` and hidden files are skipped),
             globs, and lists (``.txt`` with a path or glob a line, ``.csv`` with a column ``scan``, ``image``,
-            ``path`` or ``file``, or the paths first; relative to the list's folder or the current one).
-        options: ``series="all"`` makes a scan of every series in a DICOM folder.
-        skipped: gets a reason for whatever looks like a scan and is left out.
+            ``path`` or ``file``, else the first column; relative to the list's directory or the current one).
+        options: ``series="all"`` returns every series of a DICOM directory as a scan.
+        skipped: receives a reason for each path that looks like a scan and is left out.
 
     Raises:
-        UsageError: if something named is not there, or there is no scan.
+        UsageError: if a path does not exist, or no scan is found.
     """
     options, skipped = options or ReadOptions(), {} if skipped is None else skipped
     named = [given] if isinstance(given, str | Path) else list(given)
@@ -102,7 +102,7 @@ def _expand(given: str | Path, options: ReadOptions, skipped: dict[str, str]) ->
 
 
 def _matches(pattern: Path, skipped: dict[str, str]) -> list[Path]:
-    """What a glob matches, without hidden files and masks; nothing if it is none."""
+    """Return the matches of a glob without hidden files and masks; empty if the pattern is not a glob."""
     if not glob.has_magic(str(pattern)):
         return []
     paths = sorted(map(Path, glob.glob(str(pattern), recursive=True)))
@@ -110,7 +110,7 @@ def _matches(pattern: Path, skipped: dict[str, str]) -> list[Path]:
 
 
 def _passed_over(path: Path, skipped: dict[str, str]) -> bool:
-    """Whether a file is hidden, as unfinished ones are, or a mask, ours or KiTS19's."""
+    """Return whether a file is hidden, as unfinished files are, or is a mask of this program or of KiTS19."""
     if path.name.startswith("."):
         return True
     if stem(path).endswith("_seg") or stem(path) == "segmentation":
@@ -133,7 +133,7 @@ def _folder(top: Path, options: ReadOptions, skipped: dict[str, str]) -> Iterato
     slices = [read_slice(path) for path in dicom]
     patients: dict[str, frozenset[str]] = defaultdict(frozenset)
     for one in slices:
-        # What lies in one folder of ``top``, at whatever depth, is taken for one patient's.
+        # All files in one subdirectory of ``top``, at any depth, are assumed to be one patient's.
         patients[one.path.relative_to(top).parts[0]] |= one.identity
     identity = frozenset().union(*patients.values())
     scans = [
@@ -163,13 +163,13 @@ def _dicom(slices: list[Slice], top: Path, options: ReadOptions, skipped: dict[s
 
 def _list(path: Path, options: ReadOptions, skipped: dict[str, str]) -> Iterator[Found]:
     for number, entry in read_list(path).items():
-        # What is wrong fails as a case of its own, so that the others of the list are still done.
+        # A bad entry fails as a case of its own, so the other entries are still processed.
         try:
             near = path.parent / entry
             place = near if near.exists() or not Path(entry).exists() else Path(entry)
             places = [place] if place.exists() else _matches(near, skipped) or _matches(Path(entry), skipped) or [place]
             unusable = "another list, which is not followed; name its scans" if any(map(is_list, places)) else ""
-        except OSError as error:  # too long a name
+        except OSError as error:  # the name is too long
             unusable = f"no path ({error.strerror})"
         if "\0" in entry:
             unusable = "no path (it holds a zero byte)"
@@ -181,7 +181,7 @@ def _list(path: Path, options: ReadOptions, skipped: dict[str, str]) -> Iterator
 
 
 def _distinct(scans: list[Found]) -> list[Found]:
-    """Names that differ: with the folders that tell them apart, and at last with the ending."""
+    """Make names distinct: add the directories that differ, then the file ending."""
     counts = Counter(scan.name for scan in scans)
     if max(counts.values()) > 1:
         common = os.path.commonpath([scan.path.absolute().parent for scan in scans])
@@ -197,7 +197,7 @@ def _distinct(scans: list[Found]) -> list[Found]:
 
 
 def _numbered(scans: list[Found]) -> list[Found]:
-    """A name that is still taken gets a number, since one mask would replace the other."""
+    """Append a number to each name already taken, since one mask would overwrite the other."""
     taken: set[str] = set()
     for index, scan in enumerate(scans):
         name, number = scan.name, 1
@@ -214,7 +214,7 @@ def _below(path: Path, common: str) -> tuple[str, ...]:
 
 
 def files_below(top: Path, skipped: dict[str, str]) -> Iterator[Path]:
-    """All files below ``top``; links are followed, but into no folder twice."""
+    """Yield all files below ``top``; follow links, but visit each directory only once."""
     seen = {os.path.realpath(path) for path in (top, *top.absolute().parents)}
     for folder, folders, files in os.walk(top, followlinks=True, onerror=lambda e: _note(skipped, e)):
         for name in sorted(folders):

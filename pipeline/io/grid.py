@@ -1,4 +1,4 @@
-"""Where a scan's voxels lie, and all that a mask on the same grid needs."""
+"""Describe a scan's geometry, with all data that a mask on the same grid needs."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import numpy as np
 
 from .itk import ItkGeometry
 
-#: A direction further off a world axis than this (its cosine) makes a grid oblique.
+#: Second largest cosine between an axis and the world's axes above which a grid is oblique.
 OBLIQUE = 0.01
 
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """A scan without its voxels.
+    """Hold a scan's geometry without its voxels.
 
     Attributes:
-        path: file or folder it came from.
-        name: of its results below an output folder, with ``/`` between folders.
+        path: file or directory of the scan.
+        name: name of its results below an output directory, with ``/`` between directories.
         shape: (X, Y, Z).
         affine: 4×4, voxel indices to RAS millimetres.
-        header: what the format needs for a mask on the same grid: a NIfTI header, an
+        header: the format's data for a mask on the same grid: a NIfTI header, an
             ItkGeometry, the paths of DICOM slices in order, or None.
     """
 
@@ -38,7 +38,7 @@ class Grid:
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
-        """Size of a voxel along its three axes."""
+        """Return the voxel size along the three axes."""
         x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(x), float(y), float(z)
 
@@ -48,15 +48,15 @@ class Grid:
 
     @property
     def oblique(self) -> bool:
-        """Whether its axes do not run along the world's, turned or sheared."""
+        """Return whether the axes are rotated or sheared against the world's axes."""
         cosines = np.sort(np.abs(self.affine[:3, :3] / np.array(self.spacing_mm)), axis=0)
         return bool(cosines[1].max() > OBLIQUE)
 
     def facing(self, array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """An array on this grid as radiologists look at it: slices from above, rows from in front.
+        """Reorient an array on this grid to the radiological view: slices from above, rows from the front.
 
         Returns:
-            A view whose axes run to inferior, posterior, left, as far as those of an oblique grid do, and its
+            A view with axes to inferior, posterior and left (the nearest ones on an oblique grid), and its
             4×4 affine.
         """
         turn = nib.orientations.ornt_transform(
@@ -66,11 +66,11 @@ class Grid:
         return nib.orientations.apply_orientation(array, turn), affine
 
     def same_as(self, other: Grid) -> bool:
-        """Whether voxel for voxel the two lie at the same place, to a micrometre."""
+        """Return whether all voxels of two grids lie at the same place, to a micrometre."""
         return self.shape == other.shape and bool(np.allclose(self.affine, other.affine, atol=1e-3))
 
     def to_text(self) -> str:
-        """As JSON, which every collation of MONAI passes on as it is."""
+        """Serialise the grid as JSON, which every MONAI collate function passes on unchanged."""
         content: dict[str, Any] = {"path": str(self.path), "name": self.name, "shape": self.shape}
         content["affine"] = self.affine.tolist()
         if isinstance(self.header, ItkGeometry):
@@ -83,7 +83,7 @@ class Grid:
 
     @classmethod
     def from_text(cls, text: str) -> Grid:
-        """The inverse of :meth:`to_text`."""
+        """Restore a grid from the output of :meth:`to_text`."""
         content = json.loads(text)
         header: Any = None
         if "itk" in content:

@@ -1,4 +1,4 @@
-"""NRRD and MetaImage files through SimpleITK, checked where it does not look."""
+"""Read NRRD and MetaImage files through SimpleITK, with the checks that it lacks."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from ..runtime.errors import CaseError
 from .nifti import choose_volume
 from .options import Admission, ReadOptions, Stored
 from .signature import check_packed, first_bytes, require_bytes
-from .voxels import Hounsfield, require_numbers, steps
+from .voxels import Collect, Hounsfield, require_numbers, steps
 
-#: World axes of ITK (left, posterior, superior) against those of NIfTI (right, anterior, superior).
+#: Convert world axes of ITK (left, posterior, superior) to those of NIfTI (right, anterior, superior).
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-#: Beginnings of header entries, one of which says how large a voxel is.
+#: Prefixes of the header entries that give the voxel size.
 SPACING_KEYS = ("space directions", "spacings", "elementspacing", "elementsize")
-#: How a NRRD header may write the unit that is assumed here.
+#: Spellings of millimetres in a NRRD header; an empty unit counts as mm.
 MILLIMETRES = {"mm", "millimeter", "millimeters", "millimetre", "millimetres", ""}
-#: Numbers of axes that a file of one volume or several may have; ITK ends the whole process at others.
+#: Allowed number of axes in a file of one or several volumes; ITK ends the whole process at others.
 FEWEST_AXES, MOST_AXES = 2, 5
 
 
 class ItkGeometry(NamedTuple):
-    """Geometry as ITK keeps it, so that a mask gets the very numbers back."""
+    """Hold the geometry as ITK stores it, so that a mask gets exactly the same numbers."""
 
     spacing: tuple[float, ...]
     origin: tuple[float, ...]
@@ -34,7 +34,7 @@ class ItkGeometry(NamedTuple):
 
     @property
     def affine(self) -> np.ndarray:
-        """4×4, voxel indices to RAS millimetres."""
+        """Return the 4×4 affine from voxel indices to RAS millimetres."""
         affine = np.eye(4)
         affine[:3, :3] = np.reshape(self.direction, (3, 3)) * np.array(self.spacing)
         affine[:3, 3] = self.origin
@@ -42,15 +42,15 @@ class ItkGeometry(NamedTuple):
 
 
 class _Text(NamedTuple):
-    """The header as text, and the file and place where the voxels begin."""
+    """Hold the header as text, and the file and offset at which the voxels begin."""
 
     entries: dict[str, str]
     data: Path
     start: int
 
 
-def read_itk(path: Path, options: ReadOptions, admit: Admission) -> Stored:
-    """A NRRD or MetaImage file, in one part or two.
+def read_itk(path: Path, options: ReadOptions, admit: Admission, collect: Collect = Hounsfield) -> Stored:
+    """Read a NRRD or MetaImage image from one file or two.
 
     Raises:
         CaseError: naming the file and the reason.
@@ -78,12 +78,12 @@ def read_itk(path: Path, options: ReadOptions, admit: Admission) -> Stored:
         array = sitk.GetArrayViewFromImage(image := reader.Execute())
     except RuntimeError as error:
         raise _unreadable(path, error) from error
-    hounsfield = Hounsfield(path, shape, array.dtype, offset=options.hu_offset)
+    volume_read = collect(path, shape, array.dtype, offset=options.hu_offset)
     slices = array.reshape(-1, shape[2], shape[1], shape[0])[volume]
     for first, stop in steps(shape, dtype.itemsize):
-        hounsfield.put(first, slices[first:stop].transpose(2, 1, 0))
+        volume_read.put(first, slices[first:stop].transpose(2, 1, 0))
     del array, slices, image
-    voxels, more = hounsfield.finished()
+    voxels, more = volume_read.finished()
     return Stored(voxels, geometry.affine, geometry, (*warnings, *more))
 
 
@@ -125,7 +125,7 @@ def _geometry(
 
 
 def _text(path: Path) -> _Text:
-    """Reads the header's lines, which end before a blank one (NRRD) or with ElementDataFile (MetaImage)."""
+    """Parse the header's lines, which end before a blank one (NRRD) or with ElementDataFile (MetaImage)."""
     meta = path.name.lower().endswith((".mha", ".mhd"))
     entries: dict[str, str] = {}
     with open(path, "rb") as stream:
@@ -143,13 +143,13 @@ def _text(path: Path) -> _Text:
 
 
 def _check_data(path: Path, text: _Text, wanted: int) -> None:
-    """ITK fills what is missing with zeros, so length and checksum are verified first."""
+    """Verify length and checksum before reading, since ITK fills missing data with zeros."""
     if not text.data.is_file():
         raise CaseError(f"{path}: its voxels should be in {text.data.name}, which is missing; copy both files")
     encoding = text.entries.get("encoding", "raw").lower()
     packed = encoding in ("gz", "gzip") or text.entries.get("compresseddata", "").lower() == "true"
     if not packed and encoding != "raw":
-        return  # text, or bzip2: their readers stop with an error of their own
+        return  # text or bzip2: their readers report errors themselves
     require_bytes(path, wanted, text.data.stat().st_size - text.start, packed)
     if packed:
         check_packed(text.data, text.start, wanted)

@@ -1,4 +1,4 @@
-"""Masks as files, on exactly the grid of the scan they were made from."""
+"""Write masks to files, on exactly the grid of their scan."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from . import Grid
 from .itk import ItkGeometry
 from .scan_lists import ITK, ending_of
 
-#: Texts of a NIfTI header that may name the patient.
+#: Text fields of a NIfTI header that may name the patient.
 PRIVATE_FIELDS = ("descrip", "db_name", "aux_file", "intent_name", "data_type")
 
 
 def mask_path(grid: Grid, folder: str | Path) -> Path:
-    """Where the mask of a scan goes: ``<name>_seg`` in its own format.
+    """Return the path of a scan's mask: ``<name>_seg`` in the scan's own format.
 
-    A DICOM folder's mask becomes ``.nii.gz``; a header with its data in a second file (``.mhd``, ``.nhdr``)
+    A DICOM directory's mask becomes ``.nii.gz``; a header with its data in a second file (``.mhd``, ``.nhdr``)
     becomes the one-file form of its format.
     """
     ending = ending_of(grid.path) if isinstance(grid.header, ItkGeometry | nib.Nifti1Header) else ""
@@ -32,7 +32,7 @@ def mask_path(grid: Grid, folder: str | Path) -> Path:
 
 
 def write_mask(mask: np.ndarray, like: Grid, folder: str | Path) -> Path:
-    """Writes ``mask`` (X, Y, Z, uint8) on exactly the grid ``like``, in that scan's own format; returns the path."""
+    """Write ``mask`` (X, Y, Z, uint8) on exactly the grid ``like``, in the scan's own format; return the path."""
     if mask.shape != like.shape:
         raise ValueError(f"mask must have the scan's shape {like.shape}, got {mask.shape}")
     path = mask_path(like, folder)
@@ -58,22 +58,22 @@ def _nifti(mask: np.ndarray, like: Grid) -> nib.Nifti1Image:
     for field in PRIVATE_FIELDS:
         if field in header:
             header[field] = b""
-    # The affine goes in as None, so that nibabel leaves the header's own sform and qform alone.
+    # With an affine of None, nibabel keeps the header's own sform and qform.
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     return kind(mask, None, header)
 
 
 def probabilities_path(grid: Grid, folder: str | Path) -> Path:
-    """Where the probabilities of a scan go."""
+    """Return the path of a scan's probabilities."""
     return Path(folder) / f"{grid.name}_probabilities.npy"
 
 
 @contextmanager
 def probabilities_file(path: Path, grid: Grid, classes: int) -> Iterator[Callable[[torch.Tensor], None]]:
-    """Opens a NumPy file of float16 (X, Y, Z, classes) on the scan's grid; NIfTI knows no float16.
+    """Open a NumPy file of float16 (X, Y, Z, classes) on the scan's grid; NIfTI lacks float16.
 
-    What it gives takes logits (classes, n, Y, Z), slab after slab along X, so that the whole is never in
-    memory. ``numpy.load(path, mmap_mode="r")`` reads it as sparingly.
+    The yielded function takes logits (classes, n, Y, Z), slab after slab along X, so the whole array is never
+    in memory. ``numpy.load(path, mmap_mode="r")`` reads the file with as little memory.
     """
     with whole_file(path) as temporary, open(temporary, "wb") as stream:
         header = {"descr": "<f2", "fortran_order": False, "shape": (*grid.shape, classes)}

@@ -1,4 +1,4 @@
-"""NIfTI files, read to the end of their stream and checked against their header."""
+"""Read NIfTI files to the end of their stream and check them against their header."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ..runtime.errors import CaseError
 from ..runtime.files import DAMAGED, open_packed
 from .options import Admission, ReadOptions, Stored
 from .signature import GZIP, TAIL, endless, first_bytes, require_bytes
-from .voxels import Hounsfield, believable, require_numbers, require_regular, steps
+from .voxels import Collect, Hounsfield, believable, require_numbers, require_regular, steps
 
-#: Two descriptions of one geometry may differ by this share.
+#: Relative difference allowed between two descriptions of one geometry.
 AGREEMENT = 0.01
 
 
-def read_nifti(path: Path, options: ReadOptions, admit: Admission) -> Stored:
-    """A NIfTI-1 or NIfTI-2 file, compressed or not, whatever its ending says.
+def read_nifti(path: Path, options: ReadOptions, admit: Admission, collect: Collect = Hounsfield) -> Stored:
+    """Read a NIfTI-1 or NIfTI-2 file, compressed or not, regardless of its ending.
 
     Raises:
         CaseError: naming the file and the reason.
@@ -30,19 +30,25 @@ def read_nifti(path: Path, options: ReadOptions, admit: Admission) -> Stored:
         warnings.append(f"the file is {'compressed' if packed else 'not compressed'}, unlike its name says")
     try:
         with open_packed(path) if packed else open(path, "rb") as stream:
-            return _read(path, stream, packed, options, admit, warnings)  # type: ignore[arg-type]
+            return _read(path, stream, packed, options, admit, warnings, collect)  # type: ignore[arg-type]
     except DAMAGED as error:
         raise CaseError(f"{path}: cannot be read ({error}), it is truncated or damaged; copy it again") from error
 
 
 def _read(
-    path: Path, stream: BinaryIO, packed: bool, options: ReadOptions, admit: Admission, warnings: list[str]
+    path: Path,
+    stream: BinaryIO,
+    packed: bool,
+    options: ReadOptions,
+    admit: Admission,
+    warnings: list[str],
+    collect: Collect,
 ) -> Stored:
     header = _header(path, stream)
     shape, skipped = _shape(path, header, options)
     try:
         dtype = header.get_data_dtype()
-    except Exception as error:  # nibabel's HeaderDataError, or KeyError of its table of types
+    except Exception as error:  # nibabel's HeaderDataError, or a KeyError from its table of types
         raise CaseError(f"{path}: cannot be read (unknown type of voxels {header['datatype']})") from error
     affine = _affine(path, header, options, warnings)
     start, volume = int(header["vox_offset"]), int(np.prod(shape, dtype=object)) * dtype.itemsize
@@ -52,17 +58,17 @@ def _read(
     slope, intercept = _scaling(header, warnings)
     require_numbers(path, dtype)
     admit(shape, affine)
-    hounsfield = Hounsfield(path, shape, dtype, slope, intercept, options.hu_offset)
+    volume_read = collect(path, shape, dtype, slope, intercept, options.hu_offset)
     _skip(stream, start - stream.tell() + skipped * volume)
     for first, stop in steps(shape, dtype.itemsize):
         raw = np.empty(shape[:2] + (stop - first,), dtype, order="F")
         _fill(stream, memoryview(raw.reshape(-1, order="F").view(np.uint8)))  # type: ignore[arg-type]
-        hounsfield.put(first, raw)
+        volume_read.put(first, raw)
     _skip(stream, total - (skipped + 1) * volume)
-    # To the very end, where gzip keeps its checksum; but no bomb is followed further than this.
+    # Read to the end, where gzip keeps its checksum. The limit stops a decompression bomb.
     if packed and len(stream.read(TAIL)) == TAIL:
         raise endless(path, total)
-    voxels, more = hounsfield.finished()
+    voxels, more = volume_read.finished()
     return Stored(voxels, affine, header, (*warnings, *more))
 
 
@@ -85,7 +91,7 @@ def _header(path: Path, stream: BinaryIO) -> Any:
 
 
 def _shape(path: Path, header: Any, options: ReadOptions) -> tuple[tuple[int, int, int], int]:
-    """The shape of one volume, and how many come before the wanted one."""
+    """Return the shape of one volume, and the number of volumes before the chosen one."""
     dim = [int(n) for n in header["dim"]]
     shape = dim[1 : dim[0] + 1] if 1 <= dim[0] <= 7 else []
     if not shape or min(shape) < 1:
@@ -96,10 +102,10 @@ def _shape(path: Path, header: Any, options: ReadOptions) -> tuple[tuple[int, in
 
 
 def choose_volume(path: Path, shape: list[int], options: ReadOptions) -> tuple[tuple[int, int, int], int]:
-    """The three axes of ``shape``, and the number (from 0) of the volume along the fourth, if there is one.
+    """Return the three axes of ``shape``, and the index (from 0) of the chosen volume along the fourth, if any.
 
     Raises:
-        CaseError: if it is no volume, or several of which none was chosen.
+        CaseError: if it is not a volume, or if it has several volumes and no valid choice was made.
     """
     if len(shape) < 3 or min(shape[:3]) < 2:
         raise CaseError(f"{path}: has shape {tuple(shape)}; a scan has three axes of several voxels each")
@@ -119,14 +125,14 @@ def choose_volume(path: Path, shape: list[int], options: ReadOptions) -> tuple[t
 def _scaling(header: Any, warnings: list[str]) -> tuple[float, float]:
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or not np.isfinite([slope, intercept]).all():
-        # The standard: a slope of 0 means that the values are not scaled.
+        # By the standard, a slope of 0 means that the values are not scaled.
         warnings.append(f"scaling by {slope} and {intercept} is ignored, as the standard has it")
         return 1.0, 0.0
     return slope, intercept
 
 
 def _affine(path: Path, header: Any, options: ReadOptions, warnings: list[str]) -> np.ndarray:
-    """The affine, after making the two forms and the voxel size agree; a header that needs it is corrected."""
+    """Return the affine after checking both forms and the voxel size; correct the header if needed."""
     pixdim = np.asarray(header["pixdim"][1:4], dtype=np.float64)
     unit = _unit(header, warnings)
     told = np.abs(pixdim)
@@ -161,7 +167,7 @@ def _affine(path: Path, header: Any, options: ReadOptions, warnings: list[str]) 
 
 
 def _unit(header: Any, warnings: list[str]) -> str:
-    """The unit of lengths; mm if none is told, or one that the standard does not know."""
+    """Return the unit of length; mm if it is missing or unknown to the standard."""
     try:
         unit = str(header.get_xyzt_units()[0])
     except KeyError:

@@ -1,4 +1,4 @@
-"""What a user may say about scans whose files say it wrongly or not at all."""
+"""Define the options for scans whose files have wrong or missing metadata."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import numpy as np
 from ..runtime.errors import UsageError
 from .voxels import believable
 
-#: Is told shape and affine of a scan before its voxels are read, and may raise to leave them unread.
+#: Receives shape and affine of a scan before its voxels are read; may raise to prevent reading.
 Admission = Callable[[tuple[int, int, int], np.ndarray], None]
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """Ways out of what would otherwise be refused.
+    """Hold options that allow scans which would otherwise be refused.
 
     Attributes:
-        volume: which volume of a 4-D file, counted from 1; others have but one.
-        hu_offset: added to every voxel.
-        spacing_mm: size of a voxel along the file's three axes, where the header's is missing or not believable.
-        trust: ``"sform"`` or ``"qform"``, where a NIfTI's two forms disagree.
-        series: a DICOM series' number, UID or description, or ``"all"``.
+        volume: volume of a 4-D file, counted from 1; other files have only one.
+        hu_offset: value added to every voxel.
+        spacing_mm: voxel size along the file's three axes, used if the header's is missing or implausible.
+        trust: ``"sform"`` or ``"qform"``, used if the two forms of a NIfTI file disagree.
+        series: number, UID or description of a DICOM series, or ``"all"``.
         allow_gaps: put DICOM slices with gaps onto an even grid.
     """
 
@@ -48,9 +48,9 @@ class ReadOptions:
     def spacing_instead_of(
         self, stored_mm: Sequence[float] | np.ndarray, warnings: list[str]
     ) -> tuple[float, float, float] | None:
-        """``spacing_mm``, if the size that a file tells (NaN or 0 if it tells none) can be none.
+        """Return ``spacing_mm`` if the file's voxel size (NaN or 0 if missing) is implausible, else None.
 
-        A whole batch is given one size, and a scan that knows its own better must keep it; ``warnings`` tells so.
+        One size applies to a whole batch, so a scan with a plausible size keeps its own. ``warnings`` reports it.
         """
         if self.spacing_mm is None or not believable(stored_mm):
             return self.spacing_mm
@@ -61,7 +61,7 @@ class ReadOptions:
 
 
 class Stored(NamedTuple):
-    """A volume as a file holds it: voxels (X, Y, Z) in HU, affine to RAS mm, the format's header, warnings."""
+    """Hold a volume as read: voxels (X, Y, Z) in HU, affine to RAS mm, the format's header, warnings."""
 
     voxels: np.ndarray
     affine: np.ndarray

@@ -1,4 +1,4 @@
-"""A CT scan from a file or a DICOM folder, read once, checked, in its own geometry."""
+"""Read and validate a CT scan from a file or a DICOM directory, in its own geometry."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ from .itk import read_itk
 from .nifti import read_nifti
 from .scan_lists import ITK, NIFTI, ending_of, scan_name
 from .signature import first_bytes
-from .voxels import check_geometry
+from .voxels import Collect, Hounsfield, check_geometry
 
 
 @dataclass(frozen=True, eq=False)
-class Scan:
-    """A 3-D CT.
+class Volume:
+    """Hold the voxels of a file on their grid.
 
     Attributes:
-        grid: where its voxels lie.
-        voxels: (X, Y, Z) in HU, int16 where the file holds whole numbers and float32 otherwise, no further
-            out than a scanner's 12 bits: padding counts as air.
-        warnings: what a user should know about it.
+        grid: where the voxels lie.
+        voxels: (X, Y, Z).
+        warnings: what a user should know about the file.
     """
 
     grid: Grid
@@ -42,27 +41,47 @@ class Scan:
 
     @property
     def affine(self) -> np.ndarray:
-        """4×4, voxel indices to RAS millimetres."""
+        """Return the 4×4 affine from voxel indices to RAS millimetres."""
         return self.grid.affine
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
-        """Size of a voxel along its three axes."""
+        """Return the voxel size along the three axes."""
         return self.grid.spacing_mm
 
 
+@dataclass(frozen=True, eq=False)
+class Scan(Volume):
+    """Hold a CT: ``voxels`` (X, Y, Z) in HU, int16 where the file holds whole numbers and float32 otherwise.
+
+    They lie within the range of a scanner's 12 bits; padding counts as air.
+    """
+
+
 def read_scan(source: str | Path | Found, options: ReadOptions | None = None, admit: Admission | None = None) -> Scan:
-    """Reads and checks a scan: NIfTI, NRRD, MetaImage, or a folder with one DICOM series.
+    """Read and validate a scan: NIfTI, NRRD, MetaImage, or a directory with one DICOM series.
 
     Args:
-        source: what :func:`find_scans` found, or a path.
-        options: ways out of what would otherwise be refused.
-        admit: is told shape and affine before the voxels are read, and may raise.
+        source: a result of :func:`find_scans`, or a path.
+        options: allow scans that would otherwise be refused.
+        admit: receives shape and affine before the voxels are read, and may raise.
 
     Raises:
-        CaseError: naming the file and the reason, if it cannot be read or is no 3-D CT.
+        CaseError: naming the file and the reason, if it cannot be read or is not a 3-D CT.
     """
-    options = options or ReadOptions()
+    grid, stored = read_volume(source, options or ReadOptions(), Hounsfield, admit)
+    oblique = ("its axes are oblique to the body's; it is resampled through its whole affine",) if grid.oblique else ()
+    return Scan(grid, stored.voxels, (*stored.warnings, *oblique))
+
+
+def read_volume(
+    source: str | Path | Found, options: ReadOptions, collect: Collect, admit: Admission | None = None
+) -> tuple[Grid, Stored]:
+    """Read the grid and the voxels of a file, which ``collect`` checks; see :func:`read_scan` for the rest.
+
+    Raises:
+        CaseError: naming the file and the reason.
+    """
     found = source if isinstance(source, Found) else _found(Path(source), options)
     path = found.path
 
@@ -71,11 +90,9 @@ def read_scan(source: str | Path | Found, options: ReadOptions | None = None, ad
         if admit is not None:
             admit(shape, affine)
 
-    stored = _read(found, options, admitted)
+    stored = _read(found, options, admitted, collect)
     x, y, z = stored.voxels.shape
-    grid = Grid(path, found.name, (x, y, z), stored.affine, stored.header)
-    oblique = ("its axes are oblique to the body's; it is resampled through its whole affine",) if grid.oblique else ()
-    return Scan(grid, stored.voxels, (*stored.warnings, *oblique))
+    return Grid(path, found.name, (x, y, z), stored.affine, stored.header), stored
 
 
 def _found(path: Path, options: ReadOptions) -> Found:
@@ -87,7 +104,7 @@ def _found(path: Path, options: ReadOptions) -> Found:
     return Found(path, scan_name(path))
 
 
-def _read(found: Found, options: ReadOptions, admit: Admission) -> Stored:
+def _read(found: Found, options: ReadOptions, admit: Admission, collect: Collect) -> Stored:
     path = found.path
     if found.error:
         raise CaseError(f"{path}: {found.error}")
@@ -95,13 +112,13 @@ def _read(found: Found, options: ReadOptions, admit: Admission) -> Stored:
         chosen = ReadOptions(**{**vars(options), "series": found.series or options.series})
         return read_dicom(found.dicom, chosen, admit)
     if ending_of(path) in NIFTI:
-        return read_nifti(path, options, admit)
+        return read_nifti(path, options, admit, collect)
     if ending_of(path) in ITK:
-        return read_itk(path, options, admit)
+        return read_itk(path, options, admit, collect)
     first_bytes(path)
     raise CaseError(f"{path}: unknown kind of file; known are {', '.join((*NIFTI, *ITK))} and DICOM folders")
 
 
-def same_grid(a: Scan, b: Scan) -> bool:
-    """Whether voxel for voxel the two lie at the same place (to a micrometre)."""
+def same_grid(a: Volume, b: Volume) -> bool:
+    """Return whether all voxels of two scans lie at the same place, to a micrometre."""
     return a.grid.same_as(b.grid)

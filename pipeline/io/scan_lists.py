@@ -1,4 +1,4 @@
-"""What files of images are called, and what their results are called after them."""
+"""Name scans and their results, and read lists of scans."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
 
 
 def ending_of(path: Path) -> str:
-    """The ending by which an image's format is known, in lower case; empty if it is none of ours."""
+    """Return the ending that identifies an image's format, in lower case; empty if not supported."""
     return next((ending for ending in (*NIFTI, *ITK) if path.name.lower().endswith(ending)), "")
 
 
 def scan_name(path: Path) -> str:
-    """File name without the endings of images; the folder's for KiTS19's ``case_00000/imaging.nii.gz``."""
+    """Return the file name without image endings; the directory's for KiTS19's ``case_00000/imaging.nii.gz``."""
     path = path.absolute() if path.name not in ("", "..") else path.resolve()
     return path.parent.name if _named_by_folder(path) else stem(path)
 
 
 def stem(path: Path) -> str:
-    """File name without the endings of images."""
+    """Return the file name without image endings."""
     return path.name[: len(path.name) - len(ending_of(path))]
 
 
@@ -32,7 +32,7 @@ def _named_by_folder(path: Path) -> bool:
 
 
 def folders_of_results(path: Path, folders: tuple[str, ...]) -> tuple[str, ...]:
-    """A scan that is named by its folder needs none of that name around its results."""
+    """Return the directories of a scan's results, without a directory that gives the scan its name."""
     return folders[:-1] if _named_by_folder(path) else folders
 
 
@@ -42,15 +42,15 @@ COLUMNS = ("scan", "image", "path", "file")
 
 
 def is_list(path: Path) -> bool:
-    """Whether it is a file with the ending of a list."""
+    """Return whether a path is a file with the ending of a list."""
     return path.suffix.lower() in LISTS and path.is_file()
 
 
 def read_list(path: Path) -> dict[int, str]:
-    """The entries of a list, by line; empty lines and those that begin with ``#`` are none.
+    """Return the entries of a list by line, without empty lines and lines that begin with ``#``.
 
     Raises:
-        UsageError: if it is no text.
+        UsageError: if it cannot be read as text.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -63,7 +63,7 @@ def read_list(path: Path) -> dict[int, str]:
 
 
 def _column(lines: dict[int, str]) -> dict[int, str]:
-    """The cells of a CSV list that hold the paths, by line; a line that cannot be split is kept as it is."""
+    """Return the paths of a CSV list by line; keep a line that cannot be split unchanged."""
     rows = {}
     for number, line in lines.items():
         try:

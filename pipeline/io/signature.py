@@ -1,4 +1,4 @@
-"""What a file really is, by its first bytes."""
+"""Identify a file by its first bytes and verify its length."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 from ..runtime.errors import CaseError
 
 GZIP = b"\x1f\x8b"
-#: Deflate cannot shrink anything further than this.
+#: Maximum compression ratio of deflate.
 BEST_RATIO = 1032
-#: Bytes that may follow the voxels before a stream counts as endless.
+#: Bytes allowed after the voxels before a stream counts as endless.
 TAIL = 1 << 20
 
 
 def first_bytes(path: Path, count: int = 1024) -> bytes:
-    """The first bytes of an image file.
+    """Return the first bytes of an image file.
 
     Raises:
-        CaseError: if there is no such file, or it is a folder, empty, or a download that never arrived.
+        CaseError: if it does not exist, is not a regular file, is empty, or is an incomplete download.
     """
     if path.is_symlink() and not path.exists():
         raise CaseError(f"{path}: a link to nothing; restore what it pointed to")
@@ -44,16 +44,16 @@ def first_bytes(path: Path, count: int = 1024) -> bytes:
 
 
 def require_bytes(path: Path, wanted: int, following: int, packed: bool) -> None:
-    """Compares a header with the bytes behind it, before any of them is read.
+    """Compare a header with the number of bytes after it, before any of them is read.
 
     Args:
-        path: for the message.
-        wanted: bytes of voxels the header announces.
+        path: for the error message.
+        wanted: bytes of voxels according to the header.
         following: bytes in the file after the header.
-        packed: whether those are compressed.
+        packed: whether these are compressed.
 
     Raises:
-        CaseError: if so many voxels cannot be in so few bytes.
+        CaseError: if the bytes cannot hold so many voxels.
     """
     if wanted > (following * BEST_RATIO if packed else following):
         raise CaseError(
@@ -63,17 +63,17 @@ def require_bytes(path: Path, wanted: int, following: int, packed: bool) -> None
 
 
 def check_packed(path: Path, start: int, wanted: int) -> None:
-    """Unpacks gzip or zlib data to their end without keeping them, so that length and checksum are verified.
+    """Decompress gzip or zlib data to the end without keeping them, to verify length and checksum.
 
     Args:
         path: file with the data.
-        start: where in the file they begin.
-        wanted: bytes they must give.
+        start: offset of the data in the file.
+        wanted: bytes expected after decompression.
 
     Raises:
-        CaseError: if they are truncated, damaged, too few or endless.
+        CaseError: if the data are truncated, damaged, too short or endless.
     """
-    unpacker, count = zlib.decompressobj(wbits=47), 0  # 47: gzip and zlib alike
+    unpacker, count = zlib.decompressobj(wbits=47), 0  # 47 accepts gzip and zlib
     with open(path, "rb") as stream:
         stream.seek(start)
         try:

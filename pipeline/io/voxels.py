@@ -1,37 +1,38 @@
-"""Voxels on their way from a file into HU, a few slices at a time."""
+"""Convert voxels from a file into HU, a few slices at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from ..runtime.errors import CaseError
 
-#: HU of air, which everything below counts as; and the largest HU of a 12-bit scanner.
+#: HU of air, which replaces all lower values; and the largest HU of a 12-bit scanner.
 AIR, DENSEST = -1024, 3071
-#: Below this a voxel is padding that a scanner or a program put around the picture.
+#: Voxels below this are padding that a scanner or a program put around the image.
 PADDING = -1500
-#: Share of voxels that may be no finite numbers.
+#: Fraction of voxels that may be non-finite.
 FEW = 0.01
-#: Unsigned 16-bit values above this are negative ones that were wrapped.
+#: Unsigned 16-bit values above this are wrapped negative values.
 WRAPPED = 60000
-#: Below this there is air, or at least lung: such values are in HU already.
+#: Values below this are air or lung, so they are in HU already.
 AIRY = -500
 
 
 class Hounsfield:
-    """Collects a volume, checks it as CT, and keeps it small: int16 where the file holds whole HU, else float32.
+    """Collect a volume and check that it is CT; store it as int16 if the file holds whole HU, else as float32.
 
     Args:
-        path: for messages.
+        path: for error messages.
         shape: (X, Y, Z).
         stored: type of the values in the file.
         slope, intercept, offset: HU = stored · slope + intercept + offset.
 
     Raises:
-        CaseError: if values of that type can be no CT, or the volume has no room in memory.
+        CaseError: if values of that type cannot be CT, or the volume does not fit into memory.
     """
 
     def __init__(
@@ -50,13 +51,13 @@ class Hounsfield:
             self.voxels = np.empty(tuple(shape), np.int16 if whole else np.float32, order="F")
         except (MemoryError, ValueError) as error:
             raise CaseError(f"{path}: {tuple(shape)} voxels have no room in memory; correct the header") from error
-        # An offset that a scan does not need must not make padding of its air.
+        # An offset that a scan does not need must not turn its air into padding.
         self.floor = PADDING + min(offset, 0.0)
         self.lowest, self.highest, self.thinnest = np.inf, -np.inf, np.inf
         self.strange = self.padding = self.wrapped = 0
 
     def put(self, first: int, slices: np.ndarray) -> None:
-        """Takes slices (X, Y, n) as stored, the first being number ``first`` along Z."""
+        """Add slices (X, Y, n) as stored; the first has index ``first`` along Z."""
         strange = self.strange
         if slices.dtype.kind == "f":
             values = self._finite(slices.astype(np.float64))
@@ -73,9 +74,9 @@ class Hounsfield:
         self.lowest, self.highest = min(self.lowest, float(values.min())), max(self.highest, float(values.max()))
         outside = values < self.floor
         self.padding += int(outside.sum()) - (self.strange - strange)
-        # Neither padding nor what was no number tells whether there is air.
+        # Neither padding nor non-finite values show that there is air.
         self.thinnest = min(self.thinnest, float(values.min(where=~outside, initial=int(ABSURD))))
-        # Here, before any resampling, which would smear padding of -3024 into the body.
+        # Clip before any resampling, which would smear padding of -3024 into the body.
         np.clip(values, AIR, DENSEST, out=values)
         if values.dtype.kind == "f" and self.voxels.dtype.kind == "i":
             values = np.rint(values)
@@ -90,10 +91,10 @@ class Hounsfield:
         return values
 
     def finished(self) -> tuple[np.ndarray, list[str]]:
-        """The volume in HU, within [AIR, DENSEST], and what a user should know.
+        """Return the volume in HU, within [AIR, DENSEST], and warnings for the user.
 
         Raises:
-            CaseError: if it can be no CT in HU.
+            CaseError: if it cannot be CT in HU.
         """
         warnings = []
         if self.strange >= FEW * self.voxels.size:
@@ -119,32 +120,46 @@ class Hounsfield:
         return self.voxels, warnings
 
 
+class Collector(Protocol):
+    """Collect a volume from slices as a file stores them; :class:`Hounsfield` does so for CT."""
+
+    def put(self, first: int, slices: np.ndarray) -> None:
+        """Take slices (X, Y, n), the first being number ``first`` along Z."""
+
+    def finished(self) -> tuple[np.ndarray, list[str]]:
+        """Return the volume and the warnings."""
+
+
+#: Make a collector: path, shape (X, Y, Z), stored type, slope, intercept, offset.
+Collect = Callable[..., Collector]
+
+
 def steps(shape: Sequence[int], itemsize: int, budget: int = 1 << 24) -> list[tuple[int, int]]:
-    """Ranges of slices along Z that hold about ``budget`` bytes each."""
+    """Return ranges of slices along Z that hold about ``budget`` bytes each."""
     count = max(1, budget // max(1, shape[0] * shape[1] * itemsize))
     return [(start, min(start + count, shape[2])) for start in range(0, shape[2], count)]
 
 
-#: Bounds of a believable voxel size in mm.
+#: Limits of a plausible voxel size in mm.
 SMALLEST_MM, LARGEST_MM = 0.05, 20.0
-#: Beyond this a number is no HU at all, not even wrapped or padding.
+#: Numbers beyond this are not HU, not even wrapped or padding.
 ABSURD = 1e5
 
 
 def believable(spacing_mm: Sequence[float] | np.ndarray) -> bool:
-    """Whether a voxel can be of that size."""
+    """Return whether a voxel size is plausible."""
     return all(SMALLEST_MM <= size <= LARGEST_MM for size in spacing_mm)
 
 
 def require_regular(path: Path, affine: np.ndarray) -> None:
-    """Raises a CaseError if an affine (4×4) puts different voxels at one place, or nowhere."""
+    """Raise a CaseError if an affine (4×4) is not finite or puts different voxels at one place."""
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= 1e-3 * np.prod(spacing):
         raise CaseError(f"{path}: its affine is singular, so nothing says where a voxel lies; export it again")
 
 
 def check_geometry(path: Path, shape: Sequence[int], affine: np.ndarray, way_out: str = "") -> None:
-    """Raises a CaseError if the voxels of a scan lie where none can; ``way_out`` follows "correct the header"."""
+    """Raise a CaseError if a scan's geometry is not plausible; ``way_out`` follows "correct the header"."""
     if min(shape) < 2:
         raise CaseError(f"{path}: has shape {tuple(shape)}; a scan has three axes of several voxels each")
     require_regular(path, affine)
@@ -157,7 +172,7 @@ def check_geometry(path: Path, shape: Sequence[int], affine: np.ndarray, way_out
 
 
 def require_numbers(path: Path, stored: np.dtype) -> None:
-    """Raises a CaseError if values of that type can be no CT."""
+    """Raise a CaseError if values of that type cannot be CT."""
     if stored.kind not in "iuf":
         kind = {"c": "complex", "V": "colour"}.get(stored.kind, "unknown")
         raise CaseError(f"{path}: its voxels are {kind} ({stored}), not numbers in HU; it is no CT")

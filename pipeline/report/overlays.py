@@ -1,4 +1,4 @@
-"""A picture of a scan with its masks, to look at."""
+"""Draw a picture of a scan with its masks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..io.labels import read_labels
 from ..io.scan import Scan, read_scan, same_grid
 from ..masks.connected_components import KIDNEY, TUMOUR
 from ..runtime.errors import CaseError
@@ -16,21 +17,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: HU shown from black to white: abdominal soft tissue.
+#: Display window in HU, from black to white: abdominal soft tissue.
 WINDOW = (-160, 240)
 COLOURS = {KIDNEY: "#30d158", TUMOUR: "#ff453a", 3: "#0a84ff", 4: "#ffd60a", 5: "#bf5af2", 6: "#64d2ff"}
-#: What lies at the left and right edge of each view.
+#: Patient sides at the left and right edge of each view.
 VIEWS = {"axial": "RL", "coronal": "RL", "sagittal": "AP"}
 
 
 def place_to_show(mask: np.ndarray) -> tuple[int, int, int]:
-    """Where the slices through the middle of the tumour cross, else those through the kidney, else the middle.
+    """Choose slices through the middle of the tumour, else of the foreground, else of the volume.
 
     Args:
         mask: (slices, rows, columns) with axes to inferior, posterior, left.
 
     Returns:
-        Slice with most of it, and of that slice the row and the column with most of it.
+        Slice with the largest area of it, and the row and the column with most of it in that slice.
     """
     for region in (mask == TUMOUR, mask > 0):
         if region.any():
@@ -42,16 +43,16 @@ def place_to_show(mask: np.ndarray) -> tuple[int, int, int]:
 
 
 def picture(scan: Scan, predicted: np.ndarray, truth: np.ndarray | None = None) -> Figure:
-    """A figure: the scan alone, then with the truth (if given), then with the prediction; axial, coronal, sagittal.
+    """Draw the scan alone, with the ground truth (if given) and with the prediction; axial, coronal, sagittal.
 
     Each view has the patient's sides at its edges and a scale bar.
 
     Args:
-        scan: what was segmented.
+        scan: the segmented scan.
         predicted, truth: labels on the scan's grid; kidney is outlined green, tumour red. The slices go through
-            the middle of the truth's tumour, or kidney, if it is given, else of the prediction's.
+            the middle of the tumour, or kidney, in the ground truth if given, else in the prediction.
     """
-    import matplotlib.figure  # an extra: only who wants figures needs it
+    import matplotlib.figure  # an extra, needed for figures only
 
     image, affine = scan.grid.facing(scan.voxels)
     given = {"scan": None, "truth": truth, "prediction": predicted}
@@ -95,7 +96,7 @@ def _scale_bar(axes: Axes, shape: tuple[int, ...], column_mm: float) -> None:
 
 
 def save_picture(scan: Scan, predicted: np.ndarray, path: str | Path, truth: np.ndarray | None = None) -> Path:
-    """Writes :func:`picture` as a PNG; returns its path."""
+    """Write :func:`picture` as a PNG; return its path."""
     path = Path(path)
     with whole_file(path) as temporary:
         picture(scan, predicted, truth).savefig(temporary, dpi=90, format="png")
@@ -103,11 +104,11 @@ def save_picture(scan: Scan, predicted: np.ndarray, path: str | Path, truth: np.
 
 
 def picture_of_files(scan: str | Path, mask: str | Path, path: str | Path, truth: str | Path | None = None) -> Path:
-    """:func:`save_picture` from files that lie on one grid."""
+    """Call :func:`save_picture` on files that share one grid."""
     read = read_scan(scan)
 
     def on_the_grid(file: str | Path) -> np.ndarray:
-        labels = read_scan(file)
+        labels = read_labels(file)
         if not same_grid(labels, read):
             raise CaseError(f"{file}: lies on another grid than {scan}")
         return labels.voxels

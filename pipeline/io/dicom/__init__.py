@@ -1,4 +1,4 @@
-"""DICOM: headers of files, series of a folder, one series as a volume."""
+"""Read DICOM: file headers, the series of a directory, one series as a volume."""
 
 from .headers import Slice, is_dicom, read_slice
 from .series import DicomFolder, Series, sort_series

@@ -1,4 +1,4 @@
-"""The headers of DICOM files."""
+"""Read the headers of DICOM files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..signature import first_bytes
 from .identity import identity_of
 
 CT, ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1"
-#: Kinds of objects that a folder of images may hold besides images, and what to call them.
+#: SOP classes of other objects in a directory of CT images, and their names in messages.
 OTHER_OBJECTS = {
     "1.2.840.10008.1.3.10": "directory",
     "1.2.840.10008.5.1.4.1.1.4": "MR image",
@@ -23,28 +23,28 @@ OTHER_OBJECTS = {
     "1.2.840.10008.5.1.4.1.1.481.3": "radiotherapy structures",
     ENHANCED_CT: "Enhanced CT (multi-frame)",
 }
-#: Transfer syntaxes that GDCM decodes: plain, deflated, JPEG, JPEG-LS, JPEG 2000, run lengths.
+#: Transfer syntaxes that GDCM decodes: uncompressed, deflated, JPEG, JPEG-LS, JPEG 2000, RLE.
 DECODED = {
     f"1.2.840.10008.1.2{rest}"
     for rest in ("", ".1", ".1.99", ".2", ".4.50", ".4.51", ".4.57", ".4.70", ".4.80", ".4.81", ".4.90", ".4.91", ".5")
 }
 PLAIN = {f"1.2.840.10008.1.2{rest}" for rest in ("", ".1", ".2")}
-#: First tags of files that lack the usual mark: of the file's own header, or of group 8.
+#: First tags of files that lack the DICM prefix: of the file meta information, or of group 8.
 FIRST_TAGS = {b"\x02\0\0\0", *(bytes((8, 0, element, 0)) for element in (0x00, 0x01, 0x05, 0x08, 0x12, 0x16, 0x18))}
-#: Tags that tell the phases apart which some scanners put into one series.
+#: Tags that distinguish the phases that some scanners put into one series.
 PHASE_TAGS = ("0020|0012", "0020|0100", "0018|1210", "0018|0086", "0008|0032")
 
 
 @dataclass(frozen=True)
 class Slice:
-    """What one file of a CT series says of itself; lengths in mm, axes as DICOM's (left, posterior, superior).
+    """Hold the header of one file of a CT series; lengths in mm, axes as in DICOM (left, posterior, superior).
 
     Attributes:
         orientation: direction of a row, then of a column, as 6 numbers; empty if not given.
-        position: of the centre of the first voxel; empty if not given.
-        spacing: between rows, then between columns; empty if not given.
-        error: why it cannot be read, if so.
-        stray: whether it is no DICOM at all, so that no series lacks it.
+        position: centre of the first voxel; empty if not given.
+        spacing: distance between rows, then between columns; empty if not given.
+        error: reason why the file cannot be read; empty if it can.
+        stray: whether the file is not DICOM, so that no series lacks it.
         identity: words that name the patient.
     """
 
@@ -69,7 +69,7 @@ class Slice:
 
     @property
     def kind(self) -> str:
-        """What it is, where that is no slice of a CT; empty if it is one."""
+        """Return the kind of an object that is not a CT slice; empty for a CT slice."""
         if self.sop_class in OTHER_OBJECTS:
             return OTHER_OBJECTS[self.sop_class]
         if self.modality not in ("", "CT"):
@@ -82,12 +82,12 @@ class Slice:
 
     @property
     def distance(self) -> float:
-        """Of the slice along its normal, in mm."""
+        """Return the position of the slice along its normal, in mm."""
         return float(np.dot(np.cross(self.orientation[:3], self.orientation[3:]), self.position))
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether it is one by its first bytes, or by its ending where those are missing."""
+    """Return whether a file is DICOM by its first bytes or by its ending."""
     try:
         with open(path, "rb") as stream:
             head = stream.read(132)
@@ -97,12 +97,12 @@ def is_dicom(path: Path) -> bool:
 
 
 def _begins_as_dicom(head: bytes) -> bool:
-    """With the usual mark, or, as old files do, with the first tag at once."""
+    """Return whether a file begins with the DICM prefix or, as old files do, with the first tag."""
     return head[128:132] == b"DICM" or head[:4] in FIRST_TAGS
 
 
 def read_slice(path: Path) -> Slice:
-    """The header of a file; a damaged one comes back with its ``error``."""
+    """Read the header of a file; return a damaged one with its ``error``."""
     try:
         head = first_bytes(path)
         if not _begins_as_dicom(head):
@@ -111,12 +111,12 @@ def read_slice(path: Path) -> Slice:
         return Slice(path, error=str(error).removeprefix(f"{path}: "), stray=True)
     meta = file_meta(path)
     sop_class, syntax = meta.get(2, ""), meta.get(16, "")
-    # Whatever else becomes of the file: its path, which may tell the patient's name, is told with it.
+    # Needed for unusable files too: their path is reported and may contain the patient's name.
     identity = identity_of(path, syntax)
     if sop_class in OTHER_OBJECTS:
         return Slice(path, sop_class, identity=identity)
     if syntax not in {"", *DECODED}:
-        # GDCM would take the compressed bytes for voxels.
+        # GDCM would read the compressed bytes as voxels.
         reason = unreadable(path, RuntimeError("unknown transfer syntax"))
         return Slice(path, sop_class, error=reason, identity=identity)
     reader = sitk.ImageFileReader()
@@ -161,7 +161,7 @@ def read_slice(path: Path) -> Slice:
 
 
 def file_meta(path: Path) -> dict[int, str]:
-    """Texts of the file's own header, group 0002, by element: 2 is the class of object, 16 the transfer syntax."""
+    """Return the file meta information (group 0002) by element: 2 is the SOP class, 16 the transfer syntax."""
     with open(path, "rb") as stream:
         head = stream.read(4096)
     found, at = {}, 132
@@ -176,7 +176,7 @@ def file_meta(path: Path) -> dict[int, str]:
 
 
 def unreadable(path: Path, error: Exception) -> str:
-    """Why a file cannot be read; its transfer syntax is named, since that is the usual reason."""
+    """Return the reason why a file cannot be read, with its transfer syntax, the usual cause."""
     reason = str(error).strip().splitlines()[-1].replace(str(path), path.name)
     syntax = file_meta(path).get(16, "")
     if syntax and syntax not in PLAIN:

@@ -1,4 +1,4 @@
-"""Whom a DICOM file tells of, read from its first tags, whatever else is wrong with it."""
+"""Read the words that name the patient from the first tags of a DICOM file, damaged or not."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ OTHER_IDS = (0x0010, 0x1002)
 #: Accession number; name, identifier, birth date, other identifiers and names, birth name.
 PERSONAL = {(0x0008, 0x0050)} | {(0x0010, e) for e in (0x0010, 0x0020, 0x0030, 0x1000, 0x1001, 0x1005)}
 LAST_GROUP = 0x0010
-#: Of a deflated data set, the bytes that are looked at.
+#: Bytes of a deflated data set that are searched.
 INFLATED = 1 << 20
 DEFLATED, BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
-#: Types of values whose length has four bytes.
+#: Value representations whose length field has four bytes.
 WIDE = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 UNDEFINED = 0xFFFFFFFF
-#: Bytes that a name or an identifier may have; a longer one is a sign of damage.
+#: Maximum bytes of a name or an identifier; a longer one is a sign of damage.
 LONGEST = 4096
-#: Python's names of (0008,0005)'s terms, by their number; ISO 2022 and ISO_IR alike.
+#: Python codecs for the terms of (0008,0005), by number; the same for ISO 2022 and ISO_IR.
 CODECS = {
     "13": "shift_jis", "58": "gb2312", "87": "iso2022_jp_2", "100": "latin_1", "101": "iso8859_2", "109": "iso8859_3",
     "110": "iso8859_4", "126": "iso8859_7", "127": "iso8859_6", "138": "iso8859_8", "144": "iso8859_5",
     "148": "iso8859_9", "149": "euc_kr", "159": "iso2022_jp_2", "166": "tis_620", "192": "utf_8", "203": "iso8859_15",
     "GB18030": "gb18030", "GBK": "gbk",
 }  # fmt: skip
-#: What switches between character sets within a text; Japanese ones are switched by their codec.
+#: Escape sequences that switch character sets within a text; the Japanese codec handles its own.
 ESCAPES = re.compile(rb"\x1b[$(),\-.]*[@-Z]")
 WIDE_LETTERS = re.compile(r"[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
 
 
 def identity_of(path: Path, syntax: str) -> frozenset[str]:
-    """Words that name the patient: whole tags and their parts. Empty if the file has none that can be read.
+    """Return words that name the patient: whole tags and their parts; empty if no tag can be read.
 
     Args:
         path: a DICOM file, damaged or not.
-        syntax: its transfer syntax; empty if that is not known.
+        syntax: its transfer syntax; empty if unknown.
     """
     sets, texts = "", []
     try:
@@ -52,8 +52,8 @@ def identity_of(path: Path, syntax: str) -> frozenset[str]:
                 else:
                     texts.append(value)
     except (OSError, struct.error, zlib.error):
-        pass  # it ends early; what was read before tells what it can
-    # A text that is decoded in a wrong way gives words that match nothing, so all that may be right are taken.
+        pass  # it ends early; the tags read so far are used
+    # Wrongly decoded text gives words that match nothing, so all codecs that may be right are used.
     codecs = {CODECS[n] for n in re.findall(r"GB18030|GBK|\d+", re.sub(r"2022|8859", "", sets)) if n in CODECS}
     return frozenset().union(
         *(words(_decoded(text, codec)) for text in texts for codec in {"utf_8", *(codecs or {"latin_1"})})
@@ -61,7 +61,7 @@ def identity_of(path: Path, syntax: str) -> frozenset[str]:
 
 
 def words(text: str) -> set[str]:
-    """The text and its parts, as far as they are long enough to tell a person: 3 digits, 2 letters, 1 of Chinese."""
+    """Return the text and its parts if long enough to name a person: 3 digits, 2 letters, 1 CJK character."""
     parts = {text, *re.split(r"[\^\s=,_\\-]+", text), *(re.sub(r"[\^\s]+", "", one) for one in text.split("="))}
     parts = {form for part in parts for form in (unicodedata.normalize(n, part.strip(" \0^")) for n in ("NFC", "NFD"))}
     return {part for part in parts if _tells(part)}
@@ -80,7 +80,7 @@ def _decoded(text: bytes, codec: str) -> str:
 
 
 def _data_set(file: BinaryIO, syntax: str) -> BinaryIO:
-    """The stream, after the file's own header; unpacked where it is deflated."""
+    """Return the stream after the file meta information, decompressed if it is deflated."""
     file.seek(128)
     if file.read(4) != b"DICM":
         file.seek(0)
@@ -92,12 +92,12 @@ def _data_set(file: BinaryIO, syntax: str) -> BinaryIO:
 
 
 def _elements(stream: BinaryIO, order: str) -> Iterator[tuple[tuple[int, int], bytes]]:
-    """The personal tags and the character set, in sequences too, up to the end of group 0010."""
+    """Yield the personal tags and the character set, in sequences too, up to the end of group 0010."""
     depth, explicit = 0, None
     while True:
         group, element, kind, short = struct.unpack(f"{order}HH2sH", stream.read(8))
         length = struct.unpack(f"{order}I", kind + struct.pack(f"{order}H", short))[0]
-        if group == 0xFFFE:  # an item, its end, or that of a sequence: what an item holds is looked through
+        if group == 0xFFFE:  # an item, its end, or the end of a sequence: items are searched too
             depth -= element == 0xE0DD
             continue
         if group > LAST_GROUP and not depth:

@@ -1,4 +1,4 @@
-"""Masks as DICOM segmentation objects, for scans that came as DICOM."""
+"""Write masks of DICOM scans as DICOM segmentation objects."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ...runtime.errors import CaseError, UsageError
 from ...runtime.files import whole_file
 from .. import Grid
 
-#: What each class is called in SNOMED CT: category, and type, each as code and meaning.
+#: SNOMED CT terms of each class: category and type, each as code and meaning.
 CODES = {
     "kidney": (("123037004", "Anatomical Structure"), ("64033007", "Kidney")),
     "tumour": (("49755003", "Morphologically Abnormal Structure"), ("126880001", "Neoplasm of kidney")),
 }
 NAME = "kits-unet3d"
-#: Tags that DICOM wants but lets be empty, and that an export without names may lack.
+#: Tags that DICOM requires but allows to be empty; a de-identified export may lack them.
 MAY_BE_EMPTY = (
     "PatientName",
     "PatientID",
@@ -31,12 +31,12 @@ MAY_BE_EMPTY = (
     "ReferringPhysicianName",
 )
 
-#: By which a segmentation refers to its slices; an empty one refers to nothing.
+#: Tags by which a segmentation refers to its slices; an empty tag refers to nothing.
 REFERRED_TO = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 
 
 def require_highdicom() -> None:
-    """Raises a UsageError if what writes these files is not installed."""
+    """Raise a UsageError if highdicom is not installed."""
     try:
         import highdicom  # noqa: F401
     except ModuleNotFoundError as error:
@@ -44,29 +44,29 @@ def require_highdicom() -> None:
 
 
 def segmentation_path(grid: Grid, folder: str | Path) -> Path:
-    """Where the segmentation object of a scan goes."""
+    """Return the path of a scan's segmentation object."""
     return Path(folder) / f"{grid.name}_seg.dcm"
 
 
 def coded(name: str) -> tuple[tuple[str, str], tuple[str, str, str]]:
-    """A class's category (of SNOMED CT), and its type as code, scheme and meaning."""
+    """Return a class's category (of SNOMED CT), and its type as code, scheme and meaning."""
     if name in CODES:
         category, (code, meaning) = CODES[name]
         return category, (code, "SCT", meaning)
-    return ("85756007", "Tissue"), (name[:16], "99KITS-UNET3D", name[:64])  # another data set's, without a code
+    return ("85756007", "Tissue"), (name[:16], "99KITS-UNET3D", name[:64])  # a class of another data set
 
 
 def write_segmentation(mask: np.ndarray, like: Grid, folder: str | Path, classes: Sequence[str]) -> Path | None:
-    """Writes a mask (X, Y, Z, uint8) as a DICOM segmentation that refers to the scan's own slices.
+    """Write a mask (X, Y, Z, uint8) as a DICOM segmentation that refers to the scan's own slices.
 
-    It belongs to the scan's patient and study, as their tags say. Empty segments have no frames.
+    It belongs to the patient and the study in the scan's tags. Empty segments have no frames.
 
     Returns:
-        The file's path; None for a scan that is no DICOM.
+        The file's path; None if the scan is not DICOM.
 
     Raises:
-        CaseError: if the mask is empty, has other slices than the series, or these lack what a segmentation must
-            repeat of them.
+        CaseError: if the mask is empty, its slices differ from the series', or these lack tags that a
+            segmentation must repeat.
     """
     if not isinstance(like.header, tuple):
         return None
@@ -77,7 +77,7 @@ def write_segmentation(mask: np.ndarray, like: Grid, folder: str | Path, classes
         )
     if not mask.any():
         raise CaseError(f"{like.path}: no DICOM segmentation is made of it, since its mask is empty")
-    import highdicom as hd  # an extra: only who wants these files needs it
+    import highdicom as hd  # an extra, needed for these files only
     import pydicom
 
     try:
@@ -131,7 +131,7 @@ def write_segmentation(mask: np.ndarray, like: Grid, folder: str | Path, classes
             f"{like.path}: no DICOM segmentation can be made of it "
             f"({type(error).__name__} {error}); leave out --dicom-seg, or complete its tags"
         ) from error
-    if "ContentCreatorName" not in result:  # may be empty, not absent
+    if "ContentCreatorName" not in result:  # may be empty but not absent
         result.ContentCreatorName = None
     path = segmentation_path(like, folder)
     with whole_file(path) as temporary:

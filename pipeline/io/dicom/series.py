@@ -1,4 +1,4 @@
-"""DICOM files sorted into series, and series into phases."""
+"""Sort DICOM files into series, and series into phases."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import numpy as np
 from ...runtime.errors import CaseError
 from .headers import CT, PHASE_TAGS, Slice
 
-#: Positions closer than this are one, in mm.
+#: Positions closer than this count as the same, in mm.
 SAME_MM = 0.01
 
 
 @dataclass(frozen=True)
 class Series:
-    """Slices that belong together.
+    """Hold the slices of one series or phase.
 
     Attributes:
-        label: its number, with the phase behind a dot where there are several; a running number without one.
+        label: series number, or a running number if it is missing or ambiguous; the phase follows a dot, if any.
     """
 
     label: str
@@ -31,13 +31,13 @@ class Series:
     slices: tuple[Slice, ...]
 
     def __str__(self) -> str:
-        # Without the description, into which people write names.
+        # Leave out the description: it may contain names.
         return f"{self.label} ({len(self.slices)} slices)"
 
 
 @dataclass(frozen=True)
 class DicomFolder:
-    """One folder's CT series, the counts of what else is in it, its damaged files, and words that name its patients."""
+    """Hold a directory's CT series, counts of its other objects, damaged files and words that name its patients."""
 
     path: Path
     series: tuple[Series, ...]
@@ -46,10 +46,10 @@ class DicomFolder:
     identity: frozenset[str] = frozenset()
 
     def choose(self, wanted: str | None) -> Series:
-        """The only series, or the one whose label, UID or description is ``wanted``.
+        """Return the only series, or the one whose label, UID or description is ``wanted``.
 
         Raises:
-            CaseError: listing the series, if none or several are meant.
+            CaseError: listing the series, if none or several match.
         """
         if not self.series:
             others = ", ".join(f"{count} {kind}" for kind, count in self.left_out) or "damaged files"
@@ -67,10 +67,10 @@ class DicomFolder:
 
 
 def sort_series(slices: Iterable[Slice], top: Path) -> list[DicomFolder]:
-    """The folders of ``top`` with their series.
+    """Sort slices into series and return the directories of ``top`` with their series.
 
-    A series may lie in several folders, and then belongs to the one above them; series without a UID
-    are told apart by their folder, and those of two patients by the patient.
+    A series in several directories belongs to their common parent. Series without a UID are separated
+    by directory, and series of two patients by patient.
     """
     groups: dict[tuple[str, str, Path | None], list[Slice]] = defaultdict(list)
     others: dict[Path, Counter[str]] = defaultdict(Counter)
@@ -88,17 +88,17 @@ def sort_series(slices: Iterable[Slice], top: Path) -> list[DicomFolder]:
     for group in groups.values():
         folders[_common(group, top)].append(group)
     for path in (*others, *damaged):
-        # What is no CT belongs to the nearest folder that has a series, or stands alone.
+        # Other files belong to the nearest directory with a series, or stand alone.
         if not any(path == f or f in path.parents for f in folders) and others[path].keys() != {"directory"}:
             folders[path] = []
     result = []
     for path, groups_here in sorted(folders.items()):
         left_out = sum((c for p, c in others.items() if p == path or path in p.parents), Counter())
         lost = [one for p, found in damaged.items() if p == path or path in p.parents for one in found]
-        if groups_here:  # a series lacks no file that never was a slice
+        if groups_here:  # a file that is not DICOM is not a missing slice
             left_out.update(f"damaged file ({one.error})" for one in lost if one.stray)
             lost = [one for one in lost if not one.stray]
-        # A folder's name may tell what only its other parts' tags say.
+        # A directory's name may contain a name that only tags in its subdirectories hold.
         known = frozenset().union(*(words for p, words in identity.items() if p == path or path in p.parents))
         result.append(
             DicomFolder(path, tuple(_labelled(groups_here)), tuple(sorted(left_out.items())), tuple(lost), known)
@@ -114,7 +114,7 @@ def _common(group: list[Slice], top: Path) -> Path:
 
 
 def _labelled(groups: list[list[Slice]]) -> list[Series]:
-    # A number is part of a file's name, but in a damaged header it may be anything.
+    # The number becomes part of a file name, but a damaged header may hold any text.
     label_of = {id(group): re.sub(r"\W", "_", group[0].series_number) for group in groups}
     numbers = Counter(label_of.values())
     result = []
@@ -131,12 +131,12 @@ def _labelled(groups: list[list[Slice]]) -> list[Series]:
 
 
 def _without_copies(group: list[Slice]) -> list[Slice]:
-    """Each object once, though it may be stored twice."""
+    """Return each object once, even if it is stored twice."""
     return list({one.uid or str(one.path): one for one in sorted(group, key=lambda s: s.path)}.values())
 
 
 def _phases(group: list[Slice]) -> list[list[Slice]]:
-    """The group itself, or its phases if slices share positions and one tag tells them apart cleanly."""
+    """Split a group into its phases if slices share positions and one tag separates them cleanly."""
     if not all(one.position and one.orientation for one in group) or not shares_positions(group):
         return [group]
     for index in range(len(PHASE_TAGS)):
@@ -151,5 +151,5 @@ def _phases(group: list[Slice]) -> list[list[Slice]]:
 
 
 def shares_positions(slices: Iterable[Slice]) -> bool:
-    """Whether two of the slices lie at one place."""
+    """Return whether two of the slices lie at the same position."""
     return bool((np.diff(np.sort([one.distance for one in slices])) < SAME_MM).any())

@@ -1,4 +1,4 @@
-"""One DICOM series as a volume; positions, and nothing else, say where its slices lie."""
+"""Read one DICOM series as a volume; only their positions decide where the slices lie."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from ..voxels import Hounsfield
 from .headers import Slice, unreadable
 from .series import DicomFolder, Series, shares_positions
 
-#: A step may differ from the others by this share before the slices count as uneven.
+#: Relative difference between steps above which the slices count as uneven.
 UNEVEN = 0.05
-#: Distance from the line through the first and last slice at which a slice is out of place, in mm.
+#: Distance from the line through the first and last slice above which a slice is out of place, in mm.
 OUT_OF_LINE_MM = 0.5
-#: Directions may differ by this and still be one.
+#: Directions that differ by less than this count as the same.
 SAME_DIRECTION = 1e-3
-#: Angle between the slices' normal and the way from slice to slice, in degrees, above which it is a gantry tilt.
+#: Angle in degrees between the slices' normal and the line through the slices above which it is a gantry tilt.
 TILT_DEGREES = 0.5
 
 
 def read_dicom(folder: DicomFolder, options: ReadOptions, admit: Admission) -> Stored:
-    """The chosen series of a folder.
+    """Read the chosen series of a directory.
 
     Raises:
-        CaseError: naming the folder and the reason.
+        CaseError: naming the directory and the reason.
     """
     warnings = [f"left out: {count} {kind}" for kind, count in folder.left_out]
     if folder.damaged:
@@ -68,7 +68,7 @@ def _in_order(folder: DicomFolder, series: Series) -> list[Slice]:
 def _geometry(
     folder: DicomFolder, slices: Sequence[Slice], options: ReadOptions, warnings: list[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The affine to RAS, and the place of each slice along Z in voxels, whole numbers where nothing is missing."""
+    """Return the affine to RAS, and each slice's place along Z in voxels, whole if the slices are even."""
     first = slices[0]
     positions = np.array([one.position for one in slices])
     along = np.array([one.distance for one in slices]) - first.distance
@@ -108,7 +108,7 @@ def _geometry(
 def _voxels(
     folder: DicomFolder, slices: Sequence[Slice], shape: tuple[int, int, int], places: np.ndarray, options: ReadOptions
 ) -> tuple[np.ndarray, list[str]]:
-    """Slices one after the other; between two that are further apart the missing ones are interpolated."""
+    """Read the slices in order; interpolate the missing ones between two that are further apart."""
     before, done = _plane(slices[0]), 1
     hounsfield = Hounsfield(folder.path, shape, before.dtype, offset=options.hu_offset)
     hounsfield.put(0, before)
@@ -123,7 +123,7 @@ def _voxels(
 
 
 def _plane(one: Slice) -> np.ndarray:
-    """Voxels (columns, rows, 1) of a file, in HU."""
+    """Read the voxels (columns, rows, 1) of a file, in HU."""
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(one.path))
