@@ -1,8 +1,8 @@
-"""The command ``kits-unet3d``: one subcommand a file in ``commands``.
+"""Run the command ``kits-unet3d``, whose subcommands are one file each in ``commands``.
 
-Exit codes: 0 all well, 1 some cases failed, 2 usage or configuration, 3 model, 130 interrupted.
-With ``--json`` a command prints one JSON document, its results or ``{"error": …, "exit_code": …}``, and nothing else
-to the standard output; what it prints otherwise goes to the standard error.
+Exit codes: 0 success, 1 some cases failed, 2 usage or configuration, 3 model, 130 interrupted.
+With ``--json`` a command prints one JSON document to the standard output: its results or ``{"error": …,
+"exit_code": …}``. All other output goes to the standard error.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
+from importlib.metadata import version
 from typing import NoReturn
 
 from .commands import Outcome, predict
@@ -26,19 +27,19 @@ COMMANDS = (
     "download", "phantom", "prepare", "verify", "train", "folds", "predict", "evaluate", "picture", "device",
     "benchmark", "export", "unpack",
 )  # fmt: skip
-#: Modules that are not named as their command is.
+#: Modules whose names differ from their commands'.
 MODULES = {"device": "device_check"}
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """A wrong command line is an error like any other, also for machines."""
+        """Report a wrong command line like any other error, also with ``--json``."""
         self.print_usage(sys.stderr)
         raise UsageError(message)
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows a default where it says something."""
+    """Show only informative defaults."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         silent = action.default is None or action.default is False or action.default == ()
@@ -51,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Segment kidneys and kidney tumours in CT, from data to masks.",
         epilog=f"example: {predict.EXAMPLE}",
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('kits-unet3d')}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
         module = importlib.import_module(f"{__package__}.commands.{MODULES.get(name, name)}")
@@ -69,15 +71,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit code."""
+    """Run one command; return its exit code."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    # Looked for before the rest is parsed, which may fail; a command line may shorten it.
+    # Searched before the rest is parsed, which may fail; a command line may shorten it.
     machine = any(word.startswith("--j") and "--json".startswith(word) for word in argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("highdicom").setLevel(logging.WARNING)  # it tells the UIDs of slices otherwise
+    logging.getLogger("highdicom").setLevel(logging.WARNING)  # otherwise it logs the UIDs of slices
     with redirect_stdout(sys.stderr) if machine else nullcontext():
         outcome = _outcome(argv)
-    # Of the processes of one command, the first tells.
+    # Only the first process of a command prints results.
     if machine and outcome.results is not None and int(os.environ.get("RANK", 0)) == 0:
         print(json.dumps(outcome.results, indent=1))
     return outcome.exit_code
@@ -86,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _outcome(argv: Sequence[str]) -> Outcome:
     try:
         parser = build_parser()
-        if "_ARGCOMPLETE" in os.environ:  # a shell asks, as `register-python-argcomplete kits-unet3d` has told it to
+        if "_ARGCOMPLETE" in os.environ:  # set by a shell after `register-python-argcomplete kits-unet3d`
             _complete(parser)
         arguments = parser.parse_args(argv)
         outcome: Outcome = arguments.run(arguments)
@@ -94,7 +96,7 @@ def _outcome(argv: Sequence[str]) -> Outcome:
     except KeyboardInterrupt:
         text, code = "interrupted; what is finished is kept", 130
         print(text, file=sys.stderr)
-    except Exception as error:  # the last place that can turn an error into a sentence and an exit code
+    except Exception as error:  # the last place that can turn an error into a message and an exit code
         if "--debug" in argv:
             traceback.print_exc()
         text, code = report(error), exit_code(error)

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -130,6 +131,12 @@ def test_for_machines_an_error_is_a_document_too(tmp_path, capsys):
     code, results, told = printed_json(capsys, "verify", "--out", tmp_path)
     assert code == 2 and results == {"error": f"{tmp_path}: holds no prepared file", "exit_code": 2}
     assert told.endswith(f"error: {tmp_path}: holds no prepared file\n")
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert re.fullmatch(r"kits-unet3d \d+\.\d+\.\d+\n", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
