@@ -1,4 +1,4 @@
-"""The network of the MLPerf 3D U-Net benchmark, and ways to load weights into it. Needs torch only."""
+"""Define the network of the MLPerf 3D U-Net benchmark and load weights into it. Only torch is needed."""
 
 from .averages import Ensemble, Mirrored
 from .checkpoints import CheckpointError, load_weights, network_state, read_checkpoint

@@ -1,4 +1,4 @@
-"""Networks made of networks: several of them, or one over mirror images, by their mean logits."""
+"""Average logits over several networks, or over flipped inputs of one network."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from itertools import combinations
 import torch
 from torch import nn
 
-#: What maps (B, C, D, H, W) to logits (B, classes, D, H, W): a network, or what runs one.
+#: Maps (B, C, D, H, W) to logits (B, classes, D, H, W): a network, or a function that runs one.
 Forward = Callable[[torch.Tensor], torch.Tensor]
 
 
 def mean_of(members: Iterable[Forward], x: torch.Tensor) -> torch.Tensor:
-    """The mean of what several networks give for ``x``, of which at least one."""
+    """Return the mean of the outputs of one or more networks for ``x``."""
     first, *others = members
     total = first(x)
     for network in others:
@@ -22,10 +22,12 @@ def mean_of(members: Iterable[Forward], x: torch.Tensor) -> torch.Tensor:
 
 
 def mean_over_mirrors(network: Forward, flips: Sequence[tuple[int, ...]], x: torch.Tensor) -> torch.Tensor:
-    """The mean of what a network gives for ``x`` and for its images flipped along each of ``flips``, flipped back.
+    """Return the mean output of a network for ``x`` and for each flip of it.
+
+    Each flipped output is flipped back before it is averaged.
 
     Args:
-        flips: dimensions of ``x`` (B, C, D, H, W), from 2.
+        flips: dimensions of ``x`` (B, C, D, H, W) to flip together; spatial ones start at 2.
     """
     total = network(x)
     for dims in flips:
@@ -34,13 +36,12 @@ def mean_over_mirrors(network: Forward, flips: Sequence[tuple[int, ...]], x: tor
 
 
 class Ensemble(nn.Module):
-    """The mean of several networks' logits.
+    """Average the logits of several networks.
 
-    Maps (B, C, D, H, W) to the members' common output shape. At most three outputs are held at a time, however many
-    members there are.
+    Maps (B, C, D, H, W) to the common output shape. Memory holds at most three outputs, for any number of members.
 
     Args:
-        members: at least one; all must give the same classes for the same input.
+        members: at least one network; all must return the same classes for the same input.
     """
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
@@ -54,13 +55,13 @@ class Ensemble(nn.Module):
 
 
 class Mirrored(nn.Module):
-    """The mean of a network's logits over all mirror images of its input, each mirrored back.
+    """Average a network's logits over all flips of its input: test-time augmentation (TTA) by flipping.
 
-    Takes ``2 ** len(axes)`` times as long, and holds at most four outputs at a time.
+    Each output is flipped back. This takes ``2 ** len(axes)`` times as long and holds at most four outputs in memory.
 
     Args:
         network: maps (B, C, D, H, W) to (B, classes, D, H, W).
-        axes: spatial axes to mirror along, 0 to 2 for D, H, W; none leaves the network as it is.
+        axes: spatial axes to flip, 0 to 2 for D, H, W; an empty sequence leaves the network unchanged.
     """
 
     def __init__(self, network: nn.Module, axes: Sequence[int] = (0, 1, 2)) -> None:

@@ -1,7 +1,7 @@
-"""Building blocks of the 3D U-Net.
+"""Define the building blocks of the 3D U-Net.
 
 The attribute names (``conv1``, ``conv2``, ``upsample_conv``) and the positions inside each
-``Sequential`` are those of the MLPerf reference, so that its checkpoints load strictly.
+``Sequential`` equal those of the MLPerf reference, so its checkpoints load strictly.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import nn
 
 
 def conv_block(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
-    """3³ convolution without bias, instance norm with affine, ReLU."""
+    """Build a 3³ convolution without bias, an affine instance norm and a ReLU."""
     return nn.Sequential(
         nn.Conv3d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False),
         nn.InstanceNorm3d(out_channels, affine=True),
@@ -20,7 +20,7 @@ def conv_block(in_channels: int, out_channels: int, stride: int = 1) -> nn.Seque
 
 
 class DoubleConv(nn.Module):
-    """Two conv blocks; the first one has stride ``stride`` (2 in the encoder, 1 at the input).
+    """Apply two conv blocks; the first has stride ``stride`` (2 in the encoder, 1 at the input).
 
     Maps (B, in_channels, D, H, W) to (B, out_channels, D / stride, H / stride, W / stride).
     """
@@ -35,14 +35,14 @@ class DoubleConv(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Doubles the resolution, joins the skip connection as [up, skip], then two conv blocks.
+    """Double the resolution, concatenate [up, skip] and apply two conv blocks.
 
-    ``x`` is (B, in_channels, D, H, W), ``skip`` (B, out_channels, 2D, 2H, 2W); the result has skip's shape.
+    ``x`` is (B, in_channels, D, H, W), ``skip`` is (B, out_channels, 2D, 2H, 2W). The result has the shape of ``skip``.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        # With a bias and nothing after it: unlike the other blocks, and part of the recipe.
+        # As in the reference, this layer has a bias and no norm or ReLU after it, unlike the other blocks.
         self.upsample_conv = nn.Sequential(nn.ConvTranspose3d(in_channels, out_channels, 2, stride=2))
         self.conv1 = conv_block(2 * out_channels, out_channels)
         self.conv2 = conv_block(out_channels, out_channels)
@@ -53,7 +53,7 @@ class UpBlock(nn.Module):
 
 
 class OutputLayer(nn.Module):
-    """1³ convolution from features to class logits."""
+    """Map features to class logits by a 1³ convolution."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""Weights from files into a network, without running anything a file might contain.
+"""Load weights from files into a network without running code from the file.
 
-Every file is read with ``weights_only=True``; there is no fall-back. Known layouts:
-ours (``model``), MLPerf's (``best_model_state_dict``), Cambricon's (``state_dict``), and a bare
-state dict, from ``torch.save`` or as safetensors; the ``module.`` prefix of a distributed training is taken off.
+Every file is read with ``weights_only=True``, without a fallback. Known layouts are ours (``model``), MLPerf's
+(``best_model_state_dict``), Cambricon's (``state_dict``) and a bare state dict. Files come from ``torch.save`` or
+are safetensors. The ``module.`` prefix of distributed training is removed.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ STATE_KEYS = ("model", "best_model_state_dict", "state_dict")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be used; the message names the file, the reason and the way out."""
+    """Report that a checkpoint cannot be used; the message names the file, the reason and a remedy."""
 
-    #: Of a program that ends with this error.
+    #: Exit code of a program that ends with this error.
     exit_code = 3
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The content of a checkpoint file, on the CPU.
+    """Return the content of a checkpoint file, on the CPU.
 
     Raises:
-        CheckpointError: if the file is missing, damaged, not a dictionary, or wants to run code.
+        CheckpointError: if the file is missing, damaged, not a dictionary, or would run code.
     """
     path = Path(path)
     if not path.is_file():
@@ -46,12 +46,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
                 "and reading such things can run code from the file; "
                 "save its tensors alone (a state dict) and load that"
             ) from error
-        if isinstance(error, pickle.UnpicklingError):  # whose message tells users to switch the protection off
+        if isinstance(error, pickle.UnpicklingError):  # its message advises to disable the protection
             raise CheckpointError(
                 f"{path}: damaged, not a checkpoint, or pickled in another way than torch.save does; "
                 "copy it again, or save its tensors alone (a state dict) with torch.save"
             ) from error
-        # torch has many types for the defects of a file; only the first line helps a user.
+        # torch raises many error types for damaged files; only the first line helps a user.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{path}: damaged or not a checkpoint ({reason}); copy it again") from error
     if not isinstance(content, dict):
@@ -74,7 +74,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def network_state(content: dict[str, Any], source: str | Path = "checkpoint") -> dict[str, torch.Tensor]:
-    """The network's state dict out of a checkpoint's content, whichever of the known layouts it has."""
+    """Return the network's state dict from a checkpoint's content in any known layout."""
     state = next((content[key] for key in STATE_KEYS if isinstance(content.get(key), dict)), content)
     state = {str(name).removeprefix("module."): value for name, value in state.items()}
     if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
@@ -86,10 +86,10 @@ def network_state(content: dict[str, Any], source: str | Path = "checkpoint") ->
 
 
 def load_weights(network: nn.Module, state: dict[str, torch.Tensor], source: str | Path = "checkpoint") -> None:
-    """Copies ``state`` into ``network``; every name and shape must agree.
+    """Copy ``state`` into ``network``; every name and shape must agree.
 
     Raises:
-        CheckpointError: naming the first differing tensors, with nothing copied.
+        CheckpointError: if tensors differ; it names the first ones, and nothing is copied.
     """
     wanted = network.state_dict()
     differences = [f"{name}: missing in the file" for name in wanted if name not in state]

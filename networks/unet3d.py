@@ -1,4 +1,4 @@
-"""The 3D U-Net of MLPerf training's image segmentation benchmark."""
+"""Define the 3D U-Net of MLPerf training's image segmentation benchmark."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from .blocks import DoubleConv, OutputLayer, UpBlock
 
 
 class UNet3D(nn.Module):
-    """3D U-Net with instance norm; the defaults are the MLPerf network (31,190,243 parameters).
+    """Build a 3D U-Net with instance norm; the defaults give the MLPerf network (31,190,243 parameters).
 
     Args:
         in_channels: channels of the image; 1 for CT.
         out_channels: classes; 3 for KiTS19 (background, kidney, tumour).
-        channels: features per level, from full resolution downwards. Each level after the first halves
-            the resolution, and a bottleneck as wide as the last level halves it once more.
+        channels: channels of each level, from full resolution downwards. Each level after the first halves
+            the resolution. The bottleneck halves it once more, with as many channels as the last level.
 
-    The input is (B, in_channels, D, H, W) with each of D, H, W a multiple of 2 ** len(channels)
-    (32 by default) and large enough for instance norm to see more than one voxel at the bottleneck.
+    The input is (B, in_channels, D, H, W). D, H and W are multiples of 2 ** len(channels) (32 by default).
+    They must leave more than one voxel at the bottleneck, for instance norm.
     The output is logits of shape (B, out_channels, D, H, W).
 
     Raises:
-        ValueError: if fewer than two levels are asked for, a count is below 1, or the input does not fit.
+        ValueError: if there are fewer than two levels, a count is below 1, or the input does not fit.
 
     Source: the PyTorch reference of MLPerf training v1.0 to v4.0 (image segmentation), parameter names included.
     """
@@ -53,8 +53,8 @@ class UNet3D(nn.Module):
 
     @property
     def stride(self) -> int:
-        """What each spatial size of the input must be a multiple of."""
-        return 1 << len(self.channels)  # TorchScript takes 2 ** n for a float
+        """Return the number that must divide each spatial size of the input."""
+        return 1 << len(self.channels)  # TorchScript treats 2 ** n as a float
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         skips = [self.input_block(x)]

@@ -1,4 +1,4 @@
-"""Everything that runs: data, training, evaluation, inference, the command line."""
+"""Provide data, training, evaluation, inference and the command line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Predictor"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imported when asked for, since torch takes seconds and the command's help needs none of it."""
+    """Import a name on first use, since torch takes seconds and the command's help does not need it."""
     if name == "Predictor":
         from .inference import Predictor
 

@@ -1,7 +1,7 @@
-"""The one file that knows what a cuda, an mlu or a cpu is.
+"""Define everything that depends on the kind of device: cuda, mlu or cpu.
 
-Everything else asks the :class:`Accelerator` that :func:`resolve` gives. To add a device, add it to :data:`KINDS`;
-what is not said there is asked of ``torch.<kind>``, which all vendors shape like ``torch.cuda``.
+All other modules use the :class:`Accelerator` that :func:`resolve` returns. To add a device, add it to :data:`KINDS`.
+Everything else comes from ``torch.<kind>``, which all vendors shape like ``torch.cuda``.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from torch import nn
 from .runtime.scaler import LossScaler
 
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
-OLDEST_TORCH = (2, 8)  # that MONAI 1.6 supports
+OLDEST_TORCH = (2, 8)  # oldest that MONAI 1.6 supports
 
 
 class DeviceError(RuntimeError):
-    """A device was asked for that is not there, or cannot do what was asked; the message says what is missing."""
+    """Report that a requested device is missing or lacks a capability; the message names it."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What has to be said about a kind of device.
+    """Describe a kind of device.
 
     Attributes:
-        collectives: what its tensors go through between processes; if None torch's own choice, or gloo if it has none.
-        package: Python package that makes the device known to torch; None for devices that torch brings.
-        source: where that package comes from, in which versions.
-        tf32: switches below ``torch.backends`` by which FP32 is computed in fewer bits.
-        strict: environment in which an operation that the device lacks is an error, not a quiet detour over the CPU.
+        collectives: backend for tensors between processes; if None torch's own choice, or gloo if it has none.
+        package: Python package that registers the device with torch; None for devices that torch brings.
+        source: origin and versions of that package.
+        tf32: switches below ``torch.backends`` that make FP32 use fewer bits.
+        strict: environment in which an operation that the device lacks is an error, not a silent fallback to the CPU.
     """
 
     collectives: str | None = None
@@ -67,7 +67,7 @@ KINDS: Mapping[str, Kind] = {
 
 
 def strict_environment() -> dict[str, str]:
-    """Environment for a new process, in which no operation quietly runs on the CPU; read while torch starts."""
+    """Return a new process's environment without silent fallback to the CPU; torch reads it at its start."""
     return {name: value for kind in KINDS.values() for name, value in kind.strict.items()}
 
 
@@ -76,13 +76,13 @@ def _about(kind: str) -> Kind:
 
 
 def _module(kind: str) -> Any:
-    """``torch.cuda``, ``torch.mlu``, …; None for the CPU and for devices without such a module."""
+    """Return ``torch.cuda``, ``torch.mlu``, …; None for the CPU and for devices without such a module."""
     module = None if kind == "cpu" else getattr(torch, kind, None)
     return module if hasattr(module, "device_count") else None
 
 
 def _register(kind: str) -> None:
-    """Makes a device known to torch, if the package it needs is installed.
+    """Register a device with torch, if the package it needs is installed.
 
     Raises:
         DeviceError: if the package does not fit this torch, or this torch is too old for MONAI.
@@ -106,7 +106,7 @@ def _available(kind: str) -> bool:
 
 
 def _missing(kind: str) -> str:
-    """What to tell someone whose device is not there."""
+    """Explain in an error message why a device is missing."""
     about = _about(kind)
     if _module(kind) is None and about.package is not None:
         return f"the package {about.package} is not installed; it comes in {about.source}"
@@ -118,7 +118,7 @@ def _missing(kind: str) -> str:
 
 
 def _tf32_switches(kind: str) -> list[tuple[Any, str]]:
-    """(owner, attribute) of each of the kind's TF32 switches that this torch has."""
+    """Return (owner, attribute) of each of the kind's TF32 switches that this torch has."""
     found = []
     for path in _about(kind).tf32:
         owner, _, name = path.rpartition(".")
@@ -129,7 +129,7 @@ def _tf32_switches(kind: str) -> list[tuple[Any, str]]:
 
 
 def _computes_bf16(kind: str) -> bool:
-    """Whether the present card of a kind multiplies in bf16 itself; on a CPU, whether doing so is any faster."""
+    """Return whether the current accelerator of a kind multiplies in bf16 itself; for a CPU, whether bf16 is faster."""
     if kind == "cpu":
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     ask = getattr(_module(kind), "is_bf16_supported", lambda: True)
@@ -139,7 +139,7 @@ def _computes_bf16(kind: str) -> bool:
 
 @dataclass(frozen=True)
 class Accelerator:
-    """The device of this process and all that depends on its kind."""
+    """Describe the device of this process and everything that depends on its kind."""
 
     device: torch.device
     precision: str = "fp32"
@@ -154,7 +154,7 @@ class Accelerator:
 
     @property
     def backend(self) -> str:
-        """Process-group backend. Always with gloo beside it, since MONAI and ignite gather CPU tensors."""
+        """Return the process-group backend, always with gloo, since MONAI and ignite gather CPU tensors."""
         chosen = torch.distributed.Backend.default_device_backend_map
         own = _about(self.kind).collectives or chosen.get(self.kind, "gloo")
         return own if own == "gloo" else f"cpu:gloo,{self.kind}:{own}"
@@ -164,19 +164,19 @@ class Accelerator:
         return not self.on_cpu
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Mixed precision for a forward pass; with fp32 and tf32 nothing at all."""
+        """Return the mixed-precision context of a forward pass; it does nothing for fp32 and tf32."""
         if self.precision not in ("bf16", "fp16"):
             return nullcontext()
         return torch.autocast(self.kind, dtype=torch.bfloat16 if self.precision == "bf16" else torch.float16)
 
     def scaler(self) -> LossScaler:
-        """Loss scaler: at work for fp16, a pass-through otherwise."""
+        """Return the loss scaler: active for fp16, a pass-through otherwise."""
         return LossScaler(self.kind, enabled=self.precision == "fp16")
 
     def wrap(self, network: nn.Module, channels_last: bool = False) -> nn.Module:
-        """``network`` on the device, and in DistributedDataParallel when there are several processes.
+        """Move ``network`` to the device, and into DistributedDataParallel if there are several processes.
 
-        With ``channels_last`` its convolutions work in that memory layout, which some devices do faster.
+        With ``channels_last`` its convolutions use that memory layout, which is faster on some devices.
         """
         layout = {"memory_format": torch.channels_last_3d} if channels_last else {}
         network = network.to(self.device, **layout)  # type: ignore[call-overload]
@@ -186,13 +186,13 @@ class Accelerator:
         return nn.parallel.DistributedDataParallel(network, device_ids=None if self.on_cpu else [self.device.index])
 
     def synchronize(self) -> None:
-        """Waits until the device has done all it was given."""
+        """Wait until the device has finished all its work."""
         if (module := _module(self.kind)) is not None:
             module.synchronize()
 
     def memory(self) -> dict[str, int]:
-        """Bytes that tensors take now (``allocated``) or took at most (``peak``), that torch holds (``reserved``), and
-        that the card has left and in all (``free``, ``total``); what a device keeps no record of is left out."""
+        """Return bytes: tensors take ``allocated`` and took ``peak`` at most, torch holds ``reserved``, the device has
+        ``free`` and ``total``. Values that a device does not record are left out."""
         module = _module(self.kind)
         calls = {"allocated": "memory_allocated", "peak": "max_memory_allocated", "reserved": "memory_reserved"}
         counts = {name: getattr(module, call)(self.device) for name, call in calls.items() if hasattr(module, call)}
@@ -201,15 +201,15 @@ class Accelerator:
         return {name: int(count) for name, count in counts.items()}
 
     def rng_state(self) -> dict[str, Any]:
-        """State of the device's random generator, a uint8 tensor on the CPU, and the kind of device it is of."""
+        """Return the state of the device's random generator, a uint8 tensor on the CPU, and the kind of device."""
         module = _module(self.kind)
         state = torch.get_rng_state() if module is None else module.get_rng_state(self.device).cpu()
         return {"kind": self.kind, "state": state}
 
     def set_rng_state(self, state: Mapping[str, Any]) -> bool:
-        """Lets the random generator go on from a :meth:`rng_state`.
+        """Restore the random generator from a :meth:`rng_state`.
 
-        Returns False, with nothing done, for the state of another kind of device: its numbers cannot be had here.
+        Returns False and changes nothing for another kind of device: its numbers cannot be reproduced here.
         """
         if state["kind"] != self.kind:
             return False
@@ -220,7 +220,7 @@ class Accelerator:
         return True
 
     def describe(self) -> dict[str, Any]:
-        """What a log, a checkpoint or a report should say about the device: plain strings and numbers, as they are."""
+        """Describe the device for a log, a checkpoint or a report, in plain strings and numbers."""
         module, about = _module(self.kind), _about(self.kind)
         named = getattr(module, "get_device_name", lambda _: platform.processor() or platform.machine())
         tf32 = [getattr(owner, switch) for owner, switch in _tf32_switches(self.kind)]
@@ -246,17 +246,17 @@ class Accelerator:
 def resolve(
     device: str | torch.device | None = "auto", precision: str = "fp32", local_rank: int | None = None
 ) -> Accelerator:
-    """The accelerator to run on.
+    """Return the accelerator to run on.
 
     Args:
         device: ``"auto"`` (mlu, then cuda, then any other accelerator that torch knows, then the CPU), a
-            kind such as ``"cuda"``, or one card such as ``"cuda:1"``.
+            kind such as ``"cuda"``, or one accelerator such as ``"cuda:1"``.
         precision: ``"fp32"`` (TF32 is switched off), ``"tf32"``, ``"bf16"``, ``"fp16"``, or ``"auto"``: bf16 on a
             CPU that computes in it, fp32 everywhere else.
-        local_rank: which card of this host; from ``LOCAL_RANK`` if not given.
+        local_rank: index of the accelerator on this host; from ``LOCAL_RANK`` if not given.
 
     Raises:
-        DeviceError: if the device asked for is not there or lacks the precision; never a quiet run on the CPU.
+        DeviceError: if the device is missing or lacks the precision; it never falls back to the CPU silently.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
@@ -274,14 +274,14 @@ def resolve(
         if index >= module.device_count():
             raise DeviceError(f"{kind}:{index} is not there: {module.device_count()} card(s) are visible")
         wanted = torch.device(kind, index)
-        getattr(module, "set_device", lambda _: None)(wanted)  # devices that never come in twos have no such call
+        getattr(module, "set_device", lambda _: None)(wanted)  # kinds with a single device have no such call
     if precision == "auto":
         precision = "bf16" if kind == "cpu" and _computes_bf16(kind) else "fp32"
     if precision == "tf32" and not _tf32_switches(kind):
         raise DeviceError(f"{wanted} has no TF32; choose fp32")
     if precision == "bf16" and kind != "cpu" and not _computes_bf16(kind):
         raise DeviceError(f"{wanted} does not compute in bf16; choose fp16 or fp32")
-    for owner, switch in _tf32_switches(kind):  # FP32 in this recipe means FP32; both vendors default to TF32
+    for owner, switch in _tf32_switches(kind):  # FP32 must mean FP32; both vendors default to TF32
         setattr(owner, switch, precision == "tf32")
     return Accelerator(wanted, precision)
 
@@ -293,7 +293,7 @@ def _automatic() -> str:
 
 
 def seed_everything(seed: int) -> int:
-    """Seeds Python, NumPy and torch (which seeds the accelerator too); returns ``seed``."""
+    """Seed Python, NumPy and torch (which seeds the accelerator too); return ``seed``."""
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002  MONAI's transforms draw from it when they are not seeded
     torch.manual_seed(seed)

@@ -253,7 +253,7 @@ def test_alone_a_process_has_all_the_work():
 
 
 WORKER = """
-from kits_unet3d.pipeline import distributed
+from kits_unet3d.pipeline.runtime import distributed
 from kits_unet3d.pipeline.device import resolve
 accelerator = resolve("cpu")
 rank = distributed.join(accelerator)

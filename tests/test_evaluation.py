@@ -24,8 +24,7 @@ from kits_unet3d.pipeline import training
 from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.data import Index, OpenPreparedd
 from kits_unet3d.pipeline.device import resolve
-from kits_unet3d.pipeline.evaluation import Scores, kits19_scores, surface_scores
-from kits_unet3d.pipeline.evaluation import case_scores as start
+from kits_unet3d.pipeline.evaluation import Scores, kits19_scores, start, surface_scores
 from kits_unet3d.pipeline.evaluation.folders import score_folders
 from kits_unet3d.pipeline.inference import ReferenceWindows
 from kits_unet3d.pipeline.runtime.errors import UsageError

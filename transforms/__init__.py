@@ -1,4 +1,4 @@
-"""MONAI transforms of the MLPerf KiTS19 recipe, each usable alone in any MONAI pipeline."""
+"""Provide MONAI transforms of the MLPerf KiTS19 training recipe; each works alone in any MONAI pipeline."""
 
 from .balanced_crop import RandBalancedCrop, RandBalancedCropd, component_boxes
 from .evaluation_crop import CropToStride, CropToStrided

@@ -1,4 +1,4 @@
-"""The reference's balanced crop: a patch around a foreground component, or anywhere."""
+"""Crop a training patch around a foreground component or anywhere, as the reference does."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from monai.utils import TransformBackends, convert_to_numpy, ensure_tuple_rep
 from scipy import ndimage
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
-"""First and last (exclusive) index along D, H, W."""
+"""First index and end index (exclusive) along D, H, W."""
 
-#: Boxes of fewer voxels are specks, as outlines that are drawn slice by slice leave: most label maps have some.
+#: Components whose box has fewer voxels count as small. Outlines drawn slice by slice leave some in most label maps.
 SPECK = 27
 
 
 def component_boxes(label: NdarrayOrTensor) -> dict[int, list[Box]]:
-    """Bounding boxes of the connected components (6-neighbourhood) of each class above 0.
+    """Return the bounding boxes of the connected components (6-neighbourhood) of each class above 0.
 
-    ``label`` is (D, H, W) or (1, D, H, W). Classes that do not occur are left out; boxes come in scan
-    order. Boxes, not components, are compared in size later, as the reference does.
+    ``label`` is (D, H, W) or (1, D, H, W). Absent classes are left out, and boxes come in scan order.
+    The crop compares the sizes of boxes, not of components, as the reference does.
     """
     array = convert_to_numpy(label)
     array = array[0] if array.ndim == 4 else array
@@ -41,8 +41,10 @@ def component_boxes(label: NdarrayOrTensor) -> dict[int, list[Box]]:
 
 
 def _occupied(label: np.ndarray) -> tuple[list[int], np.ndarray]:
-    """The part of ``label`` (D, H, W) that holds all of its classes, and its first corner: most of a scan is
-    background, which need not be searched."""
+    """Return the first corner of the foreground's box and ``label`` (D, H, W) cropped to it.
+
+    Most of a scan is background and need not be searched.
+    """
     corner = []
     for axis in range(label.ndim):
         others = tuple(other for other in range(label.ndim) if other != axis)
@@ -58,26 +60,26 @@ def _volume(box: Box) -> int:
 
 
 class RandBalancedCrop(Randomizable, Transform):
-    """Crops a patch of ``roi_size`` from an image and its label, often around foreground.
+    """Crop a patch of ``roi_size`` from an image and its label, often around foreground.
 
-    With probability ``foreground_probability`` the patch is placed on a foreground component: one of the
-    classes present is drawn, then one of the two components with the largest bounding boxes, then the
-    margin on the low side of each axis from ``range(|roi − extent|)``, the rest being the margin on the
-    high side; a patch larger than the box grows it outward, a smaller one shrinks it inward; what leaves
-    the volume is pushed back. Otherwise, and where there is no foreground, the first index of each axis is
-    drawn from ``range(size − roi)``, so that the last possible one is never drawn, and is 0 where the sizes
-    are equal.
+    With probability ``foreground_probability`` the patch is placed on a foreground component. The crop draws one
+    of the classes present, then one of its two components with the largest bounding boxes. For each axis it draws
+    the margin on the low side from ``range(|roi − extent|)``; the rest is the margin on the high side. A patch
+    larger than the box extends it outward, a smaller one shrinks it inward. A patch that leaves the volume is
+    pushed back. Otherwise, and without foreground, the first index of each axis is drawn from
+    ``range(size − roi)``. So the last possible index is never drawn. The index is 0 where the sizes are equal.
 
     Args:
         roi_size: size of the patch along D, H, W; the volume must be at least as large.
         foreground_probability: 0.4 in the reference.
-        class_weights: of class 1, 2 …: of the classes present one is drawn in proportion to these; all alike if not
-            given, as in the reference.
-        component_power: given it, one of all components of the class is drawn in proportion to (its box's volume in
-            voxels) ** component_power: 0 all alike, −1 one of a tenth of the size ten times as often; those below 27
-            voxels only where the class has no other. None for one of the two largest, as in the reference.
-        margin: so many voxels more along D, H, W are cut on each side of the patch that was placed, for a rotation to
-            use up; where the volume ends, its border is repeated. None for the patch alone.
+        class_weights: weights of class 1, 2 …; a present class is drawn in proportion to them. All classes are
+            weighted alike if not given, as in the reference.
+        component_power: one of all components of the class is drawn in proportion to (its box's volume in voxels)
+            ** component_power. 0 weights all alike; −1 draws a component of a tenth of the size ten times as often.
+            Boxes below 27 voxels are drawn only if the class has no other. None draws one of the two largest, as in
+            the reference.
+        margin: additional voxels along D, H, W on each side of the placed patch, which a later rotation uses up.
+            Beyond the volume its border is repeated. None for the patch alone.
 
     Raises:
         ValueError: if a size, probability or weight is out of range.
@@ -113,16 +115,16 @@ class RandBalancedCrop(Randomizable, Transform):
         self.start: tuple[int, ...] = (0, 0, 0)
 
     def _below(self, limit: int) -> int:
-        """A number from ``range(limit)``; 0 if that is empty."""
+        """Draw a number from ``range(limit)``; return 0 if that is empty."""
         return int(self.R.randint(limit)) if limit > 0 else 0
 
     def _weighed(self, weights: Sequence[float]) -> int:
-        """An index, drawn in proportion to ``weights``, of which one at least is above 0."""
+        """Draw an index in proportion to ``weights``; at least one weight must be above 0."""
         bounds = np.cumsum(weights)
         return int(np.searchsorted(bounds, self.R.random_sample() * bounds[-1], side="right"))
 
     def _box(self, boxes: Mapping[int, Sequence[Box]]) -> Box | None:
-        """The component to place the patch on; None if there is none that may be drawn."""
+        """Draw the component to place the patch on; return None if no component may be drawn."""
         classes = [number for number in sorted(boxes) if boxes[number]]
         if self.class_weights is None:
             if not classes:
@@ -142,7 +144,7 @@ class RandBalancedCrop(Randomizable, Transform):
         return largest[self._below(len(largest))]
 
     def _around(self, extent: tuple[int, int], roi: int, size: int) -> int:
-        """First index of a patch of ``roi`` voxels placed on ``extent`` of an axis of ``size`` voxels."""
+        """Draw the first index of a patch of ``roi`` voxels on ``extent`` of an axis of ``size`` voxels."""
         start, stop = extent
         difference = abs(roi - (stop - start))
         below = self._below(difference)
@@ -150,11 +152,11 @@ class RandBalancedCrop(Randomizable, Transform):
         outward = 1 if roi >= stop - start else -1
         low = max(0, start - outward * below)
         high = min(size, stop + outward * above)
-        # Only a border can have cut the window short; push it back to full size.
+        # Only a border can have cut the patch short; push it back to full size.
         return low if low == 0 else high - roi
 
     def randomize(self, shape: Sequence[int], boxes: Mapping[int, Sequence[Box]]) -> None:  # type: ignore[override]
-        """Draws ``self.start`` for a volume of ``shape`` (D, H, W) with these component boxes by class."""
+        """Draw ``self.start`` for a volume of ``shape`` (D, H, W) and its component boxes by class."""
         if any(n < roi for n, roi in zip(shape, self.roi_size, strict=True)):
             raise ValueError(f"the volume {tuple(shape)} is smaller than roi_size {self.roi_size}; pad it first")
         foreground = self.R.random_sample() < self.foreground_probability
@@ -167,9 +169,9 @@ class RandBalancedCrop(Randomizable, Transform):
             self.start = tuple(self._below(n - roi) for n, roi in zip(shape, self.roi_size, strict=True))
 
     def crop(self, img: NdarrayOrTensor) -> NdarrayOrTensor:
-        """The patch of ``img`` (C, D, H, W) at ``self.start``; a copy, so that a memory map is not kept open.
+        """Return the patch of ``img`` (C, D, H, W) at ``self.start``.
 
-        A MetaTensor's patch has the affine of where it was taken.
+        The patch is a copy, so that no memory map stays open. A MetaTensor's affine is moved to the patch.
         """
         margin = self.margin or (0, 0, 0)
         start = [first - more for first, more in zip(self.start, margin, strict=True)]
@@ -196,28 +198,29 @@ class RandBalancedCrop(Randomizable, Transform):
         label: NdarrayOrTensor,
         boxes: Mapping[int, Sequence[Box]] | None = None,
     ) -> tuple[NdarrayOrTensor, NdarrayOrTensor]:
-        """
+        """Crop an image and its label at the same place.
+
         Args:
             img: (C, D, H, W); a memory-mapped array is read only inside the patch.
-            label: (1, D, H, W) with whole numbers.
-            boxes: what :func:`component_boxes` gives for ``label``; searched for if not given, which
-                reads the whole label and takes most of the time.
+            label: (1, D, H, W) with integers.
+            boxes: the result of :func:`component_boxes` for ``label``. It is computed if not given, which reads
+                the whole label and takes most of the time.
         """
         self.randomize(label.shape[1:], component_boxes(label) if boxes is None else boxes)
         return self.crop(img), self.crop(label)
 
 
 class RandBalancedCropd(RandomizableTransform, MapTransform):
-    """Dictionary form of :class:`RandBalancedCrop`.
+    """Apply :class:`RandBalancedCrop` to a dictionary.
 
     Args:
         keys: arrays to crop alike, each (C, D, H, W).
-        label_key: the label that tells where the foreground is.
+        label_key: the label that marks the foreground.
         roi_size: size of the patch along D, H, W.
         foreground_probability: 0.4 in the reference.
-        boxes_key: where the dictionary holds the component boxes by class, so that nothing is searched for.
-        allow_missing_keys: pass over keys that the dictionary lacks.
-        class_weights, component_power, margin: as there.
+        boxes_key: key of the component boxes by class, which saves their computation.
+        allow_missing_keys: skip keys that the dictionary lacks.
+        class_weights, component_power, margin: see :class:`RandBalancedCrop`.
     """
 
     backend = RandBalancedCrop.backend

@@ -1,4 +1,4 @@
-"""The reference's crop before evaluation: volumes a little longer than a multiple of the stride are cut."""
+"""Crop volumes that slightly exceed a multiple of the stride before evaluation, as the reference does."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from .geometry import crop_to_stride
 
 
 class CropToStride(InvertibleTransform):
-    """Cuts a channel-first image (C, D, H, W) along the axes that exceed a multiple of ``stride`` by less
-    than half a stride, so that no window is spent on a few voxels; a cut is recorded in a MetaTensor, and undone
-    by the inverse: what was cut comes back as zeros, on the grid before.
+    """Crop axes of an image (C, D, H, W) that exceed a multiple of ``stride`` by less than half a stride.
+
+    So no sliding window is spent on a few voxels. A MetaTensor records the crop. The inverse restores the
+    earlier grid and fills the removed voxels with zeros.
 
     Args:
-        stride: step between windows in voxels, one number or three; 64 in the reference.
+        stride: step between sliding windows in voxels, one number or three; 64 in the reference.
 
-    Source: MLPerf training's image segmentation benchmark, evaluation. Scores are computed on what is left.
+    Source: MLPerf training's image segmentation benchmark, evaluation. Scores are computed on the cropped volume.
     """
 
     backend = [TransformBackends.TORCH]
@@ -36,24 +37,24 @@ class CropToStride(InvertibleTransform):
     def __call__(self, img: NdarrayOrTensor) -> torch.Tensor:
         kept = [crop_to_stride(int(n), s) for n, s in zip(img.shape[1:], self.stride, strict=True)]
         image: Any = convert_to_tensor(img, track_meta=get_track_meta())
-        # By MONAI's function and not its transform, which would record the cut as its own, for nobody here to undo.
+        # MONAI's transform would record the crop as its own, so the inverse could not undo it; its function does not.
         cut = crop_func(image, (slice(None), *(slice(a, b) for a, b in kept)), False, self.get_transform_info())
-        return cut.clone()  # MONAI gives a view of the input
+        return cut.clone()  # MONAI returns a view of the input
 
     def inverse(self, data: torch.Tensor) -> torch.Tensor:
-        """``data`` (C, d, h, w) as it was cut, padded to the grid before, with its affine."""
+        """Pad cropped ``data`` (C, d, h, w) to the earlier grid and restore its affine."""
         back = BorderPad(self.pop_transform(data)[TraceKeys.EXTRA_INFO]["cropped"])
         with back.trace_transform(False):
             return back(data)
 
 
 class CropToStrided(MapTransform, InvertibleTransform):
-    """Dictionary form of :class:`CropToStride`.
+    """Apply :class:`CropToStride` to a dictionary.
 
     Args:
-        keys: arrays to cut alike, each (C, D, H, W).
-        stride: step between windows in voxels.
-        allow_missing_keys: pass over keys that the dictionary lacks.
+        keys: arrays to crop alike, each (C, D, H, W).
+        stride: step between sliding windows in voxels.
+        allow_missing_keys: skip keys that the dictionary lacks.
     """
 
     backend = CropToStride.backend

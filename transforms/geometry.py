@@ -1,4 +1,4 @@
-"""Shape and window arithmetic on integers: no images here, only sizes."""
+"""Compute shapes, crops and padding from sizes alone, without images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def spacing_of(spacing_mm: Sequence[float]) -> tuple[float, float, float]:
-    """``spacing_mm`` as three floats.
+    """Return ``spacing_mm`` as three floats.
 
     Raises:
         ValueError: if it is not 3 positive finite numbers.
@@ -22,12 +22,12 @@ def spacing_of(spacing_mm: Sequence[float]) -> tuple[float, float, float]:
 def resampled_shape(
     shape: Sequence[int], spacing_mm: Sequence[float], target_mm: Sequence[float]
 ) -> tuple[int, int, int]:
-    """Shape after resampling: spacing / target × shape, truncated, per axis.
+    """Return the shape after resampling: spacing / target × shape, truncated, per axis.
 
-    An axis of several voxels keeps two at least, so that the two grids can be told apart along it.
+    An axis of several voxels keeps at least two, so that the two grids remain distinguishable along it.
 
-    MLPerf truncates where others round, so a volume may lose up to a voxel of extent per axis.
-    The order of the operations is the reference's; it decides about the last voxel.
+    MLPerf truncates where others round, so a volume may lose up to one voxel of extent per axis.
+    The order of operations follows the reference, because it decides about the last voxel.
     """
     zoom = np.array(spacing_of(spacing_mm)) / np.array(spacing_of(target_mm))
     d, h, w = (zoom * np.array(shape)).astype(int)
@@ -36,16 +36,16 @@ def resampled_shape(
 
 
 def centred_padding(size: int, wanted: int) -> tuple[int, int]:
-    """Voxels to add before and after an axis of ``size`` to reach ``wanted`` (0, 0 if it is long enough)."""
+    """Return the voxels to add before and after an axis of ``size`` to reach ``wanted`` (0, 0 if long enough)."""
     missing = max(wanted - size, 0)
     return missing // 2, missing - missing // 2
 
 
 def crop_to_stride(size: int, stride: int) -> tuple[int, int]:
-    """First and last (exclusive) index to keep of an axis, so that few voxels exceed a multiple of ``stride``.
+    """Return the first index and the end index (exclusive) to keep of an axis.
 
-    With r = size mod stride: r voxels go, r // 2 of them in front, if r is less than half a stride;
-    otherwise the axis stays whole and is padded later.
+    Let r = size mod stride. If r is less than half a stride, r voxels are removed, r // 2 of them in front.
+    Otherwise the axis stays whole and is padded later.
     """
     rest = size % stride
     if rest >= stride // 2:
@@ -54,5 +54,5 @@ def crop_to_stride(size: int, stride: int) -> tuple[int, int]:
 
 
 def padding_to_stride(size: int, stride: int, roi: int) -> tuple[int, int]:
-    """Voxels to add before and after an axis: to the next multiple of ``stride``, and to ``roi`` at least."""
+    """Return the voxels to add before and after an axis to reach the next multiple of ``stride``, at least ``roi``."""
     return centred_padding(size, max(-(-size // stride) * stride, roi))

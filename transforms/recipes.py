@@ -1,4 +1,4 @@
-"""The recipe's numbers, once, and the chains made of them.
+"""Define the preprocessing parameters and the transform chains built from them.
 
 Source of every number: MLPerf training's image segmentation benchmark (PyTorch reference, v1.0 to v4.0).
 """
@@ -28,15 +28,15 @@ from .resample import ResampleToSpacingd
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a CT becomes what the network sees. The defaults are the reference's.
+    """Hold the preprocessing parameters. The defaults are the reference's.
 
     Attributes:
         spacing_mm: voxel size along D, H, W.
         hu_window: lowest and highest HU kept.
-        hu_mean, hu_std: subtracted, then divided by, in HU.
-        roi_size: the patch of training and the window of inference, in voxels; volumes are padded to it.
-        overlap: of neighbouring windows, as a fraction of the window.
-        padding_value: what windows beyond the volume see, in normalised intensity.
+        hu_mean, hu_std: subtrahend and then divisor, in HU.
+        roi_size: size of training patches and sliding windows, in voxels; volumes are padded to it.
+        overlap: overlap of neighbouring sliding windows, as a fraction of the window.
+        padding_value: normalised intensity that sliding windows contain beyond the volume.
         classes: name of each label value, background first.
     """
 
@@ -52,7 +52,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, list):  # JSON knows no tuples
+            if isinstance(value, list):  # JSON has no tuples
                 object.__setattr__(self, field.name, tuple(value))
         if len(self.spacing_mm) != 3 or min(self.spacing_mm) <= 0:
             raise ValueError(f"spacing_mm must be 3 positive numbers, got {self.spacing_mm}")
@@ -65,17 +65,17 @@ class Recipe:
 
     @property
     def stride(self) -> tuple[int, int, int]:
-        """Step between windows in voxels."""
+        """Return the step between sliding windows in voxels."""
         d, h, w = (max(int(n * (1 - self.overlap)), 1) for n in self.roi_size)
         return d, h, w
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain numbers, lists and strings, for JSON and checkpoints."""
+        """Return plain numbers, lists and strings, for JSON and checkpoints."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
-        """The inverse of :meth:`as_dict`; an unknown name is an error."""
+        """Build the parameters from the result of :meth:`as_dict`; an unknown name is an error."""
         known = {field.name for field in fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
@@ -84,9 +84,9 @@ class Recipe:
 
 
 def normalisation(recipe: Recipe, image_key: str = "image") -> list[Transform]:
-    """HU to what the network sees: clip to the window, subtract the mean, divide.
+    """Clip to the HU window, subtract the mean and divide by the standard deviation.
 
-    ``ScaleIntensityRanged`` would be one step, but is off by 7e-7 from the reference.
+    ``ScaleIntensityRanged`` would need one step, but differs by 7e-7 from the reference.
     """
     low, high = recipe.hu_window
     return [
@@ -102,10 +102,10 @@ def preparation(
     label_key: str = "label",
     source_key: str | None = None,
 ) -> Compose:
-    """A CT in HU, and its label if there is one, each (1, D, H, W) in IPL order, to the network's grid.
+    """Preprocess a CT in HU and an optional label, each (1, D, H, W) in IPL order.
 
-    Resample, clip, normalise, pad each axis with edge values to the patch. Used alike before training
-    and on new scans. ``source_key`` names the voxel size in the dictionary; otherwise the affine tells.
+    The chain resamples, clips, normalises and pads each axis with edge values to the patch size. Training and
+    inference share it. ``source_key`` names the voxel size in the dictionary; without it the affine gives the size.
     """
     both = (image_key, label_key)
     return Compose(
@@ -127,7 +127,7 @@ def training_patch(
     component_power: float | None = None,
     margin: Sequence[int] | None = None,
 ) -> list[Transform]:
-    """A prepared volume to a patch of it, flipped: how each augmentation begins."""
+    """Crop a patch from a preprocessed volume and flip it; every augmentation begins with this."""
     both = (image_key, label_key)
     return [
         RandBalancedCropd(
@@ -154,16 +154,16 @@ def augmentation(
     class_weights: Sequence[float] | None = None,
     component_power: float | None = None,
 ) -> Compose:
-    """A prepared volume to a training patch: crop, flips, brightness, noise, in the reference's order.
+    """Turn a preprocessed volume into a training patch: crop, flips, brightness and noise in the reference's order.
 
-    The crop's probability, weights and power are :class:`RandBalancedCrop`'s.
+    :class:`RandBalancedCrop` describes the crop's probability, weights and power.
     """
     crop = (boxes_key, foreground_probability, class_weights, component_power)
     return Compose(
         [
             *training_patch(recipe, image_key, label_key, *crop),
-            # Multiplies by 1.7–2.3: the factor is drawn from the intended range but added to 1. It looks like
-            # a slip upstream, and is kept for parity.
+            # Multiplies by 1.7–2.3: the factor is drawn from the intended range but added to 1. This looks like
+            # an upstream mistake; it is kept for parity.
             RandScaleIntensityd(image_key, factors=(0.7, 1.3), prob=0.1),
             RandGaussianNoised(image_key, prob=0.1, mean=0.0, std=0.1, sample_std=True),
         ]
@@ -171,6 +171,6 @@ def augmentation(
 
 
 def evaluation(recipe: Recipe, image_key: str = "image", label_key: str = "label") -> Compose:
-    """A prepared volume to what the reference's score is computed on."""
+    """Crop a preprocessed volume to the region on which the reference computes its score."""
     both = (image_key, label_key)
     return Compose([EnsureTyped(both, track_meta=False), CropToStrided(both, recipe.stride)])

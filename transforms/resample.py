@@ -1,4 +1,4 @@
-"""Resampling to a voxel size by the shape rule of the MLPerf reference."""
+"""Resample volumes to a voxel spacing by the shape rule of the MLPerf reference."""
 
 from __future__ import annotations
 
@@ -19,19 +19,18 @@ from .slabs import trilinear
 
 
 class ResampleToSpacing(InvertibleTransform, LazyTransform):
-    """Resamples a channel-first 3-D image (C, D, H, W) to ``spacing_mm``; invertible, and lazy if asked.
+    """Resample a channel-first 3-D image (C, D, H, W) to ``spacing_mm``, invertibly and optionally lazily.
 
-    The new shape is ``trunc(spacing / spacing_mm × shape)``; the corners of the two grids coincide
-    (``align_corners=True``), which is why the voxel size that results differs slightly from the one asked
-    for. The affine of a MetaTensor is updated to what was really done. An image already at exactly
-    ``spacing_mm`` keeps its values. The result is float32. The inverse brings any array that lies on the
-    new grid (logits, a mask) back to the old one.
+    The new shape is ``trunc(spacing / spacing_mm × shape)``. The corners of the two grids coincide
+    (``align_corners=True``), so the resulting voxel size differs slightly from ``spacing_mm``. The affine of
+    a MetaTensor is updated to the actual grid. An image already at exactly ``spacing_mm`` keeps its values.
+    The result is float32. The inverse brings any array on the new grid (logits, a mask) back to the old grid.
 
     Args:
-        spacing_mm: wanted size of a voxel along D, H, W.
+        spacing_mm: target voxel size along D, H, W.
         mode: ``"trilinear"`` for images, ``"nearest"`` for labels.
-        lazy: collect the operation instead of carrying it out (then MONAI's grid sampling does it, which
-            is not the reference's arithmetic).
+        lazy: record the operation instead of executing it. MONAI's grid sampling executes it later, and its
+            arithmetic differs from the reference's.
 
     Source: MLPerf training's image segmentation benchmark, preparation.
     """
@@ -52,14 +51,15 @@ class ResampleToSpacing(InvertibleTransform, LazyTransform):
     def __call__(
         self, img: NdarrayOrTensor, source_mm: Sequence[float] | None = None, lazy: bool | None = None
     ) -> torch.Tensor:
-        """
+        """Resample ``img``.
+
         Args:
             img: (C, D, H, W).
-            source_mm: size of its voxels; read from the affine of a MetaTensor if not given.
+            source_mm: its voxel size; read from the affine of a MetaTensor if not given.
             lazy: overrides the flag of the constructor for this call.
 
         Raises:
-            ValueError: if the image is not (C, D, H, W), or has no affine and no ``source_mm`` was given.
+            ValueError: if the image is not (C, D, H, W), or if both an affine and ``source_mm`` are missing.
         """
         if len(img.shape) != 4:
             raise ValueError(f"img must be (C, D, H, W), got shape {tuple(img.shape)}")
@@ -73,7 +73,7 @@ class ResampleToSpacing(InvertibleTransform, LazyTransform):
         lazy = self.lazy if lazy is None else lazy
         if self.mode == "trilinear" and not lazy and tuple(wanted) != tuple(shape):
             return self._in_slabs(convert_to_tensor(img, track_meta=get_track_meta()), wanted)
-        # Labels are picked, not computed with: in their own bytes, a quarter of the memory.
+        # Labels are selected, not computed, so uint8 suffices and needs a quarter of the memory.
         bytes_ = self.mode == "nearest" and torch.as_tensor(img[..., :0]).dtype == torch.uint8
         result = resize(
             img,
@@ -87,11 +87,11 @@ class ResampleToSpacing(InvertibleTransform, LazyTransform):
             lazy=lazy,
             transform_info=self.get_transform_info(),
         )
-        # Where there is nothing to do, MONAI gives the image itself.
+        # Without a change of shape, MONAI returns the image itself.
         return result if lazy or tuple(wanted) != tuple(shape) else result.clone()  # type: ignore[no-any-return]
 
     def _in_slabs(self, img: torch.Tensor, wanted: Sequence[int]) -> torch.Tensor:
-        """What MONAI's ``resize`` does, its notes in a MetaTensor included."""
+        """Resample as MONAI's ``resize`` does, including its record in a MetaTensor."""
         size, shape = tuple(int(n) for n in wanted), img.shape[1:]
         extra = {"mode": self.mode, "align_corners": self._align_corners, "dtype": "float32", "new_dim": 0}
         notes = self.track_transform_meta(
@@ -107,7 +107,7 @@ class ResampleToSpacing(InvertibleTransform, LazyTransform):
         return MetaTensor(trilinear(img.as_tensor(), size)).copy_meta_from(notes)  # type: ignore[no-any-return]
 
     def inverse(self, data: torch.Tensor) -> torch.Tensor:
-        """``data`` (C, d, h, w) on the resampled grid, brought back to the grid before, with its affine."""
+        """Bring ``data`` (C, d, h, w) on the resampled grid back to the earlier grid and its affine."""
         applied = self.pop_transform(data)
         back = Resize(
             spatial_size=applied[TraceKeys.ORIG_SIZE],
@@ -119,15 +119,15 @@ class ResampleToSpacing(InvertibleTransform, LazyTransform):
 
 
 class ResampleToSpacingd(MapTransform, InvertibleTransform, LazyTransform):
-    """Dictionary form of :class:`ResampleToSpacing`.
+    """Apply :class:`ResampleToSpacing` to a dictionary.
 
     Args:
         keys: images and labels of a case; all lie on one grid.
-        spacing_mm: wanted size of a voxel along D, H, W.
-        mode: ``"trilinear"`` or ``"nearest"``, one for all keys or one each.
-        source_key: where the dictionary holds the source voxel size, if the affine should not be used.
-        lazy: collect the operation instead of carrying it out.
-        allow_missing_keys: pass over keys that the dictionary lacks.
+        spacing_mm: target voxel size along D, H, W.
+        mode: ``"trilinear"`` or ``"nearest"``, one for all keys or one for each key.
+        source_key: key of the source voxel size, to use it instead of the affine.
+        lazy: record the operation instead of executing it.
+        allow_missing_keys: skip keys that the dictionary lacks.
     """
 
     backend = ResampleToSpacing.backend

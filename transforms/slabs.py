@@ -1,4 +1,4 @@
-"""Trilinear interpolation without a float32 copy of the whole volume."""
+"""Interpolate trilinearly without a float32 copy of the whole volume."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Sequence
 import torch
 from torch.nn.functional import interpolate
 
-#: Planes resampled at once, and rows of the result; rows of a large scan are then blocks that are given back at once.
+#: Planes resampled at once, and rows of a block. Blocks of rows of a large scan are freed one by one.
 PLANES, ROWS = 16, 64
 
 
 def trilinear(img: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """What ``interpolate(img.float(), shape, mode="trilinear", align_corners=True)`` gives, bit for bit.
+    """Match ``interpolate(img.float(), shape, mode="trilinear", align_corners=True)`` bit for bit.
 
     Args:
         img: (C, D, H, W), of any type.
-        shape: wanted (D, H, W).
+        shape: target (D, H, W).
 
-    The weights are nested, first along W, then H, then D, so the planes can be resampled before the axis across them.
-    Each is a volume one plane deep: ``bilinear`` rounds in other places.
+    The weights are nested, first along W, then H, then D. So the planes can be resampled before the axis D.
+    Each plane is passed as a volume of depth 1, because ``bilinear`` rounds at other places.
     """
     depth, height, width = (int(n) for n in shape)
     rows = [range(first, min(first + ROWS, height)) for first in range(0, height, ROWS)]

@@ -1,4 +1,4 @@
-"""Augmentation for training to the best accuracy, where the reference's recipe is not the aim."""
+"""Augment training patches more strongly than the reference, for higher accuracy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from monai.transforms import (
 
 from .recipes import Recipe, training_patch
 
-#: What is cut around a patch on each side, as a part of its size, so that turning it brings in what was really there.
+#: Margin on each side of a patch, as a fraction of its size, so that rotation brings in real voxels.
 MARGIN = 1 / 8
 
 
@@ -32,20 +32,24 @@ def strong_augmentation(
     label_key: str = "label",
     **crop: Any,
 ) -> Compose:
-    """A prepared volume to a training patch, in place of :func:`~.recipes.augmentation`.
+    """Turn a preprocessed volume into a training patch; replaces :func:`~.recipes.augmentation`.
 
-    The same balanced crop and flips, but an eighth of the patch more on each side, which is used up by what comes next.
-    Then, each with its own probability: rotation about all axes by U(-20°, 20°) and scale U(0.75, 1.3) an axis (0.5);
-    blur of σ ~ U(0.5, 1) voxels (0.15); a grid up to twice as coarse and back (0.15); contrast, which is the
-    distance from the patch's mean, × U(0.7, 1.3) (0.3); brightness + U(-0.3, 0.3) standard deviations (0.3);
-    gamma U(0.7, 1.5) (0.3), and on the inverted patch (0.1), mean and spread kept; noise of σ ~ U(0, 0.2) (0.2).
+    The balanced crop and the flips are the same, but the crop adds an eighth of the patch on each side. The spatial
+    transform uses this margin up. These steps follow, with their probabilities:
 
-    Beyond the margin, and beyond the volume, the border is repeated. A patch of 64×80×80 takes about 25 ms on a core.
+    - rotation about all axes by U(-20°, 20°) and scale U(0.75, 1.3) per axis (0.5);
+    - blur of σ ~ U(0.5, 1) voxels (0.15); resampling to a grid up to twice as coarse and back (0.15);
+    - contrast (distance from the patch's mean) × U(0.7, 1.3) (0.3);
+    - brightness + U(-0.3, 0.3) standard deviations (0.3);
+    - gamma U(0.7, 1.5) (0.3), also on the inverted patch (0.1), with mean and spread kept;
+    - noise of σ ~ U(0, 0.2) (0.2).
 
-    ``crop`` is :func:`~.recipes.augmentation`'s ``boxes_key``, ``foreground_probability``, ``class_weights`` and
-    ``component_power``.
+    Beyond the margin and the volume the border is repeated. A patch of 64×80×80 takes about 25 ms on one core.
 
-    Source: the kinds, and about the numbers, of nnU-Net, Isensee et al., https://arxiv.org/abs/1809.10486.
+    ``crop`` takes ``boxes_key``, ``foreground_probability``, ``class_weights`` and ``component_power`` of
+    :func:`~.recipes.augmentation`.
+
+    Source: the kinds of steps, and roughly the numbers, of nnU-Net, Isensee et al., https://arxiv.org/abs/1809.10486.
     """
     both = (image_key, label_key)
     margin = tuple(int(n * MARGIN) for n in recipe.roi_size)
@@ -62,9 +66,9 @@ def strong_augmentation(
     return Compose(
         [
             *training_patch(recipe, image_key, label_key, margin=margin, **crop),
-            # RandAffined(prob=0.5) would resample what it does not turn too, which takes half as long as turning.
+            # RandAffined(prob=0.5) would also resample patches that it does not rotate, at half the cost of a rotation.
             OneOf([turned, CenterSpatialCropd(both, recipe.roi_size)], weights=(0.5, 0.5)),
-            CastToTyped(label_key, np.uint8),  # what was turned is float32, and a batch is of one type
+            CastToTyped(label_key, np.uint8),  # rotated labels are float32, and a batch has one type
             RandGaussianSmoothd(image_key, sigma, sigma, sigma, prob=0.15),
             RandSimulateLowResolutiond(image_key, prob=0.15, zoom_range=(0.5, 1.0)),
             RandScaleIntensityFixedMeand(image_key, factors=0.3, prob=0.3),

@@ -1,4 +1,4 @@
-"""Augmentation that reaches further than the reference's, for few training cases."""
+"""Augment training patches more widely than the reference, for few training cases."""
 
 from __future__ import annotations
 
@@ -25,17 +25,21 @@ def wide_augmentation(
     label_key: str = "label",
     **crop: Any,
 ) -> Compose:
-    """A prepared volume to a training patch, in place of :func:`~.recipes.augmentation`: where few cases are seen
-    often, they are turned, stretched, blurred, and their contrast is changed.
+    """Turn a preprocessed volume into a training patch; replaces :func:`~.recipes.augmentation`.
 
-    The same balanced crop and flips. Then, each with its own probability: rotation about all axes by U(-15°, 15°) and
-    scale U(0.8, 1.25) an axis (0.5); blur of σ ~ U(0.5, 1) voxels (0.1); a grid up to twice as coarse and back (0.1);
-    intensity × U(0.75, 1.25) (0.3); + U(-0.3, 0.3) standard deviations (0.3); gamma U(0.7, 1.5) (0.3);
-    noise of σ ~ U(0, 0.2) (0.2). The kinds are nnU-Net's, the numbers milder, since the patch is cut before it is
-    turned and its border repeated where nothing was cut.
+    It varies few, often repeated cases by rotation, scale, blur and contrast. The balanced crop and the flips are the
+    same. These steps follow, with their probabilities:
 
-    ``crop`` is :func:`~.recipes.augmentation`'s ``boxes_key``, ``foreground_probability``, ``class_weights`` and
-    ``component_power``.
+    - rotation about all axes by U(-15°, 15°) and scale U(0.8, 1.25) per axis (0.5);
+    - blur of σ ~ U(0.5, 1) voxels (0.1); resampling to a grid up to twice as coarse and back (0.1);
+    - intensity × U(0.75, 1.25) (0.3); + U(-0.3, 0.3) standard deviations (0.3);
+    - gamma U(0.7, 1.5) (0.3); noise of σ ~ U(0, 0.2) (0.2).
+
+    The kinds of steps are nnU-Net's. The numbers are milder, because the patch is cropped before it is rotated and its
+    border is repeated.
+
+    ``crop`` takes ``boxes_key``, ``foreground_probability``, ``class_weights`` and ``component_power`` of
+    :func:`~.recipes.augmentation`.
     """
     both = (image_key, label_key)
     turn = (math.radians(15),) * 3

@@ -1,4 +1,4 @@
-"""How fast everything is, beside what a user would otherwise run, in one go."""
+"""Measure speed and memory against a baseline of stock parts, in one run."""
 
 from .measure import Row, alternating, linearity
 from .report import write_report

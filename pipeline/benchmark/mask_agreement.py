@@ -1,4 +1,4 @@
-"""Whether the fast path finds what the plain one does."""
+"""Compare the masks of the predictor with those of the baseline and with ground truth."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ from . import plain
 from .measure import PLAIN, Row
 from .setting import Setting
 
-#: The plain path's own noise: a scan without this many mm at the start of each axis, in which other windows see the
-#: same voxels.
+#: The baseline's own variation: without the first 16 mm of each axis, other sliding windows cover the same voxels.
 CUT = "plain, scan cut by 16 mm"
 CUT_MM = 16.0
-#: Dice with the plain path's masks that is agreement, and what Dice with truth may be below the plain path's.
+#: Least Dice with the baseline's masks, and largest loss of Dice with ground truth against the baseline.
 EQUAL, LOSS = 0.995, 0.005
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
-    """Of two sets of voxels; 1 if both are empty."""
+    """Compute the Dice of two sets of voxels; 1 if both are empty."""
     return float(2 * (a & b).sum() / (a.sum() + b.sum())) if a.any() or b.any() else 1.0
 
 
@@ -37,7 +36,7 @@ def _labels(path: Path) -> np.ndarray:
 
 
 def _plain(network: nn.Module, recipe: Recipe, scan: Path, folder: Path) -> np.ndarray:
-    """The plain path's mask of a NIfTI file."""
+    """Return the baseline's mask of a NIfTI file."""
     plain.predict(network, recipe, scan, folder)
     (file,) = folder.glob(f"{scan.name.partition('.')[0]}_seg.nii*")
     mask = _labels(file).copy()
@@ -46,7 +45,7 @@ def _plain(network: nn.Module, recipe: Recipe, scan: Path, folder: Path) -> np.n
 
 
 def _cut(scan: Path, folder: Path) -> tuple[Path, tuple[slice, ...]]:
-    """A copy of a NIfTI file without its first voxels along each axis, at most a quarter, and which are left."""
+    """Copy a NIfTI file without the first :data:`CUT_MM` of each axis, at most a quarter; return the kept slices."""
     image: Any = nib.load(scan)
     sizes = zip(image.header.get_zooms()[:3], image.shape, strict=True)
     left = tuple(slice(min(round(CUT_MM / size), n // 4), None) for size, n in sizes)
@@ -56,13 +55,13 @@ def _cut(scan: Path, folder: Path) -> tuple[Path, tuple[slice, ...]]:
 
 
 def agreement(setting: Setting, options: Mapping[str, Mapping[str, Any]], default: str) -> Iterator[Row]:
-    """Mean Dice of kidney and tumour over the setting's scans: with the plain path's masks, and with truth.
+    """Yield the mean Dice of kidney and tumour over the scans, with the baseline's masks and with ground truth.
 
     Args:
         setting: with checkpoint and scans; labels are optional.
         options: of :class:`Predictor`, by name.
-        default: which of them are the default, and have goals: :data:`EQUAL` to the plain path's masks, and no
-            more than :data:`LOSS` further from truth.
+        default: name of the default options, which have goals: Dice :data:`EQUAL` with the baseline's masks, and at
+            most :data:`LOSS` below the baseline's Dice with ground truth.
     """
     model = read_model(setting.checkpoint)  # type: ignore[arg-type]
     network, out = model.network.eval(), setting.folder / "agreement"

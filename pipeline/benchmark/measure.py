@@ -1,4 +1,4 @@
-"""Measuring time and memory fairly."""
+"""Measure time and memory fairly."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from typing import Any
 
 import numpy as np
 
-#: The contender that all others are compared with.
+#: The baseline, with which all other contenders are compared.
 PLAIN = "plain"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table.
+    """Hold one line of the table.
 
     Attributes:
-        what: was measured.
-        how: the contender; :data:`PLAIN` for what others are compared with.
+        what: measured quantity.
+        how: the contender; :data:`PLAIN` for the baseline.
         value: median.
         unit: ``"s"``, ``"MB"``, …
-        ratio: to the plain path in the same run, None where there is none.
-        goal: that the ratio should not exceed, if there is one.
-        at_least: what the value should reach, if there is such a goal.
-        work: how much was done, by name: voxels, windows, cases.
-        values: all that were measured.
+        ratio: ratio to the baseline in the same run; None without a baseline.
+        goal: largest allowed ratio, if any.
+        at_least: smallest allowed value, if any.
+        work: amount of work by name: voxels, windows, cases.
+        values: all measured values.
     """
 
     what: str
@@ -47,13 +47,15 @@ class Row:
 
     @property
     def missed(self) -> bool:
-        """Whether there is a goal that was not reached; values that are no numbers reach none."""
+        """Return whether a goal was missed; a value that is not a number misses any goal."""
         over = self.goal is not None and self.ratio is not None and not self.ratio <= self.goal
         return over or (self.at_least is not None and not self.value >= self.at_least)
 
 
 def alternating(contenders: Mapping[str, Callable[[], Any]], repeats: int, warm: bool = True) -> dict[str, list[float]]:
-    """Seconds of each contender, ``repeats`` times, taken in turn, so that what slows a machine slows all.
+    """Return the seconds of each contender, run ``repeats`` times in turn.
+
+    A slow phase of the machine then slows all contenders.
 
     Args:
         contenders: by name.
@@ -75,14 +77,14 @@ def alternating(contenders: Mapping[str, Callable[[], Any]], repeats: int, warm:
 def in_blocks(
     contenders: Mapping[str, Callable[[], Callable[[], Any]]], counted: int, length: int = 5, dropped: int = 2
 ) -> dict[str, list[float]]:
-    """Seconds of each contender's steps, in blocks that are taken in turn.
+    """Return the seconds of each contender's steps, run in blocks that alternate.
 
-    What works ahead of its contender, as a data loader does, would otherwise do so in the others' time.
+    Otherwise a contender that works ahead, such as a data loader, would do so in the others' time.
 
     Args:
-        contenders: by name, what begins a block and returns its step; the step is let go when the block ends.
-        counted: steps of each contender, at least.
-        length, dropped: steps of a block, and those at its beginning that are not counted.
+        contenders: by name, functions that begin a block and return its step; the step is released after the block.
+        counted: least number of counted steps of each contender.
+        length, dropped: number of steps of a block, and of uncounted ones at its beginning.
     """
     if counted < 1 or not 0 <= dropped < length:
         raise ValueError(f"no step would be counted: {counted=}, {length=}, {dropped=}")
@@ -95,7 +97,7 @@ def in_blocks(
                 step()
                 if turn >= dropped:
                     seconds[name].append(time.perf_counter() - began)
-            del step  # its workers end with it, before the next block
+            del step  # ends its workers before the next block
     return seconds
 
 
@@ -105,7 +107,7 @@ def rows(
     goals: Mapping[str, float] | None = None,
     work: Mapping[str, float] | None = None,
 ) -> list[Row]:
-    """A line for each contender, its median compared with that of :data:`PLAIN`."""
+    """Return a row for each contender, with its median compared with that of :data:`PLAIN`."""
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     return [
         Row(
@@ -122,7 +124,7 @@ def rows(
 
 
 def linearity(work: Sequence[float], values: Sequence[float]) -> float:
-    """R² of the straight line through (work, values): 1 if values grow in proportion to the work and a constant."""
+    """Return R² of the straight line through (work, values); 1 if values are a linear function of the work."""
     x, y = np.asarray(work, dtype=np.float64), np.asarray(values, dtype=np.float64)
     if len(x) < 3 or np.ptp(x) == 0:
         raise ValueError(f"a straight line needs at least 3 different amounts of work, got {list(work)}")
@@ -132,7 +134,7 @@ def linearity(work: Sequence[float], values: Sequence[float]) -> float:
 
 
 def in_own_process(function: Callable[..., None], *arguments: Any) -> tuple[float, float]:
-    """Seconds and peak memory in MB of a call in a new process; what it imports counts for memory, not for time.
+    """Return seconds and peak memory in MB of a call in a new process; imports count for memory, not for time.
 
     Args:
         function: at the top level of a module, so that the new process finds it.
@@ -154,10 +156,10 @@ def in_own_process(function: Callable[..., None], *arguments: Any) -> tuple[floa
 
 @contextmanager
 def aside(make: Callable[..., Callable[[], Any]], *arguments: Any, **options: Any) -> Iterator[Callable[[], None]]:
-    """A contender in a process of its own that lives as long as the context: what it changes there touches no other.
+    """Run a contender in its own process while the context lasts, so that its changes affect no other.
 
     Args:
-        make: gives what is to be run; at the top level of a module.
+        make: returns the function to run; at the top level of a module.
         arguments, options: of ``make``, plain values.
     """
     context = multiprocessing.get_context("spawn")

@@ -1,4 +1,4 @@
-"""Peak memory, and how time and memory of a prediction grow with its work."""
+"""Measure peak memory, and how time and memory of a prediction grow with its work."""
 
 from __future__ import annotations
 
@@ -17,27 +17,30 @@ from .measure import PLAIN, Row, in_own_process, linearity
 from .scans import prepare_anew, raw_cases
 from .setting import Setting
 
-#: R² that is a straight line.
+#: Least R² of a straight line.
 LINEAR = 0.98
 #: Seconds and MB of each run of a call.
 Runs = Sequence[tuple[float, float]]
 
 
 def memory(setting: Setting) -> Iterator[Row]:
-    """Peak memory: of preparing the largest case, and of predicting scans of growing size, and one, two and four."""
+    """Measure peak memory of preprocessing the largest case and of predictions.
+
+    The predictions are of scans of growing size, and of one, two and four scans.
+    """
     yield from _preparing(setting)
     half = setting.patch // 2
     voxels: dict[int, float] = {}
     paths: dict[int, Path] = {}
     for part in (1, 2, 3, 4):
-        # A window more each time: between such sizes the number of windows, and so the time, stands still.
+        # One more sliding window each time: between these sizes their number, and so the time, is constant.
         shape = (half * (part + 1), 3 * half, 3 * half)
         voxels[part] = float(shape[0] * shape[1] * shape[2])
         paths[part] = scans.write_raw(setting.folder / f"part{part}", shape)
-    # Once without counting, since the first of all compiles the network and leaves it in the cache for the others.
+    # Run once uncounted, since the first run compiles the network and caches it for the others.
     _predicting(setting, paths[1])
     sizes: dict[int, list[tuple[float, float]]] = {part: [] for part in paths}
-    for _ in range(setting.slow):  # in turn, so that what slows a machine slows all sizes
+    for _ in range(setting.slow):  # in turn, so that a slow phase of the machine slows all sizes
         for part, path in paths.items():
             sizes[part].append(_predicting(setting, path))
     for part, runs in sizes.items():
@@ -45,16 +48,16 @@ def memory(setting: Setting) -> Iterator[Row]:
     work = list(voxels.values())
     seconds, peaks = zip(*map(_medians, sizes.values()), strict=True)
     yield Row("predict by size", "R² of time and voxels", linearity(work, seconds), "", at_least=LINEAR)
-    # Without a goal: memory that hardly grows has no line to lie on.
+    # Without a goal, since memory that hardly grows fits no line.
     yield Row("predict by size, memory", "R² of memory and voxels", linearity(work, peaks), "")
     for count in (1, 2, 4):
-        # One scan is the smallest size again.
+        # One scan is the smallest size, measured above.
         runs = sizes[1] if count == 1 else [_predicting(setting, paths[1], count) for _ in range(setting.slow)]
         yield from _both("predict by count", f"{count} scans", runs, {"scans": count})
 
 
 def _preparing(setting: Setting) -> Iterator[Row]:
-    """The peak of one run each."""
+    """Measure the peak memory of preprocessing, in one run each."""
     raw, alone, out = raw_cases(setting), setting.folder / "largest", setting.folder / "out" / "memory"
     shutil.rmtree(alone, ignore_errors=True)
     shutil.copytree(raw / "case_00000", alone / "case_00000")
@@ -71,14 +74,14 @@ def _medians(runs: Runs) -> tuple[float, float]:
 
 
 def _both(what: str, how: str, runs: Runs, work: Mapping[str, float]) -> Iterator[Row]:
-    """Time and memory, a line each."""
+    """Yield a row of time and a row of memory."""
     seconds, peaks = _medians(runs)
     yield Row(what, how, seconds, work=work, values=[run[0] for run in runs])
     yield Row(f"{what}, memory", how, peaks, "MB", work=work, values=[run[1] for run in runs])
 
 
 def _predicting(setting: Setting, scan: Path, count: int = 1) -> tuple[float, float]:
-    """Seconds and peak MB of predicting a scan ``count`` times in a process of its own."""
+    """Return seconds and peak MB of predicting a scan ``count`` times in its own process."""
     return in_own_process(_predict, dict(setting.network), setting.recipe, scan, count)
 
 

@@ -1,6 +1,6 @@
-"""What one would otherwise run: stock parts of MONAI, nibabel and scipy, one after the other.
+"""Run the baseline: stock parts of MONAI, nibabel and scipy, one after the other.
 
-This is the baseline that everything else is compared with. It is written plainly, not slowly.
+All other contenders are compared with it. It is written simply, not slowly.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from kits_unet3d.transforms.geometry import resampled_shape
 
 
 def predict(network: nn.Module, recipe: Recipe, scan: Path, folder: Path) -> None:
-    """From a file to a mask: MONAI's transforms, its sliding windows and the eager network in FP32."""
+    """Predict a mask from a file by MONAI's transforms, its sliding windows and the eager network in FP32."""
     low, high = recipe.hu_window
     lowest, highest = ((hu - recipe.hu_mean) / recipe.hu_std for hu in (low, high))
     read: Any = [
@@ -45,7 +45,7 @@ def predict(network: nn.Module, recipe: Recipe, scan: Path, folder: Path) -> Non
         Orientationd("image", axcodes="IPL", labels=None),
     ]
     image = Compose(read)({"image": str(scan)})["image"]
-    # The recipe's grid: that of Spacingd is another, in which a network finds something else.
+    # Use `resampled_shape`: Spacingd makes another grid, on which the network predicts differently.
     shape = resampled_shape(image.shape[1:], image.pixdim.tolist(), recipe.spacing_mm)
     before = Compose(
         [
@@ -71,7 +71,7 @@ def predict(network: nn.Module, recipe: Recipe, scan: Path, folder: Path) -> Non
 
 
 def load_sample(case: Mapping[str, Any], roi: tuple[int, ...], foreground: float = 0.4) -> dict[str, np.ndarray]:
-    """A training patch: both volumes read whole, components looked for, one of them cropped around."""
+    """Load a training patch: read both volumes whole, find connected components, and crop around one of them."""
     image, label = np.load(case["image"]), np.load(case["label"])
     first = [random.randint(0, n - r) for n, r in zip(image.shape[1:], roi, strict=True)]
     if random.random() < foreground:
@@ -84,7 +84,7 @@ def load_sample(case: Mapping[str, Any], roi: tuple[int, ...], foreground: float
 
 
 def prepare(folder: Path, out: Path, recipe: Recipe) -> None:
-    """Raw cases to prepared ones, one after the other, whole volumes in nibabel's float64."""
+    """Preprocess raw cases one after the other, with whole volumes in nibabel's float64."""
     out.mkdir(parents=True, exist_ok=True)
     for case in sorted(folder.glob("*/imaging.nii.gz")):
         image, label = nib.load(case), nib.load(case.with_name("segmentation.nii.gz"))
@@ -102,7 +102,7 @@ def prepare(folder: Path, out: Path, recipe: Recipe) -> None:
 
 
 def train_step(network: nn.Module, loss: nn.Module, batch: Mapping[str, torch.Tensor]) -> Callable[[], None]:
-    """One training step after the other, eager, in FP32."""
+    """Return a function that runs one eager training step in FP32."""
     optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9, nesterov=True)
 
     def step() -> None:

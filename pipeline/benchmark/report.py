@@ -1,4 +1,4 @@
-"""The table, the JSON and the plot of a benchmark."""
+"""Write the table, the JSON and the plot of a benchmark."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ PACKAGES = ("torch", "monai", "numpy", "nibabel", "openvino", "isal")
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, versions, and what the adapter says of the device."""
+    """Return processor, cores, versions, and the adapter's description of the device."""
     model = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
-        pass  # another system
+        pass  # not Linux
     versions = {}
     for name in PACKAGES:
         try:
@@ -41,7 +41,7 @@ def machine() -> dict[str, Any]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Rows as a Markdown table; goals are of the ratio to plain (≤) or of the value itself (≥)."""
+    """Format rows as a Markdown table; goals limit the ratio to the baseline (≤) or the value itself (≥)."""
     lines = ["| what | how | median | ratio to plain | goal |", "|---|---|---|---|---|"]
     for row in rows:
         ratio = "" if row.ratio is None else f"{row.ratio:.3f}"
@@ -52,19 +52,19 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def report(rows: Sequence[Row]) -> dict[str, Any]:
-    """The machine and every value, as plain data."""
+    """Return the machine and every value as plain data."""
     return {"machine": machine(), "rows": [asdict(row) for row in rows]}
 
 
 def write_report(rows: Sequence[Row], folder: Path) -> None:
-    """``benchmark.json`` with the machine and every value, and ``benchmark.md`` with the table, in ``folder``."""
+    """Write ``benchmark.json`` with the machine and every value, and ``benchmark.md`` with the table, to ``folder``."""
     write_json(folder / "benchmark.json", report(rows))
     with whole_file(folder / "benchmark.md") as temporary:
         temporary.write_text(table(rows) + "\n", encoding="utf-8")
 
 
 def require_drawing() -> None:
-    """Raises a UsageError if what draws the plot is not installed."""
+    """Raise a UsageError if matplotlib, which draws the plot, is not installed."""
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError as error:
@@ -72,13 +72,13 @@ def require_drawing() -> None:
 
 
 def draw(rows: Sequence[Row], path: Path) -> Path:
-    """Time and memory against work, as a picture.
+    """Plot time and memory against work.
 
     Raises:
         UsageError: without matplotlib, or if nothing was measured at several amounts of work.
     """
     require_drawing()
-    from matplotlib.figure import Figure  # an extra: only who wants figures needs it
+    from matplotlib.figure import Figure  # an extra, which only figures need
 
     series: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
     for row in rows:

@@ -1,4 +1,4 @@
-"""What is measured."""
+"""Measure sliding windows, cases, training steps, the loader, preprocessing and memory."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from .peak_memory import memory
 from .scans import prepare
 from .setting import Setting
 
-#: Loaded in a turn: two in five are searched for foreground by the plain path, and take far longer than the rest.
+#: Samples per turn: the baseline searches two in five for foreground, and these take far longer than the rest.
 SAMPLES = 20
 
 
 def _accelerators() -> dict[str, Accelerator]:
-    """By precision; bf16 only where the CPU computes in it."""
+    """Return accelerators by precision; bf16 only where the CPU computes in it."""
     found = {"fp32": resolve("cpu")}
     if resolve("cpu", "auto").precision == "bf16":
         found["bf16"] = resolve("cpu", "bf16")
@@ -44,7 +44,7 @@ def _accelerators() -> dict[str, Accelerator]:
 
 
 def windows(setting: Setting) -> Iterator[Row]:
-    """One window in every engine; made and compared with the network before."""
+    """Measure one sliding window in every inference backend, made and compared with the network before."""
     network = build_network(setting.network).eval()
     image = torch.randn(1, 1, *[setting.patch] * 3)
     engines: dict[str, Engine] = {PLAIN: network}
@@ -57,7 +57,7 @@ def windows(setting: Setting) -> Iterator[Row]:
                     continue
     with torch.inference_mode():
         seconds = alternating({name: partial(run, image) for name, run in engines.items()}, setting.repeats)
-    # Goals are the best engine's.
+    # Only the fastest inference backend has a goal.
     goals = {}
     for precision, goal in (("fp32", 0.62), ("bf16", 0.33)):
         made = [name for name in engines if name.endswith(precision)]
@@ -67,7 +67,7 @@ def windows(setting: Setting) -> Iterator[Row]:
 
 
 def case(setting: Setting) -> Iterator[Row]:
-    """One scan from file to mask."""
+    """Measure one scan from file to mask."""
     spacing = (2.5, 0.92, 0.92)
     shape = tuple(
         round(n * wanted / s) for n, wanted, s in zip(setting.grid, setting.recipe.spacing_mm, spacing, strict=True)
@@ -87,7 +87,7 @@ def case(setting: Setting) -> Iterator[Row]:
         f"{fewer}, roi coarse": ours(roi="coarse"),
     }
     goals = {fewer: 0.15, f"{fewer}, roi coarse": 0.08}
-    # The first of several makes the engine, as a batch of scans does once; a median leaves it out.
+    # The first run makes the inference backend, as a batch of scans does once; the median leaves it out.
     yield from rows("case", alternating(contenders, setting.slow, warm=False), goals, {"cases": 1})
     if setting.checkpoint is not None and setting.scans is not None:
         default = " ".join(DEFAULT)
@@ -100,7 +100,7 @@ def case(setting: Setting) -> Iterator[Row]:
 
 
 def train_step(setting: Setting) -> Iterator[Row]:
-    """A training step of batch 1."""
+    """Measure a training step of batch size 1."""
     work = Workload(setting.network, setting.loss, setting.patch)
     loss = getattr(monai.losses, str(setting.loss["_target_"]).rpartition(".")[2])(
         **{key: value for key, value in setting.loss.items() if not key.startswith("_")}
@@ -112,7 +112,7 @@ def train_step(setting: Setting) -> Iterator[Row]:
         for name, channels_last in ((precision, False), (f"{precision}, channels last", True)):
             network = accelerator.wrap(build_network(setting.network), channels_last)
             contenders[name] = partial(work.train, accelerator, network)
-    # What follows keeps its memory, which is a whole process's matter: the plain path shall not gain by it.
+    # These keep freed memory, which affects a whole process: run them apart, so that the baseline does not gain.
     kept = {f"{precision}, memory kept": {"channels_last": False, "compile": False}}
     if can_compile(accelerator):
         kept[f"{precision}, channels last, compiled, memory kept"] = {"channels_last": True, "compile": True}
@@ -126,7 +126,7 @@ def train_step(setting: Setting) -> Iterator[Row]:
 
 
 def _keeping_memory(work: Workload, precision: str, channels_last: bool, compile: bool) -> Callable[[], object]:
-    """Steps as the bundle's training does them, with its keys."""
+    """Return a training step with the bundle's keys ``channels_last`` and ``compile``, and with freed memory kept."""
     accelerator = resolve("cpu", precision)
     keep_freed_memory(accelerator)
     network = build_network(work.network)
@@ -135,7 +135,10 @@ def _keeping_memory(work: Workload, precision: str, channels_last: bool, compile
 
 
 def loader(setting: Setting) -> Iterator[Row]:
-    """One training patch from the disk, without what augmentation does to it; a step that waits for whole ones."""
+    """Measure loading a training patch from disk, and a training step that waits for the loader.
+
+    The first is without augmentation, the second with it.
+    """
     cases, recipe = scans.write_prepared(setting.folder / "prepared", setting.grid), setting.recipe
     both = ("image", "label")
     crop = Compose(
@@ -149,7 +152,7 @@ def loader(setting: Setting) -> Iterator[Row]:
     what = f"loader, {SAMPLES} samples"
     yield from rows(what, alternating(contenders, setting.repeats), {"ours": 0.05}, {"samples": SAMPLES})
 
-    # Both steps are ours here; what is plain is to have the batch at hand.
+    # Both contenders run our step; the baseline has the batch in memory.
     work, accelerator = Workload(setting.network, setting.loss, setting.patch), list(_accelerators().values())[-1]
     network, ready = accelerator.wrap(build_network(setting.network)), work.batch()
     patches = Dataset(
@@ -160,14 +163,14 @@ def loader(setting: Setting) -> Iterator[Row]:
         return lambda: work.train(accelerator, network, batch=ready)
 
     def loading() -> Callable[[], object]:
-        loaded = iter(DataLoader(patches, batch_size=1, num_workers=1))  # nothing is loaded before its block
+        loaded = iter(DataLoader(patches, batch_size=1, num_workers=1))  # loads nothing before its block
         return lambda: work.train(accelerator, network, batch=next(loaded))
 
     name = "with the loader, 1 worker"
     yield from rows("step", in_blocks({PLAIN: at_hand, name: loading}, setting.repeats), {name: 1.02}, {"samples": 1})
 
 
-#: What can be measured, by the name on the command line.
+#: Benchmarks by their name on the command line.
 KINDS: dict[str, Callable[[Setting], Iterator[Row]]] = {
     "windows": windows,
     "case": case,
@@ -179,6 +182,6 @@ KINDS: dict[str, Callable[[Setting], Iterator[Row]]] = {
 
 
 def run_benchmark(names: list[str], setting: Setting) -> Iterator[Row]:
-    """Measures by name, one after the other; ``"all"`` is all of :data:`KINDS`."""
+    """Run benchmarks by name, one after the other; ``"all"`` runs all of :data:`KINDS`."""
     for name in KINDS if "all" in names else names:
         yield from KINDS[name](setting)

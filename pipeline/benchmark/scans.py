@@ -1,4 +1,4 @@
-"""Files to measure with: a raw scan with a bright pair of kidneys, raw cases, prepared cases."""
+"""Make raw scans with two bright kidneys, raw cases and preprocessed cases to measure with; measure preprocessing."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from . import plain, scans
 from .measure import PLAIN, Row, alternating, rows
 from .setting import Setting
 
-#: HU of air, body and kidney; the last is above the threshold of the benchmark's network.
+#: HU of air, body and kidney; the kidney's is above the threshold of the benchmark's network.
 AIR, BODY, KIDNEY = -1000, 40, 260
 #: Voxel size in mm along the axes of KiTS19's slice-first files.
 SPACING_MM = (1.6, 1.2, 1.2)
 
 
 def _ellipsoid(shape: Sequence[int], centre: Sequence[float], radii: Sequence[float]) -> np.ndarray:
-    """Of centre and radii given as parts of ``shape``."""
+    """Return the mask of an ellipsoid; centre and radii are fractions of ``shape``."""
     axes = [((np.arange(n) / n - c) / r) ** 2 for n, c, r in zip(shape, centre, radii, strict=True)]
     return (axes[0][:, None, None] + axes[1][:, None] + axes[2]) < 1
 
 
 def patient(shape: Sequence[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """HU (int16) and label (uint8) of ``shape``, slices first: an oval body on a table, with air around as usual.
+    """Make HU (int16) and label (uint8) of ``shape``, slices first: an oval body on a table, surrounded by air.
 
-    The body fills three quarters of the width and a half of the depth of the picture, as an abdomen does.
+    The body fills three quarters of the width and a half of the depth of the image, as an abdomen does.
     """
     generator = np.random.default_rng(seed)
     hu = np.full(tuple(shape), AIR, np.int16)
@@ -46,13 +46,13 @@ def patient(shape: Sequence[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray
         label[_ellipsoid(shape, (0.5, 0.55, side), (0.2, 0.07, 0.06))] = 1
     label[_ellipsoid(shape, (0.55, 0.53, 0.36), (0.05, 0.03, 0.03))] = 2
     hu[label > 0] = KIDNEY
-    for plane in hu:  # a picture without noise would be read too quickly
+    for plane in hu:  # an image without noise would be read too quickly
         plane += generator.integers(-12, 13, plane.shape, dtype=np.int16)
     return hu, label
 
 
 def write_raw(folder: Path, shape: Sequence[int], spacing_mm: Sequence[float] = SPACING_MM, seed: int = 0) -> Path:
-    """``imaging.nii.gz`` and ``segmentation.nii.gz`` of a :func:`patient` in ``folder``, unless they are there."""
+    """Write ``imaging.nii.gz`` and ``segmentation.nii.gz`` of a :func:`patient` to ``folder``, unless they exist."""
     affine = np.zeros((4, 4))
     for axis, world in enumerate((2, 1, 0)):  # inferior, posterior, left
         affine[world, axis] = -spacing_mm[axis]
@@ -66,7 +66,7 @@ def write_raw(folder: Path, shape: Sequence[int], spacing_mm: Sequence[float] = 
 
 
 def write_prepared(folder: Path, shape: Sequence[int], cases: int = 2) -> list[dict[str, object]]:
-    """Prepared arrays of random cases, as a data list with their boxes."""
+    """Write preprocessed arrays of random cases; return them as a data list with their boxes."""
     folder.mkdir(parents=True, exist_ok=True)
     listed: list[dict[str, object]] = []
     for number in range(cases):
@@ -80,7 +80,7 @@ def write_prepared(folder: Path, shape: Sequence[int], cases: int = 2) -> list[d
 
 
 def raw_cases(setting: Setting) -> Path:
-    """The folder of the setting's raw cases in KiTS19's layout, written unless they are there."""
+    """Return the directory of the setting's raw cases in KiTS19's layout; write the missing ones."""
     raw = setting.folder / "raw"
     for number, count in enumerate(setting.slices):
         scans.write_raw(raw / f"case_{number:05d}", (count, setting.plane, setting.plane), (1.0, 0.8, 0.8), number)
@@ -90,7 +90,7 @@ def raw_cases(setting: Setting) -> Path:
 
 
 def prepare_anew(raw: Path, out: Path, recipe: Recipe, workers: int) -> None:
-    """Ours, whatever a run before left in ``out``.
+    """Preprocess raw cases by our path into an emptied ``out``.
 
     Raises:
         UsageError: if a case fails.
@@ -102,7 +102,7 @@ def prepare_anew(raw: Path, out: Path, recipe: Recipe, workers: int) -> None:
 
 
 def prepare(setting: Setting) -> Iterator[Row]:
-    """Raw cases to prepared ones; two at a time in ours."""
+    """Measure the preprocessing of raw cases; ours runs two at a time."""
     raw, out = raw_cases(setting), setting.folder / "out"
     contenders = {
         PLAIN: lambda: plain.prepare(raw, out / "plain", setting.recipe),

@@ -1,4 +1,4 @@
-"""What a benchmark runs on."""
+"""Define the sizes and files of a benchmark."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from ..model import Model, build_network
 
 @dataclass(frozen=True)
 class Setting:
-    """Sizes and files of a benchmark.
+    """Hold the sizes and files of a benchmark.
 
     Attributes:
         network: as :func:`kits_unet3d.pipeline.model.describe_network` describes it; its weights are fresh, since
-            they make no difference to the speed.
-        loss: arguments of one of MONAI's losses, with its class as ``_target_``.
-        folder: for the files that are made and read.
-        patch: edge of windows and training patches in voxels.
-        grid: (D, H, W) of a prepared case.
-        slices: of the raw cases to prepare, 512 × 512 voxels each unless ``plane`` says otherwise.
+            they do not affect the speed.
+        loss: arguments of a MONAI loss, with its class as ``_target_``.
+        folder: directory for the files that are made and read.
+        patch: edge of sliding windows and training patches in voxels.
+        grid: (D, H, W) of a preprocessed case.
+        slices: numbers of slices of the raw cases, with 512 × 512 voxels each unless ``plane`` differs.
         plane: rows and columns of a raw case.
-        repeats, slow: how often what is quick and what is slow is measured.
-        checkpoint, scans, labels: a trained model, scans and ``case_XXXXX/segmentation.nii.gz`` to hold the masks of
-            both paths against each other; left out if not given.
+        repeats, slow: numbers of runs of quick and of slow contenders.
+        checkpoint, scans, labels: a trained model, scans and ``case_XXXXX/segmentation.nii.gz`` to compare the masks
+            of both paths; left out if not given.
     """
 
     network: Mapping[str, Any]
@@ -57,18 +57,18 @@ class Setting:
 
     @classmethod
     def quick(cls, network: Mapping[str, Any], loss: Mapping[str, Any], folder: Path, **others: Any) -> Setting:
-        """Sizes that take seconds, to see that everything runs; its numbers mean nothing."""
+        """Return sizes that take seconds, to check that everything runs; the numbers mean nothing."""
         sizes: dict[str, Any] = {"patch": 32, "grid": (40, 64, 64), "slices": (24, 12), "plane": 48}
         return cls(network, loss, folder, **sizes, repeats=1, slow=1, **others)
 
 
 class Stencil(nn.Module):
-    """An untrained network that finds what is bright: its own logits count next to nothing, its time does.
+    """Find bright voxels at the cost of an untrained network, whose own logits are scaled to almost zero.
 
-    Where a trained network would look twice, so does this one.
+    A prediction thus runs the same second passes as with a trained network.
     """
 
-    #: In normalised intensity; see :mod:`.scans`.
+    #: Threshold in normalised intensity; see :mod:`.scans`.
     THRESHOLD = 1.5
 
     def __init__(self, network: nn.Module) -> None:

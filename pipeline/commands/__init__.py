@@ -1,4 +1,4 @@
-"""The subcommands of ``kits-unet3d``. Each imports what it needs only when it runs, so that help is quick."""
+"""Define the subcommands of ``kits-unet3d``; each imports its modules only when it runs, so that help is quick."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a command.
+    """Hold the outcome of a command.
 
     Attributes:
         results: for ``--json``: plain numbers, strings, lists and dictionaries; None from a process that leaves
-            the telling to another.
-        exit_code: 0 all well, 1 some cases failed.
+            the output to another.
+        exit_code: 0 for success, 1 if some cases failed.
     """
 
     results: dict[str, Any] | None

@@ -1,4 +1,4 @@
-"""``kits-unet3d benchmark``"""
+"""Run the command ``kits-unet3d benchmark``."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ def run(arguments: argparse.Namespace) -> Outcome:
     if drawn:
         try:
             require_drawing()
-        except UsageError as error:  # said before hours are spent, and no reason not to measure
+        except UsageError as error:  # reported before hours of measurement, which go ahead all the same
             print(f"no benchmark.png: {error}", flush=True)
             drawn = False
     rows = []
     for row in run_benchmark(arguments.kind, setting):
         rows.append(row)
         print(table([row]).splitlines()[-1], flush=True)
-        write_report(rows, folder)  # what was measured is kept, whatever happens next
+        write_report(rows, folder)  # keeps these results if a later measurement fails
     if drawn:
         draw(rows, folder / "benchmark.png")
     return Outcome(report(rows))

@@ -1,4 +1,4 @@
-"""``kits-unet3d device``"""
+"""Run the command ``kits-unet3d device``."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def run(arguments: argparse.Namespace) -> Outcome:
     launched = int(os.environ.get("WORLD_SIZE", 1)) >= arguments.cards
     if launched and strict.items() <= os.environ.items():
         return _check(arguments, network, loss)
-    if not launched:  # the last card is there, or none is tried: an error is said once, and not by each process
+    if not launched:  # a missing last accelerator is then reported once, not by each process
         resolve(arguments.device, local_rank=arguments.cards - 1)
-    # What forbids quiet detours is read while torch starts, and each card wants a process: so start anew.
+    # Torch reads the strict environment at its start, and each accelerator needs a process: so start anew.
     command = [sys.executable, "-m", "kits_unet3d.pipeline.cli", "device", "--device", arguments.device]
     command += ["--cards", str(arguments.cards), "--patch", str(arguments.patch), "--config", *arguments.config]
     if not launched:

@@ -1,4 +1,4 @@
-"""``kits-unet3d download``"""
+"""Run the command ``kits-unet3d download``."""
 
 from __future__ import annotations
 

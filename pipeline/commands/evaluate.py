@@ -1,4 +1,4 @@
-"""``kits-unet3d evaluate``"""
+"""Run the command ``kits-unet3d evaluate``."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
 
 
 def parse_structures(given: Iterable[str]) -> dict[str, list[int]]:
-    """``["kidney=1,2", …]`` as classes by structure."""
+    """Parse ``["kidney=1,2", …]`` into classes by structure."""
     from ..runtime.errors import UsageError
 
     structures = {}
@@ -67,7 +67,7 @@ def parse_structures(given: Iterable[str]) -> dict[str, list[int]]:
 
 
 def table_rows(case_id: str, scores: Mapping[str, float | None]) -> Iterator[str]:
-    """A row a structure, such as ``case_00000   kidney  dice 0.9315  hd95_mm 4.12 …``."""
+    """Yield a row per structure, such as ``case_00000   kidney  dice 0.9315  hd95_mm 4.12 …``."""
     for structure in dict.fromkeys(name.split("_")[0] for name in scores):
         named = {name.removeprefix(f"{structure}_"): v for name, v in scores.items() if name.startswith(structure)}
         cells = "  ".join(

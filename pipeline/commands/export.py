@@ -1,4 +1,4 @@
-"""``kits-unet3d export``"""
+"""Run the command ``kits-unet3d export``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from . import Outcome
 
 HELP = "write a trained model as a MONAI bundle, TorchScript, ONNX or OpenVINO"
 EXAMPLE = "kits-unet3d export bundle --checkpoint path/to/model.pt --out path/to/kits_unet3d.zip"
-#: What each kind of file must be called, for others to know it.
+#: File ending of each kind, by which other programs recognise it.
 ENDINGS = {"bundle": ".zip", "torchscript": ".ts", "onnx": ".onnx", "openvino": ".xml"}
 
 

@@ -1,4 +1,4 @@
-"""``kits-unet3d folds``"""
+"""Run the command ``kits-unet3d folds``."""
 
 from __future__ import annotations
 

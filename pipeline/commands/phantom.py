@@ -1,4 +1,4 @@
-"""``kits-unet3d phantom``"""
+"""Run the command ``kits-unet3d phantom``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``kits-unet3d picture``"""
+"""Run the command ``kits-unet3d picture``."""
 
 from __future__ import annotations
 

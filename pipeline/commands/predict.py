@@ -1,4 +1,4 @@
-"""``kits-unet3d predict``"""
+"""Run the command ``kits-unet3d predict``."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         arguments.overwrite,
         arguments.keep_names,
     )
-    # A batch that is told to end leaves as if interrupted: nothing half-written, exit code 130.
+    # SIGTERM ends a batch like an interrupt: no half-written file, exit code 130.
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         failed = batch.run(scans, skipped)

@@ -1,4 +1,4 @@
-"""``kits-unet3d prepare``"""
+"""Run the command ``kits-unet3d prepare``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     from ..runtime.configuration import recipe_of
     from ..runtime.memory import LIBRARIES, parse_memory
 
-    # Of what is given the libraries take their part; of what is free they have taken it.
+    # Subtract the libraries' memory from a given limit; free memory already excludes it.
     limit = None if arguments.max_memory is None else parse_memory(arguments.max_memory) - LIBRARIES
     recipe = recipe_of(arguments.config)
     failed = prepare_dataset(arguments.data_dir, arguments.out, recipe, arguments.workers, limit)

@@ -1,4 +1,4 @@
-"""``kits-unet3d unpack``"""
+"""Run the command ``kits-unet3d unpack``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``kits-unet3d verify``"""
+"""Run the command ``kits-unet3d verify``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From files to batches: raw cases, phantoms, preparation, prepared volumes."""
+"""Find, read, preprocess, verify and sample the cases of a data set."""
 
 from .cases import RawCase, read_case
 from .datasets import find_cases

@@ -1,4 +1,4 @@
-"""How much memory preparing a case will need, from its headers alone."""
+"""Estimate the memory for preprocessing a case from its headers."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from kits_unet3d.transforms.geometry import resampled_shape
 from ..io.voxels import believable
 from .cases import AXCODES, RawCase
 
-#: Bytes a voxel of the prepared grid takes at most: image and label, and the largest of what is made of them, which
-#: are the label's components by class (a mask, its copy, and numbers of 4 bytes), or two more images.
+#: Largest number of bytes for a preprocessed voxel: image and label, and the larger of two uses.
+#: These are the connected components of a class (a mask, its copy and 4-byte numbers), or two more images.
 PREPARED = 5 + 11
 
 
 @dataclass(frozen=True)
 class _Header:
-    """What a file says of its voxels.
+    """Describe the voxels of a file.
 
     Attributes:
-        shape: (D, H, W), and spacing_mm along these; no voxels if the header cannot be read.
-        stored, read: bytes a voxel takes in the file, and once it is scaled.
-        dtype: once it is scaled.
+        shape: (D, H, W), and spacing_mm along these; without voxels if the header is unreadable.
+        dtype: data type after scaling.
+        stored: bytes of a voxel in the file.
     """
 
     shape: tuple[int, ...] = (0, 0, 0)
@@ -43,7 +43,7 @@ class _Header:
 
     @property
     def reading(self) -> float:
-        """Bytes while it is read: as stored and scaled, or scaled and once more in the order it is wanted."""
+        """Return the bytes for reading: scaled voxels, plus the stored or the reordered ones."""
         return self.voxels * (self.dtype.itemsize + max(self.stored, self.dtype.itemsize))
 
 
@@ -61,24 +61,24 @@ def _read_header(path: Path) -> _Header:
         if len(image.shape) != 3 or not believable(spacing):  # type: ignore[attr-defined]
             return _Header()
         return _Header(shape, spacing, np.dtype(np.float64) if scaled else stored, stored.itemsize)
-    except Exception:  # whatever is wrong with it is said when the case is prepared, before a voxel is read
+    except Exception:  # preprocessing reports the fault before it reads a voxel
         return _Header()
 
 
 def needed_bytes(case: RawCase, recipe: Recipe) -> float:
-    """Memory that :func:`~kits_unet3d.pipeline.data.prepare_case` takes at most, in bytes, without the libraries' own.
+    """Return the most bytes that :func:`~kits_unet3d.pipeline.data.prepare_case` takes, without libraries.
 
-    It reads headers only. What cannot be read counts nothing.
+    Only headers are read. A file with an unreadable header counts 0.
     """
     image, label = _read_header(case.image), _read_header(case.label)
     kept = 2 if image.dtype == np.int16 else 4
     both = image.voxels * image.dtype.itemsize + label.voxels * label.dtype.itemsize
     reading = max(image.reading, image.voxels * image.dtype.itemsize + label.reading)
-    # The new copies lie beside what was read.
+    # The converted copies exist beside the arrays that were read.
     converting = both + image.voxels * ((kept == 4) * 4 + (label.dtype != np.uint8))
     depth, height, width = shape = resampled_shape(image.shape, image.spacing_mm, recipe.spacing_mm)
     grid = float(np.prod(shape, dtype=np.float64))
-    # Planes are resampled before the axis across them: a volume of the old depth, and the new one.
+    # Planes are resampled before the axis across them, into a volume of the old depth.
     planes = 4.0 * image.shape[0] * height * width
     resampling = image.voxels * kept + max(2 * label.voxels + 6 * grid, 5 * grid + max(planes, 4 * grid))
     padded = float(np.prod([max(n, roi) for n, roi in zip(shape, recipe.roi_size, strict=True)], dtype=np.float64))
@@ -92,17 +92,17 @@ Result = TypeVar("Result")
 def run_bounded(
     work: Callable[[Item], Result], items: Sequence[Item], needs: Sequence[float], workers: int, limit: float
 ) -> Iterator[tuple[Item, Result]]:
-    """Each item with what ``work`` returns for it, as they finish; what raises ends the rest.
+    """Run ``work`` on items in threads and yield each item with its result as it finishes.
 
-    The first in order that fits is begun next, so small ones pass one that waits. One at least is always at work,
-    whatever it needs.
+    The first waiting item that fits starts next, so small items can overtake a large one. At least one item
+    runs, even if it exceeds the limit. An exception cancels the waiting items.
 
     Args:
         work: called in a thread.
         items: in order.
-        needs: bytes of memory of each.
+        needs: bytes of memory of each item.
         workers: items at a time.
-        limit: bytes of memory that those at work may need together.
+        limit: bytes of memory that the running items may need together.
     """
     waiting = list(range(len(items)))
     running: dict[Future[Result], int] = {}
@@ -122,7 +122,7 @@ def run_bounded(
         while running:
             done = wait(running, return_when=FIRST_COMPLETED).done
             finished = [(running.pop(future), future) for future in list(running) if future in done]
-            begin()  # before the caller, who may take time
+            begin()  # before the caller's code, which may take time
             for number, future in finished:
                 yield items[number], future.result()
     finally:

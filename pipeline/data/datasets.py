@@ -1,4 +1,4 @@
-"""Raw data sets: a folder in KiTS19's layout, or a JSON data list as the Medical Segmentation Decathlon has them."""
+"""Find the cases of a raw data set: a directory in KiTS19's layout, or a Medical Segmentation Decathlon data list."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .cases import RawCase
 logger = logging.getLogger("kits_unet3d.data")
 
 KITS19 = "KiTS19"
-#: Cases of each split, on which MLPerf's schedule and score rest.
+#: Cases of each split; MLPerf's schedule and score depend on these numbers.
 SIZES = {"training": 168, "evaluation": 42}
 
 
 @dataclass(frozen=True)
 class KnownCase:
-    """What is known of one of the 210 labelled cases: its split, and the MD5 of its two prepared files."""
+    """Hold the split of one of the 210 labelled cases and the MD5 of its two preprocessed files."""
 
     split: str
     image_md5: str
@@ -32,29 +32,31 @@ class KnownCase:
 
 @cache
 def known_cases() -> dict[str, KnownCase]:
-    """The 210 cases by identifier (``case_00000`` …); 168 for training, 42 for evaluation."""
+    """Return the 210 cases by identifier (``case_00000`` …): 168 for training, 42 for evaluation."""
     content = json.loads((Path(__file__).parent / "kits19_checksums.json").read_text(encoding="utf-8"))
     return {case_id: KnownCase(split, *sums) for split, cases in content.items() for case_id, sums in cases.items()}
 
 
 DATASET_FILE = "dataset.json"
-#: What a data list may call the cases that are for evaluation.
+#: Names that a data list may use for its evaluation cases.
 EVALUATION_LISTS = ("evaluation", "validation")
-#: Of a data list without such cases, one in so many is for evaluation.
+#: If a data list has no such cases, one case in this number is for evaluation.
 EVALUATION_SHARE = 5
 
 
 def find_cases(source: str | Path) -> tuple[str, list[RawCase]]:
-    """Name of a data set and its cases, sorted: those that a list names, there or not; else the labelled ones.
+    """Return the name of a data set and its sorted cases.
+
+    A list determines the cases, even if files are missing; otherwise all labelled cases count.
 
     Args:
-        source: a folder, or a data list (``.json``). A ``dataset.json`` in the folder may be such a data list, or give
-            name and split of the folders ``<case>/imaging.nii.gz`` and ``segmentation.nii.gz`` beside it
-            (``{"name": …, "training": [ids], "evaluation": [ids]}``). Without one the folder must be KiTS19, whose
-            split is known.
+        source: a directory, or a data list (``.json``). A ``dataset.json`` in the directory may be such a list, or
+            give name and split of the files ``<case>/imaging.nii.gz`` and ``segmentation.nii.gz`` beside it
+            (``{"name": …, "training": [ids], "evaluation": [ids]}``). Without it the directory must be KiTS19,
+            whose split is known.
 
     Raises:
-        UsageError: if there is no folder, no case, or no split for one of them.
+        UsageError: if the directory or its cases are missing, or a case has no split.
     """
     source = Path(source)
     described = source if source.suffix == ".json" else source / DATASET_FILE
@@ -66,7 +68,7 @@ def find_cases(source: str | Path) -> tuple[str, list[RawCase]]:
     content = _content(described) if described.is_file() else None
     if content is not None and all(isinstance(case, dict) for case in content["training"]):
         return _data_list(described, content)
-    # A label without its image is kept: preparation then says which image is missing.
+    # Keep a label without its image: preprocessing then reports the missing image.
     found = {path.parent.name: path.parent for path in sorted(folder.glob("*/segmentation.nii.gz"))}
     if not any((path / "imaging.nii.gz").is_file() for path in found.values()):
         raise UsageError(
@@ -81,7 +83,7 @@ def find_cases(source: str | Path) -> tuple[str, list[RawCase]]:
             f"{folder}: {', '.join(unknown[:3])} in no split; list each under training or evaluation in {described}"
         )
     if content is not None:
-        # Listed, but not there: preparation then says so. Without a list nothing says which cases there should be.
+        # Preprocessing reports listed cases that are missing. Without a list the expected cases are unknown.
         found = {case_id: folder / case_id for case_id in sorted(splits)}
     return name, [
         RawCase(case_id, path / "imaging.nii.gz", path / "segmentation.nii.gz", splits[case_id])
@@ -121,7 +123,7 @@ def _in_one_split(described: Path, training: list[str], evaluation: list[str]) -
 
 
 def _data_list(described: Path, content: dict[str, Any]) -> tuple[str, list[RawCase]]:
-    """The cases of a data list; each is called as its image's file."""
+    """Return the name and cases of a data list; each case has the name of its image file."""
     lists = {"training": "training"} | {name: "evaluation" for name in EVALUATION_LISTS if content.get(name)}
     files: dict[str, tuple[Path, Path]] = {}
     ids: dict[str, list[str]] = {"training": [], "evaluation": []}

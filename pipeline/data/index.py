@@ -1,4 +1,4 @@
-"""The index of a folder of prepared cases: ``index.json``, and the data lists made of it."""
+"""Read and write the index of preprocessed cases (``index.json``), and make data lists from it."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ logger = logging.getLogger("kits_unet3d.data")
 
 @dataclass
 class Index:
-    """What a folder of prepared cases holds.
+    """Describe a directory of preprocessed cases.
 
     Attributes:
-        folder: where the arrays lie.
-        name: of the data set; ``"KiTS19"`` for the real one.
-        recipe: the numbers it was prepared with.
+        folder: directory of the arrays.
+        name: name of the data set; ``"KiTS19"`` for the real one.
+        recipe: preprocessing parameters of the cases.
         cases: by identifier, each with split, shape, source_shape, source_spacing_mm, source_affine,
             boxes (component boxes by class), source_sha256 and md5 (each for image and label).
     """
@@ -47,10 +47,10 @@ class Index:
 
     @classmethod
     def read(cls, folder: str | Path) -> Index:
-        """The index in ``folder``.
+        """Read the index in ``folder``.
 
         Raises:
-            UsageError: if there is none, in one sentence that says how to get one; or it is damaged.
+            UsageError: if the index is damaged or missing; the error message explains how to make one.
         """
         path = Path(folder) / INDEX_FILE
         if not path.is_file():
@@ -68,8 +68,9 @@ class Index:
 
     @classmethod
     def or_empty(cls, folder: str | Path) -> Index:
-        """The index in ``folder``; one without cases if it cannot be used, for configurations whose data lists may be
-        given: :func:`require_data` says what is wrong once they run.
+        """Read the index in ``folder``, or return one without cases if it cannot be used.
+
+        Configurations with their own data lists need this; :func:`require_data` reports the fault when they run.
         """
         try:
             return cls.read(folder)
@@ -77,7 +78,7 @@ class Index:
             return cls(Path(folder), "", Recipe())
 
     def write(self) -> None:
-        """The index as sorted JSON, whole."""
+        """Write the index atomically as sorted JSON."""
         write_json(
             self.folder / INDEX_FILE,
             {
@@ -89,10 +90,10 @@ class Index:
         )
 
     def require(self, recipe: Recipe) -> None:
-        """Checks that the cases were prepared with ``recipe``'s numbers.
+        """Check that the cases have the preprocessing parameters ``recipe``.
 
         Raises:
-            UsageError: naming the first that differs, if they were not.
+            UsageError: if a parameter differs; the message names the first.
         """
         for name in ("spacing_mm", "hu_window", "hu_mean", "hu_std", "roi_size", "classes"):
             prepared, wanted = getattr(self.recipe, name), getattr(recipe, name)
@@ -104,15 +105,17 @@ class Index:
 
     @property
     def digest(self) -> str:
-        """Of the cases, their split and the files they were made from: equal for a set that lies elsewhere or was
-        prepared again, so that a run goes on with its own data and no other."""
+        """Return a hash of cases, split and source files, so that a run resumes with its own data only.
+
+        A moved or repeatedly preprocessed data set keeps its hash.
+        """
         made_of = {case_id: (case["split"], case.get("source_sha256")) for case_id, case in self.cases.items()}
         return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
 
     def data_list(self, split: str) -> list[dict[str, Any]]:
-        """The cases of ``"training"`` or ``"evaluation"`` for a MONAI data set.
+        """Return the cases of ``"training"`` or ``"evaluation"`` for a MONAI data set.
 
-        Each holds case_id, image and label (paths), and boxes: component boxes by class number.
+        Each contains case_id, image and label (paths), and boxes (component boxes by class number).
         """
         return [
             {
@@ -133,19 +136,19 @@ def require_data(
     training: Sequence[Mapping[str, Any]] | None = None,
     cases_a_step: int = 1,
 ) -> None:
-    """Checks the data lists that a run really uses, which may be the index's or somebody else's.
+    """Check the data lists of a run, which may come from the index or from elsewhere.
 
-    All processes must call it. Warns where KiTS19 has other numbers of cases than MLPerf's.
+    All processes must call it. It warns if the case numbers of KiTS19 differ from MLPerf's.
 
     Args:
-        folder: with the index, from which come lists whose cases have boxes.
-        recipe: for which its cases must have been prepared.
+        folder: directory of the index, the source of lists whose cases have boxes.
+        recipe: preprocessing parameters that its cases must have.
         evaluation: this process's share of the cases.
-        training: all cases, of which each process needs ``cases_a_step``; None where nothing is trained.
-        cases_a_step: of training, batch size times accumulation: with fewer, an epoch has no step.
+        training: all cases, of which each process needs ``cases_a_step``; None without training.
+        cases_a_step: batch size times accumulation; with fewer cases an epoch has no step.
 
     Raises:
-        UsageError: if a list comes from the index, or is empty, and the index is of no use; or there are too few cases.
+        UsageError: if there are too few cases, or a list is empty or from the index, and the index cannot be used.
     """
     processes = distributed.world_size()
     found = {"evaluation": (sum(distributed.gather(len(evaluation))), 1)}
@@ -167,6 +170,6 @@ def require_data(
 
 
 def default_folder() -> str:
-    """Where prepared data lie by default: under ``PYTORCH_TRAIN_DATASET`` if that is set, else ``data/``."""
+    """Return the default directory of preprocessed data: under ``PYTORCH_TRAIN_DATASET`` if set, else ``data/``."""
     root = os.environ.get("PYTORCH_TRAIN_DATASET")
     return str(Path(root) / "KiTS19" / "pre_data_dir") if root else "data"

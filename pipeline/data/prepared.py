@@ -1,4 +1,4 @@
-"""Opening prepared cases without reading them, and preparing those that are not."""
+"""Open preprocessed cases as memory maps, and preprocess raw cases on request."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from .cases import RawCase, read_case
 
 
 class OpenPreparedd(MapTransform):
-    """Replaces paths of ``.npy`` files by memory-mapped arrays, so that a crop reads only what it keeps.
+    """Replace paths of ``.npy`` files by memory-mapped arrays, so that a crop reads only its own voxels.
 
-    The maps are copy-on-write: whoever writes to one changes memory, never the file.
+    The maps are copy-on-write: a write changes memory, never the file.
 
-    A case of other programs, which have scans and label maps as they were stored, is prepared each time it is asked
-    for; that takes seconds, so `kits-unet3d prepare` is the better way for many epochs.
+    Other programs may give raw scans and label maps. Such a case is preprocessed at each access, which takes seconds;
+    for many epochs use `kits-unet3d prepare`.
 
     Args:
-        keys: of the paths.
-        recipe: for what is not prepared: a case with the paths ``image`` and ``label``, which gets ``boxes`` and, as
-            ``case_id``, its image's path. Without one such a case is an error.
-        allow_missing_keys: pass over keys that the dictionary lacks.
+        keys: keys of the paths.
+        recipe: preprocessing parameters for a raw case, given by the paths ``image`` and ``label``. The case gets
+            ``boxes`` and, as ``case_id``, the path of its image. Without parameters a raw case is an error.
+        allow_missing_keys: skip keys that the dictionary lacks.
     """
 
     def __init__(self, keys: KeysCollection, recipe: Recipe | None = None, allow_missing_keys: bool = False) -> None:
@@ -64,15 +64,15 @@ def _prepared(image: Path, label: Path, recipe: Recipe) -> dict[Hashable, Any]:
 
 
 class SyntheticIndex:
-    """Gives data lists as :class:`Index` does, of random volumes in memory: speed can be measured without data.
+    """Make data lists like :class:`Index` from random volumes in memory, to measure speed without data.
 
-    Augmentation has the same work with them as with real cases; reading files is left out.
+    Augmentation takes the same work as with real cases, but no files are read.
 
     Args:
         roi_size: (D, H, W) of every volume, in voxels.
-        cases: of each split. They share ``volumes`` arrays, so that any number needs the same memory.
-        volumes: how many different volumes there are.
-        seed: of their voxels.
+        cases: cases of each split. They share ``volumes`` arrays, so that any number needs the same memory.
+        volumes: number of different volumes.
+        seed: seed of the voxels.
     """
 
     def __init__(self, roi_size: Sequence[int], cases: int, volumes: int = 4, seed: int = 0) -> None:
@@ -80,7 +80,7 @@ class SyntheticIndex:
             raise ValueError(f"cases and volumes must be positive, got {cases} and {volumes}")
         generator = np.random.default_rng(seed)
         label = np.zeros((1, *roi_size), np.uint8)
-        # A tumour within a kidney, since the balanced crop looks for both.
+        # The balanced crop needs both classes, so put a tumour within a kidney.
         for number, margin in ((1, 1 / 4), (2, 3 / 8)):
             d, h, w = (slice(int(n * margin), n - int(n * margin)) for n in roi_size)
             label[0, d, h, w] = number
@@ -95,7 +95,7 @@ class SyntheticIndex:
         ]
 
     def data_list(self, split: str) -> list[dict[str, Any]]:
-        """Each holds case_id, image and label (arrays (1, D, H, W)), and boxes: component boxes by class number."""
+        """Return cases with case_id, image and label (arrays (1, D, H, W)), and boxes (component boxes by class)."""
         return [
             {"case_id": f"{split}_{number:05d}", **self.volumes[number % len(self.volumes)]}
             for number in range(self.cases)

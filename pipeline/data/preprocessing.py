@@ -1,4 +1,4 @@
-"""From raw cases to prepared ones: the reference's two arrays a case, and an index beside them."""
+"""Preprocess raw cases into two arrays each, as the reference does, and an index."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from .index import Index
 
 
 def result_files(folder: Path, case_id: str) -> dict[str, Path]:
-    """The reference's file names."""
+    """Return the reference's file names for a case."""
     return {"image": folder / f"{case_id}_x.npy", "label": folder / f"{case_id}_y.npy"}
 
 
 def prepare_case(case: RawCase, folder: Path, recipe: Recipe) -> dict[str, Any]:
-    """Writes ``case_XXXXX_x.npy`` (float32) and ``_y.npy`` (uint8), each (1, D, H, W); returns the index record.
+    """Write ``case_XXXXX_x.npy`` (float32) and ``_y.npy`` (uint8), each (1, D, H, W); return the index record.
 
     Raises:
-        CaseError: naming the file and what is wrong with it.
+        CaseError: if a file cannot be used; it names file and fault.
     """
     raw = read_case(case, len(recipe.classes))
     source_shape = list(raw["image"].shape[1:])
     resample, *others = preparation(recipe, source_key="spacing_mm").transforms
     prepared: dict[Hashable, Any] = {}
-    # One by one, each let go once it is resampled: whole, they are most of the memory.
+    # The raw arrays take most of the memory, so release each one as soon as it is resampled.
     for key, dtype in (("label", torch.uint8), ("image", torch.float32)):
         prepared[key] = resample({key: raw.pop(key), "spacing_mm": raw["spacing_mm"]})[key].to(dtype)
     for transform in others:
@@ -72,21 +72,21 @@ def prepare_dataset(
     workers: int = 1,
     limit: float | None = None,
 ) -> dict[str, str]:
-    """Prepares every case of ``data_dir`` that ``folder`` does not hold yet; returns what failed, by case.
+    """Preprocess every case of ``data_dir`` that ``folder`` lacks; return the error messages by case.
 
-    May be interrupted at any moment: the index names only finished cases, a rerun does the others, and the
-    bytes at the end are the same. A case whose source has changed is prepared again.
+    It may be interrupted at any moment. The index contains only finished cases. A rerun makes the others, with the
+    same bytes. A case with a changed source is preprocessed again.
 
     Args:
-        data_dir: as :func:`~kits_unet3d.pipeline.data.find_cases` takes it.
-        folder: for the prepared cases and their index.
-        recipe: the reference's if not given.
-        workers: cases at a time, as long as their memory allows.
-        limit: bytes of memory that cases at a time may need together, without the libraries' own; what is free if
-            not given. A case that needs more is prepared alone.
+        data_dir: source as for :func:`~kits_unet3d.pipeline.data.find_cases`.
+        folder: directory for the preprocessed cases and their index.
+        recipe: preprocessing parameters; the reference's by default.
+        workers: cases at a time, as far as memory allows.
+        limit: bytes of memory that concurrent cases may need together, without the libraries; the free memory by
+            default. A case that needs more runs alone.
 
     Raises:
-        UsageError: if there is nothing to prepare, or ``folder`` was prepared with other numbers.
+        UsageError: if no case is found, or ``folder`` has another data set or other preprocessing parameters.
     """
     recipe, folder = recipe or Recipe(), Path(folder)
     name, cases = find_cases(data_dir)
@@ -120,20 +120,20 @@ def _finished(case: RawCase, index: Index) -> bool:
             and all(path.is_file() for path in result_files(index.folder, case.case_id).values())
             and record["source_sha256"] == _source_hashes(case)
         )
-    except OSError:  # image or label is gone: preparing the case says which, and the others go on
+    except OSError:  # image or label is missing: preprocessing reports which, and continues with the other cases
         return False
 
 
 def _prepare_all(
     cases: list[RawCase], folder: Path, recipe: Recipe, workers: int, limit: float
 ) -> Iterator[tuple[RawCase, dict[str, Any] | CaseError]]:
-    """Each case with its record, or with what is wrong with it, as they finish."""
+    """Yield each case with its record or its error, in the order of completion."""
     if workers <= 1 or len(cases) <= 1:
         for case in cases:
             yield case, _attempt(case, folder, recipe)
         return
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # a case a core, each in one thread: nearly all of the work is done without Python's lock
+    torch.set_num_threads(1)  # one thread a case: nearly all of the work runs without Python's global lock
     try:
         needs = [needed_bytes(case, recipe) for case in cases]
         yield from run_bounded(lambda case: _attempt(case, folder, recipe), cases, needs, workers, limit)
@@ -146,5 +146,5 @@ def _attempt(case: RawCase, folder: Path, recipe: Recipe) -> dict[str, Any] | Ca
         return prepare_case(case, folder, recipe)
     except CaseError as error:
         return error
-    except Exception as error:  # whatever else is wrong with one case, the others are still to be prepared
+    except Exception as error:  # any other fault of one case must not stop the others
         return CaseError(f"{case.image}: cannot be prepared ({type(error).__name__}: {error}); export it again")

@@ -1,4 +1,4 @@
-"""Which case comes when, and what its augmentation draws: all of it from one seed, for any number of processes."""
+"""Derive the order of the cases and their augmentation from one seed, for any number of processes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ..runtime import distributed
 
 
 class Seeds:
-    """All seeds of a run, from one master seed.
+    """Derive all seeds of a run from one master seed.
 
-    Each process has one seed, drawn as the MLPerf reference draws them. Each epoch and each sample has one
-    too, which does not depend on the number of processes, so that more of them see the same samples faster.
+    Each process has a seed, drawn as in the MLPerf reference. The seeds of epochs and samples do not depend on the
+    number of processes, so that more processes see the same samples faster.
 
     Args:
-        master: the seed of the run; -1 for a new one from the operating system, the same on all processes.
+        master: seed of the run; -1 takes a new one from the operating system, the same on all processes.
     """
 
     def __init__(self, master: int = 1) -> None:
@@ -30,29 +30,28 @@ class Seeds:
 
     @property
     def process(self) -> int:
-        """For what this process draws outside of samples, the network's first weights among it."""
+        """Return the seed for draws of this process outside of samples, such as the network's initial weights."""
         generator = random.Random(self.master)
         return [generator.randint(0, 2**32 - 1) for _ in range(distributed.world_size())][distributed.rank()]
 
     def epoch(self, epoch: int) -> int:
-        """For the order of the cases in ``epoch``, counted from 1."""
+        """Return the seed for the order of the cases in ``epoch``, counted from 1."""
         return int(np.random.SeedSequence([self.master, epoch]).generate_state(1)[0])
 
     def sample(self, epoch: int, index: int) -> int:
-        """For the augmentation of case number ``index`` in ``epoch``."""
-        # From 1, since a SeedSequence does not tell a last 0 from nothing.
+        """Return the seed for the augmentation of case number ``index`` in ``epoch``."""
+        # Count from 1: a SeedSequence ignores a trailing 0.
         return int(np.random.SeedSequence([self.master, epoch, index + 1]).generate_state(1)[0])
 
 
 class CaseSampler(DistributedSampler):  # type: ignore[type-arg]
-    """Each epoch a new order; this process's share of it as (epoch, index), for a :class:`SeededDataset`.
+    """Yield this process's share of each epoch's order as (epoch, index), for a :class:`SeededDataset`.
 
-    What does not fill the processes evenly is left out, so that nothing is seen twice in an epoch; it
-    is another part each time. MONAI's engines tell a sampler of this kind the epoch.
+    Each epoch has a new order. Cases that do not divide evenly among processes are omitted, others each time, so
+    that a case never occurs twice in an epoch. MONAI's engines set the epoch.
 
     Attributes:
-        skip: so many samples of this process are left out of the next pass, once: those that a run that is
-            continued has seen already.
+        skip: number of this process's samples to omit once, in the next pass; a resumed run has seen them.
     """
 
     def __init__(self, dataset: Sized, seeds: Seeds) -> None:
@@ -68,23 +67,22 @@ class CaseSampler(DistributedSampler):  # type: ignore[type-arg]
 
 
 def leave_ctrl_c_to_the_trainer(_: int) -> None:
-    """For ``DataLoader(worker_init_fn=…)``: Ctrl-C reaches data workers too, and the step still needs them.
+    """Ignore Ctrl-C in a data worker, since the current step still needs it; use as ``worker_init_fn``.
 
-    SIGTERM ends a worker, whatever its parent does with it: that is how the parent stops it in the end.
+    SIGTERM gets its default action and ends the worker, because the parent stops it with this signal.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class SeededDataset(Dataset):
-    """A MONAI data set whose random transforms are seeded anew for each sample.
+    """Seed the random transforms of a MONAI data set anew for each sample.
 
-    A sample is then the same whichever process or data worker makes it, and nothing about the
-    workers needs to be kept to continue a run.
+    A sample is then the same in every process and data worker. To resume a run, no state of the workers is needed.
 
     Args:
         data, transform: as for MONAI's ``Dataset``.
-        seeds: of the run.
+        seeds: seeds of the run.
     """
 
     def __init__(self, data: list[dict[str, Any]], transform: Compose, seeds: Seeds) -> None:

@@ -1,4 +1,4 @@
-"""Are the prepared files what they must be?"""
+"""Compare preprocessed files with their known hashes."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from .preprocessing import result_files
 
 @dataclass(frozen=True)
 class Verdict:
-    """Of one file; ``outcome`` is right, different, missing or unknown."""
+    """Hold the result for one file; ``outcome`` is right, different, missing or unknown."""
 
     file: str
     outcome: str
 
 
 def expected_hashes(folder: Path, against: str = "auto") -> dict[str, str]:
-    """MD5 of each file that ``folder`` must hold: what KiTS19's are known to be, or what its own index recorded.
+    """Return the expected MD5 of each file in ``folder``, as known for KiTS19 or as recorded in its index.
 
-    ``against`` is ``"kits19"``, ``"index"`` or ``"auto"``: the index for other data sets than KiTS19, and for
-    KiTS19 prepared with other numbers than the reference's. A folder without an index may have been prepared by
-    the reference, and is held against KiTS19.
+    ``against`` is ``"kits19"``, ``"index"`` or ``"auto"``. ``"auto"`` takes the index for other data sets, and for
+    KiTS19 with preprocessing parameters other than the reference's. Without an index it takes KiTS19, since
+    the data may come from the reference.
     """
     if against == "index" or (against == "auto" and Index.exists(folder)):
         index = Index.read(folder)
@@ -46,7 +46,7 @@ def expected_hashes(folder: Path, against: str = "auto") -> dict[str, str]:
 
 
 def verify(folder: str | Path, against: str = "auto") -> Iterator[Verdict]:
-    """A verdict for each file that should be there and each array that is; never stops at the first fault."""
+    """Yield a verdict for each expected file and each unexpected array; continue after a fault."""
     folder = Path(folder)
     expected = expected_hashes(folder, against)
     for name, md5 in sorted(expected.items()):

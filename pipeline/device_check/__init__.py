@@ -1,4 +1,4 @@
-"""Whether a device computes what a CPU does: for whoever has the hardware. Run by ``kits-unet3d device``."""
+"""Check that a device and a CPU compute the same, on the user's hardware. Run by ``kits-unet3d device``."""
 
 from .checks import Check, gathered, run_checks
 from .detours import Detours

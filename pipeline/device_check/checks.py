@@ -1,4 +1,4 @@
-"""The checks, each a sentence with a verdict."""
+"""Run the checks of a device, and report a verdict for each."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ..runtime import distributed
 from .detours import Detours
 from .workload import Workload
 
-#: Largest differences from the CPU that still count as the same, in FP32; each relative to the CPU's value.
+#: Largest accepted differences from the CPU in FP32, each relative to the CPU's value.
 LOSS_TOLERANCE, UPDATE_TOLERANCE, LOGITS_TOLERANCE = 1e-4, 1e-2, 1e-3
-#: The same for logits in bf16, which keeps 8 bits: 30 roundings in a row may add up to that.
+#: The same for logits in bf16, which keeps 8 bits: 30 roundings in a row may add up to this.
 BF16_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
 class Check:
-    """One question, whether the answer is good, and the answer."""
+    """Hold a check's question, its verdict and its answer."""
 
     name: str
     ok: bool
@@ -31,9 +31,10 @@ class Check:
 
 
 def run_checks(accelerator: Accelerator, workload: Workload) -> list[Check]:
-    """All checks of this process's card, and of the cards together if there are several processes.
+    """Run all checks of this process's accelerator, and of all accelerators if there are several processes.
 
-    An error is the failure of its check alone. Only between cards it ends the run, since the others wait for this one.
+    An error fails its own check alone. Only an error between accelerators ends the run, since the others wait for this
+    one.
     """
     reference = resolve("cpu")
     computed: dict[str, torch.Tensor] = {}
@@ -54,7 +55,7 @@ def run_checks(accelerator: Accelerator, workload: Workload) -> list[Check]:
 def _answered(name: str, check: Callable[[], tuple[bool, str]]) -> Check:
     try:
         return Check(name, *check())
-    except Exception as error:  # a device can fail in any way; the other checks still tell something
+    except Exception as error:  # devices fail in many ways; the other checks still count
         return Check(name, False, f"{type(error).__name__}: {error}".splitlines()[0])
 
 
@@ -63,7 +64,7 @@ def _weights(network: nn.Module) -> torch.Tensor:
 
 
 def _relative(value: torch.Tensor, reference: torch.Tensor) -> float:
-    """Largest difference by the largest value of the reference; not finite if either is not."""
+    """Divide the largest difference by the largest value of the reference; not finite if either is not."""
     return float((value - reference).abs().max() / reference.abs().max())
 
 
@@ -120,11 +121,11 @@ def _time(accelerator: Accelerator, workload: Workload) -> tuple[bool, str]:
 
 
 def _all_reduce(accelerator: Accelerator, workload: Workload) -> tuple[bool, str]:
-    """As many numbers as the network has, and a CPU's object, from every process to every other."""
+    """Sum as many numbers as the network has over all processes, and gather a CPU object from each."""
     count, size = _weights(workload.fresh_network(accelerator)).numel(), distributed.world_size()
     expected = size * (size + 1) / 2
     seconds = 0.0
-    for _ in range(2):  # the first time connects the cards
+    for _ in range(2):  # the first call connects the accelerators
         numbers = torch.full((count,), float(distributed.rank() + 1), device=accelerator.device)
         accelerator.synchronize()
         started = time.perf_counter()
@@ -137,7 +138,7 @@ def _all_reduce(accelerator: Accelerator, workload: Workload) -> tuple[bool, str
 
 
 def _together(accelerator: Accelerator, workload: Workload) -> tuple[bool, str]:
-    """Each process trains on a patch of its own; their weights must stay the same."""
+    """Train each process on a patch of its own; their weights must stay the same."""
     network = accelerator.wrap(workload.fresh_network(accelerator))
     workload.train(accelerator, network, steps=2, batch=workload.batch(distributed.rank()))
     weights = _weights(network)
@@ -148,7 +149,7 @@ def _together(accelerator: Accelerator, workload: Workload) -> tuple[bool, str]:
 
 
 def gathered(checks: list[Check]) -> list[Check]:
-    """One verdict for each check from those of all processes: good only if all are."""
+    """Merge the verdicts of all processes on each check; a check passes only if all pass."""
     by_rank = distributed.gather_by_case({f"{distributed.rank():06d}": checks})
     merged = []
     for card_checks in zip(*by_rank.values(), strict=True):

@@ -1,4 +1,4 @@
-"""Which operations a device lacks."""
+"""List the operations that a device lacks."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch.utils._pytree import tree_map
 
 
 class Detours(TorchDispatchMode):
-    """Within it, an operation that the device does not implement is counted and done on the CPU.
+    """Count the operations that the device does not implement, and run them on the CPU.
 
-    So one run lists all of them, where an error would stop at the first. The device must be told to refuse such
-    operations instead of taking the detour by itself (:func:`kits_unet3d.pipeline.device.strict_environment`).
+    So one run lists all of them, while an error would stop at the first. The device must refuse such operations instead
+    of its own silent fallback (:func:`kits_unet3d.pipeline.device.strict_environment`).
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Detours(TorchDispatchMode):
 
 
 def _on_cpu(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``func`` on CPU copies of its tensors; what it writes into or gives back is on the device again."""
+    """Run ``func`` on CPU copies of its tensors; move its results and writes back to the device."""
     copies: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     devices: list[torch.device] = []
     cpu = torch.device("cpu")

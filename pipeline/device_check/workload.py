@@ -1,4 +1,4 @@
-"""What a self-check computes: the configured network and loss on a made-up patch."""
+"""Run the configured network and loss on a synthetic patch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..training import TrainStep
 
 @dataclass(frozen=True)
 class Workload:
-    """The same numbers on every device.
+    """Compute the same numbers on every device.
 
     Attributes:
         network: as :func:`kits_unet3d.pipeline.model.describe_network` describes it.
@@ -38,13 +38,13 @@ class Workload:
     rate: float = 0.01
 
     def fresh_network(self, accelerator: Accelerator) -> nn.Module:
-        """The network on the device, with the same weights each time."""
+        """Create the network on the device, with the same weights each time."""
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(0)
             return build_network(self.network).to(accelerator.device)
 
     def batch(self, seed: int = 0) -> dict[str, torch.Tensor]:
-        """One made-up image, float32 (1, 1, D, H, W), and label, classes 0 to 2, on the CPU."""
+        """Create a synthetic image, float32 (1, 1, D, H, W), and label, classes 0 to 2, on the CPU."""
         generator = torch.Generator().manual_seed(seed)
         shape = (1, 1, *[self.patch] * 3)
         label = torch.randint(0, 3, shape, generator=generator)
@@ -57,7 +57,7 @@ class Workload:
         steps: int = 1,
         batch: Mapping[str, torch.Tensor] | None = None,
     ) -> list[float]:
-        """The loss of each of some steps with ``batch``, or a made-up one, which change ``network``."""
+        """Train ``network`` for some steps on ``batch`` or a synthetic one; return the loss of each step."""
         losses: list[float] = []
         trainer = SupervisedTrainer(
             device=accelerator.device,
@@ -76,7 +76,7 @@ class Workload:
         return losses
 
     def seconds_a_step(self, accelerator: Accelerator, steps: int = 3) -> float:
-        """Mean time of a training step, after one that is not counted."""
+        """Return the mean time of a training step, after one that is not counted."""
         network = self.fresh_network(accelerator)
         times = []
         for counted in (1, steps):
@@ -87,9 +87,9 @@ class Workload:
             times.append((time.perf_counter() - started) / counted)
         return times[-1]
 
-    @torch.no_grad()  # not inference_mode, in which :class:`Detours` would see operations before they are taken apart
+    @torch.no_grad()  # not inference_mode, in which :class:`Detours` would see operations before their decomposition
     def window(self, accelerator: Accelerator) -> torch.Tensor:
-        """Logits of one sliding window, (1, classes, D, H, W), on the CPU."""
+        """Return the logits of one sliding window, (1, classes, D, H, W), on the CPU."""
         inferer = AutocastInferer(ReferenceWindows(self.patch, stitch_device="cpu"), accelerator)
         image = self.batch()["image"].to(accelerator.device)
         return inferer(image, self.fresh_network(accelerator).eval())

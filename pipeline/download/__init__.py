@@ -1,4 +1,4 @@
-"""KiTS19 from where its authors publish it."""
+"""Download KiTS19 from its authors' servers."""
 
 from .fetch import Patience, fetch
 from .kits19 import Sources, case_ids, download_dataset, summary

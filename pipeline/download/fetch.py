@@ -1,4 +1,4 @@
-"""One gzip file over HTTP: resumed where it broke off, tried again, and kept only if it is whole."""
+"""Download one gzip file over HTTP: resume it, retry it, and keep it only if it is whole."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from pathlib import Path
 
 from ..runtime.errors import CaseError, UsageError
 
-#: Answers after which the same request may well succeed; every other 4xx is final.
+#: HTTP statuses after which the same request may succeed; every other 4xx is final.
 PASSING = {408, 416, 425, 429}
-#: What beginnings of files tell that are no gzip.
+#: First bytes of files that are not gzip, and the kinds of these files.
 KNOWN_BEGINNINGS = {b"version https://git-lfs": "a Git LFS pointer", b"<": "an HTML page"}
 LONGEST_WAIT_S = 120.0
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to try.
+    """Hold the timeout and the retries of a download.
 
     Attributes:
-        timeout_s: without a byte from the server, in seconds.
+        timeout_s: longest time without a byte from the server, in seconds.
         retries: further tries after the first.
-        wait_s: before the first of them; doubled before each next one, up to two minutes.
+        wait_s: seconds before the first retry; doubled before each next one, up to two minutes.
     """
 
     timeout_s: float = 60.0
@@ -42,12 +42,12 @@ class Patience:
             raise UsageError(f"timeout must be positive, retries and waits not negative, got {self}")
 
     def wait(self, attempt: int) -> float:
-        """Seconds to wait after the ``attempt``-th failure, counted from 0."""
+        """Return the seconds to wait after the ``attempt``-th failure, counted from 0."""
         return min(self.wait_s * 2.0**attempt, LONGEST_WAIT_S)
 
 
 class _TryAgainError(Exception):
-    """This try failed; ``after_s`` is how long the server asks to be left alone."""
+    """Report that this try failed; ``after_s`` is the wait in seconds that the server asks for."""
 
     def __init__(self, reason: str, after_s: float = 0.0) -> None:
         super().__init__(reason)
@@ -55,13 +55,13 @@ class _TryAgainError(Exception):
 
 
 def fetch(url: str, path: Path, patience: Patience, stop: threading.Event) -> None:
-    """Downloads ``url`` to ``path``, which appears only when the whole file is there and its CRC is right.
+    """Download ``url`` to ``path``, which appears only when the file is whole and its CRC is right.
 
-    What was received before a failure stays beside it as ``.part-<name>`` and is continued by the next try or
-    call, if the server says that the file is still the same one.
+    A failed try keeps the received bytes beside it as ``.part-<name>``. The next try or call resumes them, if the
+    server reports that the file is unchanged.
 
     Raises:
-        CaseError: if the server has no such file, no try brought a whole one, or it cannot be written.
+        CaseError: if the server lacks the file, no try received a whole one, or it cannot be written.
         KeyboardInterrupt: if ``stop`` was set.
     """
     if not url.startswith(("https://", "http://")):
@@ -87,7 +87,7 @@ def fetch(url: str, path: Path, patience: Patience, stop: threading.Event) -> No
 def _keep(part: Path, path: Path) -> None:
     try:
         require_whole_gzip(part)
-    except CaseError as error:  # received as announced, and yet not whole: nothing to go on from
+    except CaseError as error:  # received as announced, yet not whole: there is nothing to resume
         part.unlink()
         raise _TryAgainError(str(error)) from error
     finally:
@@ -96,10 +96,10 @@ def _keep(part: Path, path: Path) -> None:
 
 
 def require_whole_gzip(path: Path) -> None:
-    """Reads a gzip file to its end.
+    """Read a gzip file to its end.
 
     Raises:
-        CaseError: if it is none, is cut short or has a wrong CRC.
+        CaseError: if it is not gzip, is cut short or has a wrong CRC.
     """
     with open(path, "rb") as stream:
         head = stream.read(32)
@@ -115,12 +115,12 @@ def require_whole_gzip(path: Path) -> None:
 
 
 def _validator(part: Path) -> Path:
-    """Where it is kept which version of the file ``part`` is a part of."""
+    """Return the path of the record that identifies the file version of ``part``."""
     return part.with_name(f"{part.name}.etag")
 
 
 def _receive(url: str, part: Path, timeout_s: float, stop: threading.Event) -> None:
-    """One request; appends to ``part`` if the server lets it be continued, else starts it anew."""
+    """Send one request; append to ``part`` if the server can resume it, else start it anew."""
     validator = _validator(part)
     known = validator.read_text(encoding="utf-8") if validator.is_file() and part.is_file() else ""
     start = part.stat().st_size if known else 0
@@ -135,7 +135,7 @@ def _receive(url: str, part: Path, timeout_s: float, stop: threading.Event) -> N
                 start = 0
                 validator.write_text(_version(response.headers), encoding="utf-8")
             with open(part, "ab" if continued else "wb") as stream:
-                while block := response.read1(1 << 18):  # what has come, not what may yet come
+                while block := response.read1(1 << 18):  # returns received bytes without waiting for more
                     stream.write(block)
                     if stop.is_set():
                         raise KeyboardInterrupt
@@ -143,7 +143,7 @@ def _receive(url: str, part: Path, timeout_s: float, stop: threading.Event) -> N
         if length is not None and received != length:
             raise _TryAgainError(f"it broke off after {received} of {length} bytes")
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing beyond what is there, and yet it was not whole
+        if error.code == 416:  # the server has no further bytes, yet the file was not whole
             part.unlink(missing_ok=True)
         if 400 <= error.code < 500 and error.code not in PASSING:
             raise CaseError(f"{url}: HTTP {error.code} {error.reason}; check the address and the case") from error
@@ -155,7 +155,7 @@ def _receive(url: str, part: Path, timeout_s: float, stop: threading.Event) -> N
 
 
 def _length(headers: http.client.HTTPMessage, start: int | None) -> int | None:
-    """Size of the whole file as announced, if it is."""
+    """Return the announced size of the whole file; None if it is not announced."""
     if start is None:
         announced = headers.get("Content-Length", "")
         return int(announced) if announced.isdigit() else None
@@ -166,7 +166,7 @@ def _length(headers: http.client.HTTPMessage, start: int | None) -> int | None:
 
 
 def _version(headers: http.client.HTTPMessage) -> str:
-    """What tells this version of the file from another; a weak tag does not."""
+    """Return the tag of this version of the file; a weak tag does not identify a version."""
     tag = headers.get("ETag", "")
     return "" if tag.startswith("W/") else tag or headers.get("Last-Modified", "")
 

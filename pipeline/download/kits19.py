@@ -1,4 +1,4 @@
-"""KiTS19's cases: what is fetched from where, and a manifest of what is there."""
+"""Download KiTS19's cases and list their files in a manifest."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from .fetch import Patience, fetch, require_whole_gzip
 MANIFEST = "download.json"
 LICENCE = "CC BY-NC-SA 4.0, https://creativecommons.org/licenses/by-nc-sa/4.0/"
 CITATION = "Heller et al., The KiTS19 Challenge Data, arXiv:1904.00445, 2019"
-#: File of a case by part, as in KiTS19's repository, and about how many bytes it has on average.
+#: File of each part of a case, as in KiTS19's repository, and its approximate mean size in bytes.
 FILES = {"images": ("imaging.nii.gz", 140e6), "labels": ("segmentation.nii.gz", 0.3e6)}
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Base addresses; a mirror keeps the same names below its own.
+    """Hold the base addresses; a mirror keeps the same names below its own.
 
     Attributes:
-        images: folder of ``case_00000.nii.gz``, … (the challenge's data set).
-        labels: folder of ``case_00000/segmentation.nii.gz``, … (KiTS19's repository).
+        images: directory of ``case_00000.nii.gz``, … (the challenge's data set).
+        labels: directory of ``case_00000/segmentation.nii.gz``, … (KiTS19's repository).
     """
 
     images: str = "https://huggingface.co/datasets/neheller/KiTS-Challenge-Imaging/resolve/main/images"
@@ -45,10 +45,10 @@ class Sources:
 
 
 def case_ids(given: Iterable[str]) -> list[str]:
-    """Labelled cases named as ``3``, ``case_00003`` or ``0-9``, sorted; all 210 if nothing is given.
+    """Parse labelled cases named as ``3``, ``case_00003`` or ``0-9``; return them sorted, all 210 by default.
 
     Raises:
-        UsageError: if one is not named so, or KiTS19 has no label for it.
+        UsageError: if a name has another form, or KiTS19 has no label for it.
     """
     wanted: set[str] = set()
     for text in given:
@@ -65,7 +65,7 @@ def case_ids(given: Iterable[str]) -> list[str]:
 
 
 def summary(out: str | Path, cases: Sequence[str], parts: Sequence[str]) -> str:
-    """What is about to be downloaded, how much, and under which licence."""
+    """Summarise the download: its parts, cases, size and licence."""
     size = sum(FILES[part][1] for part in parts) * len(cases)
     return (
         f"KiTS19: {' and '.join(parts)} of {len(cases)} cases, about {size / 1e9:.1f} GB, into {out}\n"
@@ -83,10 +83,10 @@ def download_dataset(
     patience: Patience | None = None,
     parallel: int = 3,
 ) -> dict[str, str]:
-    """Downloads what ``out`` does not hold yet; returns what failed, by file.
+    """Download the files that ``out`` lacks; return the errors by file.
 
-    ``download.json`` lists every file with its address, bytes and SHA-256. A file that is listed and still has
-    this hash is not fetched again; one that is not listed but whole is taken over.
+    ``download.json`` lists every file with its address, bytes and SHA-256. A listed file with an unchanged hash is
+    not downloaded again. An unlisted file is listed as it is if it is whole.
 
     Raises:
         UsageError: if the disk is too small, or ``out`` holds a manifest that cannot be read.
@@ -124,7 +124,7 @@ def download_dataset(
 def _obtain(
     url: str, path: Path, listed: dict[str, Any] | None, patience: Patience, stop: threading.Event
 ) -> dict[str, Any]:
-    """The file's entry in the manifest, once it is there."""
+    """Download the file unless it is there, and return its entry in the manifest."""
     if path.is_file():
         found = {"bytes": path.stat().st_size, "sha256": file_hash(path)}
         if listed is not None and found == {name: listed[name] for name in found}:
@@ -134,7 +134,7 @@ def _obtain(
                 require_whole_gzip(path)
                 return {"url": None, **found}
             except CaseError:
-                pass  # not whole, whoever put it there: fetched like a missing one
+                pass  # not whole: downloaded like a missing file
     fetch(url, path, patience, stop)
     return {"url": url, "bytes": path.stat().st_size, "sha256": file_hash(path)}
 

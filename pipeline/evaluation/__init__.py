@@ -1,4 +1,4 @@
-"""Scores: MLPerf's mean_dice on the prepared grid, KiTS19's own and the surfaces' on the scan's grid."""
+"""Compute scores: MLPerf's mean_dice on the preprocessed grid, KiTS19's and surface scores on the scan's grid."""
 
 from .case_scores import CaseScores, ScoreWriter, dice_scores, start
 from .scores import Scores

@@ -1,4 +1,4 @@
-"""The reference's score: Dice per case and class, each case weighing the same whoever computed it."""
+"""Score each case by the reference's Dice, with equal weight for each case on any number of processes."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from .scores import Scores
 
 
 def dice_scores(predicted: torch.Tensor, label: torch.Tensor, classes: int = 3) -> list[float]:
-    """Dice of each class above the background for one case.
+    """Compute the Dice of each class above the background for one case.
 
     Args:
         predicted, label: (1, D, H, W) or (D, H, W) with class numbers.
-        classes: with the background.
+        classes: number of classes, with the background.
 
-    A class that is neither predicted nor there scores 1, as the reference's 1e-6 in numerator and
-    denominator makes it.
+    A class that is absent from prediction and label scores 1. The reference's 1e-6 in numerator and denominator
+    gives the same.
     """
     metric = DiceMetric(include_background=False, ignore_empty=False, num_classes=classes)
     shape = (1, 1, *predicted.shape[-3:])
@@ -36,16 +36,16 @@ def dice_scores(predicted: torch.Tensor, label: torch.Tensor, classes: int = 3) 
 
 
 class CaseScores:
-    """Collects :func:`dice_scores` by case over an evaluation, gathers them over all processes, and puts
-    ``mean_dice``, ``L1_dice`` and ``L2_dice`` into ``engine.state.metrics``.
+    """Collect :func:`dice_scores` by case over an evaluation and gather them over all processes.
 
-    Usable as a MONAI ``key_val_metric``. The scores by case stay in ``self.by_case``.
+    Sets ``mean_dice``, ``L1_dice`` and ``L2_dice`` in ``engine.state.metrics``. Usable as a MONAI ``key_val_metric``.
+    The scores by case stay in ``self.by_case``.
 
-    The engine's batch must hold ``case_id``, its output ``pred`` and ``label`` with class numbers, decollated,
-    as MONAI's evaluators leave them.
+    The engine's batch must hold ``case_id``. Its output must hold ``pred`` and ``label`` with class numbers,
+    decollated, as MONAI's evaluators leave them.
 
     Args:
-        classes: with the background.
+        classes: number of classes, with the background.
     """
 
     def __init__(self, classes: int = 3) -> None:
@@ -74,9 +74,9 @@ class CaseScores:
 
     @property
     def table(self) -> Scores:
-        """The scores by case under their names, each case's mean over the classes first.
+        """Return the scores by case under their names; each case's mean over the classes comes first.
 
-        Sorted by case and summed in float64, so that a mean is the same for any number of processes.
+        Cases are sorted and summed in float64, so that a mean is the same for any number of processes.
         """
         table = Scores()
         for case_id, scores in sorted(self.by_case.items()):
@@ -86,13 +86,14 @@ class CaseScores:
 
 
 class ScoreWriter:
-    """Prints the means of a :class:`CaseScores` when its evaluation is over, and writes ``scores.json`` and
-    ``scores.csv``, by case; on the first process only. The JSON says on which device.
+    """Print the means of a :class:`CaseScores` after its evaluation and write the scores by case.
+
+    The first process alone writes ``scores.json`` and ``scores.csv``. The JSON names the device.
 
     Args:
         scores: attached to the same evaluator.
-        folder: where to.
-        accelerator: that it runs on.
+        folder: directory of both files.
+        accelerator: device of the evaluation.
     """
 
     def __init__(self, scores: CaseScores, folder: str | Path, accelerator: Accelerator) -> None:
@@ -117,10 +118,9 @@ logger = logging.getLogger("kits_unet3d.evaluation")
 def start(
     dataset_dir: str | Path, recipe: Recipe, accelerator: Accelerator, evaluation_data: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Checks that there are evaluation cases prepared as the model wants them, enough for all processes; logs
-    the device.
+    """Check that the evaluation cases are preprocessed as the model needs them, and log the device.
 
-    Ends the program with one sentence and exit code 2 if the data do not serve.
+    There must be enough cases for all processes. Otherwise the program ends with one error message and exit code 2.
     """
     with errors_reported():
         require_data(dataset_dir, recipe, evaluation_data)

@@ -1,4 +1,4 @@
-"""Two recipes on the same cases: means, spread over seeds, and how sure their difference is."""
+"""Compare two training recipes on the same cases: means, spread over seeds, and the interval of their difference."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from scipy.stats import t as student
 
 from ..runtime.errors import UsageError
 
-#: Scores by case, of one training: what ``kits-unet3d evaluate --out`` writes under ``cases``.
+#: Scores of one training by case, as ``kits-unet3d evaluate --out`` writes them under ``cases``.
 ByCase = Mapping[str, Mapping[str, float | None]]
 
 
 @dataclass(frozen=True)
 class Runs:
-    """The scores of one recipe's trainings.
+    """Hold the scores of one recipe's trainings.
 
     Attributes:
-        name: of the recipe.
-        runs: scores by case, of each seed in turn.
+        name: name of the recipe.
+        runs: scores by case, one mapping per seed.
     """
 
     name: str
@@ -33,10 +33,10 @@ class Runs:
 
     @classmethod
     def read(cls, name: str, files: Sequence[str | Path]) -> Runs:
-        """From the JSON files that ``kits-unet3d evaluate --out`` wrote, one a seed.
+        """Read the JSON files that ``kits-unet3d evaluate --out`` wrote, one per seed.
 
         Raises:
-            UsageError: if a file cannot be used, a case failed in it, or the files are not of the same cases.
+            UsageError: if a file cannot be used or lists a failed case, or if the files have different cases.
         """
         runs: list[ByCase] = []
         for file in files:
@@ -58,10 +58,10 @@ class Runs:
         return sorted(self.runs[0])
 
     def table(self, score: str) -> NDArray[np.float64]:
-        """(seeds, cases), cases in order of their names; NaN where the score is not defined.
+        """Return a score as (seeds, cases), cases in order of their names; NaN where it is undefined.
 
         Raises:
-            UsageError: if a case has no such score.
+            UsageError: if a case lacks the score.
         """
         try:
             rows = [[run[case][score] for case in self.cases] for run in self.runs]
@@ -70,16 +70,16 @@ class Runs:
         return np.array(rows, dtype=np.float64)
 
     def counted(self, score: str) -> int:
-        """How many cases have the score in every seed."""
+        """Count the cases that have the score in every seed."""
         return int((~np.isnan(self.table(score)).any(axis=0)).sum())
 
     def mean(self, score: str) -> float | None:
-        """Mean over the seeds of the mean over the cases that have the score; None if no case has it."""
+        """Return the mean over seeds of the mean over the cases that have the score; None if no case has it."""
         means = self._by_seed(score)
         return float(np.mean(means)) if means else None
 
     def spread(self, score: str) -> float | None:
-        """Standard deviation (of a sample, n - 1) over the seeds of the mean over cases; None for a single seed."""
+        """Return the sample standard deviation (n - 1) over seeds of the mean over cases; None for a single seed."""
         means = self._by_seed(score)
         return float(np.std(means, ddof=1)) if len(means) > 1 else None
 
@@ -89,11 +89,11 @@ class Runs:
 
 
 class Interval(NamedTuple):
-    """A difference of means, first minus second recipe, and the interval around it.
+    """Hold a difference of means, first minus second recipe, and the interval around it.
 
     Attributes:
         difference, low, high: in the score's unit.
-        cases: how many it rests on.
+        cases: number of cases it rests on.
     """
 
     difference: float
@@ -103,7 +103,7 @@ class Interval(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """``"above"``, ``"below"``, or ``"open"`` where the interval holds 0."""
+        """Return ``"above"``, ``"below"``, or ``"open"`` where the interval contains 0."""
         return "above" if self.low > 0 else "below" if self.high < 0 else "open"
 
 
@@ -116,25 +116,25 @@ def paired_interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Expanded percentile bootstrap of the difference of two recipes' means over seeds and cases.
+    """Bootstrap the difference of two recipes' means over seeds and cases (expanded percentile interval).
 
-    Each resample draws cases with replacement, the same for both recipes, since a hard case is hard for both; and the
-    seeds of each recipe with replacement, independently, since seed 1 of the one has nothing to do with seed 1 of the
-    other, unless both are of the same networks. Cases in which a seed of either has no score (NaN) are left out.
+    Each resample draws cases with replacement, the same for both recipes, since a hard case is hard for both. It draws
+    the seeds of each recipe with replacement too. These draws are independent, since equal seeds of different trainings
+    are unrelated, unless both recipes use the same networks. Cases without a score (NaN) in any seed are left out.
 
-    Drawn from n cases a mean has (n - 1) / n of its variance, and few cases have longer tails than the normal law's; so
-    percentiles further out are taken, by which a mean of normally distributed differences has the interval of Student's
-    t. For seeds nothing more is done: of one the interval holds nothing of what another would give.
+    A mean of n drawn cases has (n - 1) / n of its variance, and few cases have longer tails than a normal distribution.
+    Hence the percentiles lie further out: normally distributed differences get the interval of Student's t. Seeds get
+    no such correction: with a single seed the interval excludes the variation between seeds.
 
     Args:
         first, second: (seeds, cases), the same cases in the same order; the numbers of seeds may differ.
-        same_networks: seed by seed both are of the same training, used in two ways; then their seeds are drawn alike.
-        resamples: how many.
-        level: of confidence, 0 to 1.
-        seed: of the resampling; the same gives the same interval.
+        same_networks: both use the same training, seed by seed, in two ways; their seeds are then drawn alike.
+        resamples: number of resamples.
+        level: confidence level, 0 to 1.
+        seed: seed of the resampling; the same seed gives the same interval.
 
     Raises:
-        ValueError: if the shapes do not go together, no case is left, or a setting is out of range.
+        ValueError: if the shapes do not match, no case remains, or a setting is out of range.
 
     Source: Hesterberg, What teachers should know about the bootstrap, https://doi.org/10.1080/00031305.2015.1089789.
     """

@@ -1,4 +1,4 @@
-"""What ``kits-unet3d train`` leaves of a run beside its models."""
+"""Write, read and check the result that ``kits-unet3d train`` leaves beside its models."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from ..training.checkpoint import FINAL
 from ..training.run_state import differing
 
 RESULT_FILE = "result.json"
-#: Of what a checkpoint says of its training, that in which the folds of one cross-validation may differ.
+#: Entries of a checkpoint's configuration that may differ between the folds of one cross-validation.
 OF_ONE_FOLD = {"fold", "seed", "training_cases", "epoch_length"}
 
 
 @dataclass(frozen=True)
 class FoldResult:
-    """One training of a cross-validation.
+    """Describe one training of a cross-validation.
 
     Attributes:
-        folder: where it lies; not in the file, which may be moved with it.
-        fold: number of the fold that was held out, from 0; None where all training cases were trained on.
-        folds: how many there are.
-        training_cases: identifiers of those trained on.
-        evaluation_cases: of those evaluated: with a fold, the held out ones.
-        scores: of the last evaluation on the prepared grid: ``cases``, ``mean``, ``counted``.
+        folder: directory of the training; not in the file, which may be moved with it.
+        fold: number of the held-out fold, from 0; None for a training on all training cases.
+        folds: number of folds.
+        training_cases: identifiers of the training cases.
+        evaluation_cases: identifiers of the evaluated cases; with a fold, the held-out ones.
+        scores: of the last evaluation on the preprocessed grid: ``cases``, ``mean``, ``counted``.
     """
 
     folder: Path
@@ -42,21 +42,21 @@ class FoldResult:
 
     @property
     def checkpoint(self) -> Path:
-        """The last weights of the training: the best would be chosen by the cases that are to judge them."""
+        """Return the last weights, since the scored cases themselves would choose the best ones."""
         return self.folder / "models" / FINAL
 
     def write(self) -> None:
-        """Writes ``result.json`` into the folder, whole."""
+        """Write ``result.json`` into the directory as a whole file."""
         content = asdict(self)
         del content["folder"]
         write_json(self.folder / RESULT_FILE, content)
 
     @classmethod
     def read(cls, folder: str | Path) -> FoldResult:
-        """The inverse of :meth:`write`.
+        """Read the result that :meth:`write` wrote.
 
         Raises:
-            UsageError: if there is no such file, or it is damaged.
+            UsageError: if the file is missing or damaged.
         """
         path = Path(folder) / RESULT_FILE
         if not path.is_file():
@@ -69,11 +69,11 @@ class FoldResult:
 
 
 def read_results(folders: Sequence[str | Path]) -> list[FoldResult]:
-    """The trainings in ``folders``, by fold.
+    """Read the trainings in ``folders``, sorted by fold.
 
     Raises:
-        UsageError: if one is of no fold, two are of the same, or of different cross-validations: then a case would be
-            judged by a network that has seen it, or twice.
+        UsageError: if one has no fold, two held out the same case, or they are of different cross-validations. A
+            network would then be scored on a case that it has seen, or a case would be scored twice.
     """
     results = [FoldResult.read(folder) for folder in folders]
     seen: dict[str, FoldResult] = {}
@@ -97,7 +97,7 @@ def read_results(folders: Sequence[str | Path]) -> list[FoldResult]:
 
 
 def require_alike(results: Sequence[FoldResult]) -> None:
-    """Refuses trainings by different recipes or on different data, by what their checkpoints say of them.
+    """Check by the checkpoints that all trainings have the same recipe and data.
 
     Raises:
         UsageError: if one differs from the first.

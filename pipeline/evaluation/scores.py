@@ -1,4 +1,4 @@
-"""A table of scores: cases down, named numbers across, and their means."""
+"""Tabulate scores by case and compute their means."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ..runtime.files import whole_file, write_json
 
 @dataclass
 class Scores:
-    """Scores by case, each case with the same names.
+    """Hold scores by case, each case with the same names.
 
-    A score may be None where none is defined for a case, as the distance to an empty mask. Such a case is left
-    out of that score's mean, and ``counted`` says how many were not.
+    A score may be None where it is undefined for a case, such as the distance to an empty mask. Its mean leaves such
+    a case out, and ``counted`` is the number of the other cases.
     """
 
     by_case: dict[str, dict[str, float | None]] = field(default_factory=dict)
@@ -29,12 +29,12 @@ class Scores:
 
     @property
     def mean(self) -> dict[str, float | None]:
-        """Mean of each score over the cases that have it, each weighing the same; None if none has."""
+        """Return the mean of each score over the cases that have it, equally weighted; None if no case has it."""
         return {name: float(np.mean(values)) if values else None for name, values in self._defined().items()}
 
     @property
     def counted(self) -> dict[str, int]:
-        """How many cases each mean is of."""
+        """Count the cases behind each mean."""
         return {name: len(values) for name, values in self._defined().items()}
 
     def _defined(self) -> dict[str, list[float]]:
@@ -42,14 +42,14 @@ class Scores:
         return {name: [value for value in values if value is not None] for name, values in columns.items()}
 
     def as_dict(self) -> dict[str, Any]:
-        """``cases``, ``mean`` and ``counted``, for JSON."""
+        """Return ``cases``, ``mean`` and ``counted``, for JSON."""
         return {"cases": self.by_case, "mean": self.mean, "counted": self.counted}
 
     def write(self, json_path: str | Path | None, csv_path: str | Path | None, **more: Any) -> None:
-        """Writes the table as JSON (:meth:`as_dict` and ``more``) and as CSV, each whole.
+        """Write the table as JSON (:meth:`as_dict` and ``more``) and as CSV, each as a whole file.
 
-        The CSV has a row a case under ``case_id`` and the scores' names, then the rows ``mean`` and
-        ``counted``; a score that is not defined is null in the one and nothing in the other.
+        The CSV has a row per case with ``case_id`` and the scores, then the rows ``mean`` and ``counted``. An undefined
+        score is null in the JSON and empty in the CSV.
         """
         if json_path is not None:
             write_json(json_path, {**self.as_dict(), **more})

@@ -1,4 +1,4 @@
-"""Scores of structures on the scan's own grid; KiTS19's own, where kidney means kidney and tumour together."""
+"""Score structures on the scan's own grid as KiTS19 does: its kidney is kidney and tumour together."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from monai.transforms import generate_spatial_bounding_box
 
-#: The classes that make up each structure KiTS19 scores.
+#: The classes of each structure that KiTS19 scores.
 STRUCTURES: Mapping[str, Sequence[int]] = {"kidney": (1, 2), "tumour": (2,)}
 
 
 def dice(predicted: np.ndarray, truth: np.ndarray) -> float:
-    """Dice of two boolean arrays; 1 if both are empty, 0 if one is."""
+    """Compute the Dice of two boolean arrays; 1 if both are empty, 0 if one is."""
     total = int(predicted.sum()) + int(truth.sum())
     return 2 * int((predicted & truth).sum()) / total if total else 1.0
 
@@ -26,14 +26,14 @@ def kits19_scores(
     spacing_mm: Sequence[float] | None = None,
     structures: Mapping[str, Sequence[int]] = STRUCTURES,
 ) -> dict[str, float | None]:
-    """``kidney_dice`` (classes 1 ∪ 2) and ``tumour_dice`` (class 2) of two label maps of one shape.
+    """Compute ``kidney_dice`` (classes 1 ∪ 2) and ``tumour_dice`` (class 2) of two label maps of one shape.
 
     Args:
         predicted, truth: label maps (X, Y, Z) of whole numbers.
-        spacing_mm: size of a voxel along their axes. Given it, each Dice is followed by that structure's
+        spacing_mm: voxel size in mm along their axes. If given, each Dice is followed by that structure's
             :func:`~kits_unet3d.pipeline.evaluation.structures.surface_scores`: ``kidney_hd95_mm``,
-            ``kidney_surface_dice_1mm``, ``kidney_surface_dice_3mm`` and the same of the tumour.
-        structures: for another data set, its structures by name, each with the classes that it is made of.
+            ``kidney_surface_dice_1mm``, ``kidney_surface_dice_3mm`` and the same for the tumour.
+        structures: structures by name, each with its classes, for another data set.
 
     Source: the KiTS19 challenge's evaluation (Dice).
     """
@@ -51,7 +51,7 @@ def kits19_scores(
 
 
 def _foreground(predicted: np.ndarray, truth: np.ndarray) -> tuple[slice, ...]:
-    """The box around what either holds: a scan is mostly background, which no score looks at."""
+    """Return the bounding box of both masks, since no score uses the background around it."""
     low, high = generate_spatial_bounding_box(((predicted > 0) | (truth > 0))[None])
     return tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
 
@@ -67,20 +67,20 @@ def surface_scores(
     spacing_mm: Sequence[float],
     tolerances_mm: Sequence[float] = TOLERANCES_MM,
 ) -> dict[str, float | None]:
-    """``hd95_mm`` and, for each tolerance, ``surface_dice_<tolerance>mm`` of two masks on one grid.
+    """Compute ``hd95_mm`` and, for each tolerance, ``surface_dice_<tolerance>mm`` of two masks on one grid.
 
     Args:
-        predicted, truth: boolean, (X, Y, Z) or any other order of axes; true inside. What touches the border
-            of the array ends there.
-        spacing_mm: size of a voxel along the three axes of the arrays, which are taken as perpendicular.
-        tolerances_mm: of the surface Dice.
+        predicted, truth: boolean, (X, Y, Z) or any other order of axes; true inside. A mask ends at the border of
+            the array.
+        spacing_mm: voxel size in mm along the three axes of the arrays, which are assumed perpendicular.
+        tolerances_mm: tolerances of the surface Dice in mm.
 
     Returns:
-        ``hd95_mm``: the larger of the two directed 95th percentiles of the distances between the outermost
-        voxels of one mask and the nearest such voxel of the other, from 0. None if just one mask is empty,
-        since there is no such distance; 0 if both are.
-        ``surface_dice_…``: the part, 0 to 1, of both surfaces (weighed by area) that lies no farther than the
-        tolerance from the other one. 0 if just one mask is empty, 1 if both are.
+        ``hd95_mm``: the larger of the two directed 95th percentiles, from 0. They are of the distances from the
+        outermost voxels of one mask to the nearest such voxel of the other. None if just one mask is empty, since
+        the distance is undefined; 0 if both are.
+        ``surface_dice_…``: the share, 0 to 1, of both surfaces (weighted by area) that lies within the tolerance of
+        the other one. 0 if just one mask is empty, 1 if both are.
 
     Raises:
         ValueError: if shapes differ or ``spacing_mm`` is not three positive numbers.
@@ -102,7 +102,7 @@ def surface_scores(
     a, b = (torch.from_numpy(np.ascontiguousarray(mask, dtype=bool))[None, None] for mask in (predicted, truth))
     per_tolerance = (1, len(names), *predicted.shape)
     with warnings.catch_warnings():
-        # MONAI 1.6 calls a function of its own in a way that it warns of.
+        # MONAI 1.6 triggers this warning of its own function.
         warnings.filterwarnings("ignore", "monai.metrics.utils get_mask_edges", FutureWarning)
         distance = compute_hausdorff_distance(a, b, include_background=True, percentile=PERCENTILE, spacing=spacing)
         shares = compute_surface_dice(

@@ -1,4 +1,4 @@
-"""From a scan to a mask: reading, windows, restoring geometry, writing."""
+"""Predict masks from scans: read, run sliding windows, restore geometry, write."""
 
 from ..io import Grid, ReadOptions, find_scans
 from ..io.mask import write_mask

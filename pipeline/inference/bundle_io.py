@@ -1,4 +1,4 @@
-"""Scans in and masks out as MONAI's transforms."""
+"""Read scans and write masks with MONAI transforms."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from .restore import along_the_body
 
 
 class LoadImageScand(LoadImaged):
-    """Replaces scans by MetaTensors (X, Y, Z) in HU, as they are stored, after all the checks of :func:`read_scan`.
+    """Replace scans by MetaTensors (X, Y, Z) in HU, as they are stored, after all the checks of :func:`read_scan`.
 
-    A value may be a Scan that is read already, what :func:`find_scans` found, or a path. The meta data hold
-    the scan's grid as text, from which a mask can be written without reading the scan again.
+    A value may be a Scan, a result of :func:`find_scans`, or a path. The meta data hold the scan's grid as text, so
+    that a mask can be written without reading the scan again.
 
-    It is one of MONAI's LoadImaged, and called so, for the programs that look for the reader of a bundle: they leave it
-    out where they bring images themselves.
+    It is a subclass of MONAI's LoadImaged, and named so, for programs that look for the reader of a bundle. They
+    leave it out if they bring images themselves.
 
     Args:
         keys: of the scans.
         options: for reading.
-        allow_missing_keys: pass over keys that the dictionary lacks.
+        allow_missing_keys: skip keys that the dictionary lacks.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class LoadImageScand(LoadImaged):
         d = dict(data)
         for key in self.key_iterator(d):
             scan = d[key] if isinstance(d[key], Scan) else read_scan(d[key], self.options)
-            # torch takes a view in any order of axes, but none that is turned round
+            # torch takes a view with any order of axes, but none with flipped axes
             voxels = scan.voxels if min(scan.voxels.strides) >= 0 else scan.voxels.copy()
             affine = torch.from_numpy(scan.affine)
             meta = {"grid": scan.grid.to_text(), "filename_or_obj": str(scan.path), MetaKeys.SPACE: SpaceKeys.RAS}
@@ -58,14 +58,14 @@ class LoadImageScand(LoadImaged):
 
 
 class OrientScand(MapTransform):
-    """Replaces scans by float32 MetaTensors (1, D, H, W) in HU whose axes run to inferior, posterior, left.
+    """Replace scans by float32 MetaTensors (1, D, H, W) in HU whose axes run to inferior, posterior, left.
 
-    Takes (X, Y, Z) or (1, X, Y, Z) from :class:`LoadImageScand` or whatever else gives MetaTensors in HU; for those of
-    others the grid is made from shape and affine.
+    Takes (X, Y, Z) or (1, X, Y, Z) from :class:`LoadImageScand` or another source of MetaTensors in HU. For other
+    sources the grid is made from shape and affine.
 
     Args:
         keys: of the scans.
-        allow_missing_keys: pass over keys that the dictionary lacks.
+        allow_missing_keys: skip keys that the dictionary lacks.
     """
 
     def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
@@ -80,7 +80,7 @@ class OrientScand(MapTransform):
             voxels = image.as_tensor().cpu().numpy()
             voxels = voxels[0] if voxels.ndim == 4 else voxels
             grid = Grid.from_text(image.meta["grid"]) if "grid" in image.meta else _grid_of(image, voxels.shape)
-            if "grid" not in image.meta:  # what we did not read may hold padding, which no resampling must see
+            if "grid" not in image.meta:  # other readers may keep padding, which must not be resampled
                 voxels = voxels.clip(AIR, DENSEST)
             turned, affine = _oriented(voxels, grid)
             meta = {name: value for name, value in image.meta.items() if name != MetaKeys.AFFINE}
@@ -90,7 +90,7 @@ class OrientScand(MapTransform):
 
 
 def _grid_of(image: MetaTensor, shape: tuple[int, ...]) -> Grid:
-    """The grid of an image that somebody else read."""
+    """Return the grid of an image from another reader."""
     affine = np.array(image.affine.cpu().numpy(), dtype=np.float64)
     if image.meta.get(MetaKeys.SPACE) == SpaceKeys.LPS:
         affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
@@ -102,15 +102,15 @@ def _grid_of(image: MetaTensor, shape: tuple[int, ...]) -> Grid:
 def _oriented(voxels: np.ndarray, grid: Grid) -> tuple[torch.Tensor, np.ndarray]:
     if grid.oblique:
         return along_the_body(voxels, grid, AIR)
-    # Turned as a view, so that one copy is made where MONAI's Orientation and LoadImage would make three.
+    # Oriented as a view, for one copy; MONAI's Orientation and LoadImage would make three.
     turned, affine = grid.facing(voxels)
     return torch.from_numpy(np.array(turned, dtype=np.float32, order="C")), affine
 
 
 class MaskWriter(ImageWriter):
-    """Writes a mask on exactly the grid of the scan it was made from, in that scan's format.
+    """Write a mask on exactly the grid of its scan, in that scan's format.
 
-    MONAI names the file; this writer keeps its folder, and takes name and ending from the scan.
+    MONAI names the file; this writer keeps its directory, and takes name and extension from the scan.
     """
 
     def __init__(self, output_dtype: Any = np.uint8, **kwargs: Any) -> None:
@@ -131,12 +131,12 @@ class MaskWriter(ImageWriter):
 
 
 def scan_preparation(recipe: Recipe, key: str = "image", options: ReadOptions | None = None) -> Compose:
-    """From a scan to what the network sees, as a MetaTensor (1, D, H, W) that remembers both grids."""
+    """Return the transforms from a scan to the network's input, a MetaTensor (1, D, H, W) that holds both grids."""
     return Compose([LoadImageScand(key, options), OrientScand(key), preparation(recipe, key)])
 
 
 def mask_saver(output_dir: str, keys: KeysCollection = "pred") -> SaveImaged:
-    """Saves masks as ``<name>_seg`` in ``output_dir``, on the scan's grid and in its format."""
+    """Return a transform that saves masks as ``<name>_seg`` in ``output_dir``, on the scan's grid and in its format."""
     return SaveImaged(
         keys,
         output_dir=output_dir,

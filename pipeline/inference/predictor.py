@@ -1,4 +1,4 @@
-"""From a scan to a mask, in Python."""
+"""Predict the masks of scans in Python."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """Result for one scan; ``mask`` is uint8 (X, Y, Z) on the scan's own grid."""
+    """Hold the result for one scan; ``mask`` is uint8 (X, Y, Z) on the scan's own grid."""
 
     scan: Scan
     mask: np.ndarray
@@ -47,38 +47,38 @@ class Prediction:
 
     @cached_property
     def volumes_ml(self) -> dict[str, float]:
-        """Volume of each class above the background, in mL."""
+        """Return the volume of each class above the background, in mL."""
         return volumes_ml(self.mask, self.scan.grid.voxel_ml, self.classes)
 
     @cached_property
     def measures(self) -> dict[str, Any]:
-        """Volumes, single structures and flags; see :func:`masks.measures.measure`."""
+        """Return volumes, connected components and flags; see :func:`masks.measurements.measure`."""
         return measure(self.scan, self.mask, self.classes)
 
     def figure(self, truth: np.ndarray | None = None) -> Figure:
-        """The scan with the mask's outlines (and a true mask's) in three views; needs the extra ``figures``."""
+        """Draw the scan with the outlines of mask and ground truth in three views; needs the extra ``figures``."""
         return picture(self.scan, self.mask, truth)
 
     def save(self, folder: str | Path) -> Path:
-        """Writes the mask as ``<name>_seg`` into ``folder``, in the scan's own format; returns its path."""
+        """Write the mask as ``<name>_seg`` into ``folder``, in the scan's own format; return its path."""
         return write_mask(self.mask, self.scan.grid, folder)
 
 
 class Predictor:
-    """Segments scans with one model, loaded once.
+    """Segment scans with one model, loaded once.
 
     Args:
-        model: a checkpoint's path, several whose mean is wanted, or a model already read.
+        model: a checkpoint's path, several for their mean, or a loaded model.
         device: see :func:`kits_unet3d.pipeline.device.resolve`.
-        inferer: how the network is run over a volume; sliding windows if not given.
+        inferer: runs the network over a volume; sliding windows if not given.
         progress: show a bar over the windows.
-        postprocessing: what is taken out of the masks; nothing if not given. Probabilities stay as they are.
-        engine: what runs the network; see :class:`EngineInferer`. For an ``inferer`` of your own it is eager.
-        mirror: average over mirror images too, for eight times the time; of a model that is read here.
-        windows, roi: where the network looks; see :func:`make_windows`. They only describe an ``inferer`` given.
+        postprocessing: removes or relabels components of the masks; none if not given. Probabilities do not change.
+        engine: inference backend; see :class:`EngineInferer`. For an ``inferer`` of your own it is eager.
+        mirror: use TTA by flipping, which takes eight times as long; for a model that is read here.
+        windows, roi: select the sliding windows; see :func:`make_windows`. They only describe a given ``inferer``.
 
     Raises:
-        UsageError: if ``mirror`` is asked of a model already read.
+        UsageError: if ``mirror`` is set for a model that is loaded without it.
         CheckpointError: if a checkpoint cannot be used.
 
     Example:
@@ -109,7 +109,7 @@ class Predictor:
             sliding if ready else EngineInferer(sliding, self.accelerator, None if inferer else recipe.roi_size, engine)
         )
         self.postprocessing = postprocessing or PostProcessing()
-        #: What a result depends on, besides the model; engines give the same.
+        #: Settings that a result depends on, besides the model; inference backends give the same.
         self.settings: dict[str, Any] = {
             "precision": self.accelerator.precision,
             "windows": sorted(windows),
@@ -126,15 +126,15 @@ class Predictor:
         options: ReadOptions | None = None,
         probabilities: str | Path | None = None,
     ) -> Prediction:
-        """The mask of one scan.
+        """Predict the mask of one scan.
 
         Args:
-            source: a scan that is read already, or where it is.
+            source: a scan, or its location.
             options: for reading it.
             probabilities: file for the class probabilities, float16 (X, Y, Z, classes).
 
         Raises:
-            CaseError: if the scan cannot be read or is no CT.
+            CaseError: if the scan cannot be read or is not a CT.
         """
         scan = source if isinstance(source, Scan) else read_scan(source, options)
         classes = self.model.recipe.classes

@@ -1,4 +1,4 @@
-"""Values on one grid brought to another, slab by slab: scans to the body's axes, logits to the scan's own grid."""
+"""Resample values to another grid, slab by slab: scans to the body's axes, logits to the scan's own grid."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from torch.nn import functional
 
 from ..io import Grid
 
-#: Voxels of the wanted grid that are held as values of all channels at a time.
+#: Voxels of the target grid that are held at a time, with the values of all channels.
 SLAB_VOXELS = 1 << 21
 
 
 class _Line(NamedTuple):
-    """Linear interpolation along one axis: for each wanted sample two given ones, and the share of the second."""
+    """Hold the linear interpolation along one axis: two source samples for each target, and the second's share."""
 
     first: torch.Tensor
     second: torch.Tensor
@@ -29,7 +29,7 @@ class _Line(NamedTuple):
 
     @classmethod
     def make(cls, count: int, scale: float, offset: float, size: int) -> _Line:
-        """Sample k of ``count`` lies at ``k · scale + offset`` among ``size`` given ones, or at their edge."""
+        """Place sample k of ``count`` at ``k · scale + offset`` among ``size`` source samples, or at their edge."""
         position = np.clip(np.arange(count) * scale + offset, 0, size - 1)
         first = np.minimum(position.astype(np.int64), max(size - 2, 0))
         return cls(
@@ -51,15 +51,15 @@ class _Line(NamedTuple):
 def slabs_on_grid(
     values: torch.Tensor, affine: np.ndarray, shape: Sequence[int], target: np.ndarray, slab: int | None = None
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """Values on another grid, a few slices along its first axis at a time; linear between, edge values beyond.
+    """Resample values to another grid, a few slices along its first axis at a time; linear inside, edge values outside.
 
     Args:
         values: float (C, d, h, w) on the CPU.
         affine: 4×4 of their grid.
-        shape: (X, Y, Z) of the wanted grid.
-        target: 4×4 of the wanted grid. Where its axes run along those of the first grid, in any order and
-            direction, the axes are interpolated one by one, otherwise all at once.
-        slab: slices at a time; as many as make up a few million voxels if not given.
+        shape: (X, Y, Z) of the target grid.
+        target: 4×4 of the target grid. If its axes run along those of the first grid, in any order and direction,
+            the axes are interpolated one by one, otherwise all at once.
+        slab: slices at a time; if not given, as many as make up a few million voxels.
 
     Yields:
         The number of the first slice, and (C, n, Y, Z).
@@ -67,7 +67,7 @@ def slabs_on_grid(
     slab = slab or max(1, SLAB_VOXELS // int(np.prod(shape[1:])))
     matrix = np.linalg.inv(np.asarray(affine, dtype=np.float64)) @ np.asarray(target, dtype=np.float64)
     turn = matrix[:3, :3]
-    axes = np.argmax(np.abs(turn), axis=1)  # the wanted grid's axis for each axis of the values
+    axes = np.argmax(np.abs(turn), axis=1)  # the target grid's axis for each axis of the values
     off_axis = turn.copy()
     off_axis[range(3), axes] = 0
     parallel = sorted(axes) == [0, 1, 2] and (np.abs(off_axis) @ np.asarray(shape)).max() <= 0.5
@@ -79,7 +79,7 @@ def slabs_on_grid(
         _Line.make(int(shape[axes[i]]), float(turn[i, axes[i]]), float(matrix[i, 3]), int(values.shape[i + 1]))
         for i in range(3)
     ]
-    order = [int(axis) for axis in np.argsort(axes)]  # the values' axis for each axis of the wanted grid
+    order = [int(axis) for axis in np.argsort(axes)]  # the values' axis for each axis of the target grid
     for start in range(0, shape[0], slab):
         part = lines[order[0]].part(start, start + slab).along(values, order[0] + 1)
         for axis in order[1:]:
@@ -90,9 +90,9 @@ def slabs_on_grid(
 def _sampled(
     values: torch.Tensor, matrix: np.ndarray, part: tuple[int, int], shape: Sequence[int], outside: str = "border"
 ) -> torch.Tensor:
-    """``values`` at slices ``part`` of a grid of ``shape``, ``matrix`` taking its indices to those of ``values``."""
+    """Sample ``values`` at slices ``part`` of a grid of ``shape``; ``matrix`` maps its indices to theirs."""
     sizes = np.maximum(np.array(values.shape[1:]) - 1, 1)
-    scaled = torch.from_numpy((matrix[:3] * (2 / sizes)[:, None]).astype(np.float32))  # to -1 … 1, as sampling wants
+    scaled = torch.from_numpy((matrix[:3] * (2 / sizes)[:, None]).astype(np.float32))  # to -1 … 1, for grid_sample
     i, j, k = (torch.arange(*r, dtype=torch.float32) for r in (part, (0, shape[1]), (0, shape[2])))
     places = torch.stack(
         [
@@ -112,11 +112,11 @@ def labels_on_grid(
     slab: int | None = None,
     also: Callable[[torch.Tensor], None] | None = None,
 ) -> np.ndarray:
-    """Class of the largest logit at each voxel of another grid.
+    """Return the class of the largest logit at each voxel of another grid.
 
     Args:
         logits, affine, shape, target, slab: see :func:`slabs_on_grid`.
-        also: is given each slab of logits (C, n, Y, Z), in order.
+        also: receives each slab of logits (C, n, Y, Z), in order.
 
     Returns:
         uint8 array of ``shape``.
@@ -130,12 +130,12 @@ def labels_on_grid(
 
 
 def along_the_body(voxels: np.ndarray, grid: Grid, outside: float) -> tuple[torch.Tensor, np.ndarray]:
-    """An oblique or sheared scan on a grid whose axes run to inferior, posterior, left.
+    """Resample an oblique or sheared scan to a grid whose axes run to inferior, posterior, left.
 
     Args:
         voxels: (X, Y, Z).
         grid: of the scan.
-        outside: value where the scan has none.
+        outside: value outside the scan.
 
     Returns:
         float32 (D, H, W) with the scan's voxel size, over all of the scan, and its affine.
@@ -151,7 +151,7 @@ def along_the_body(voxels: np.ndarray, grid: Grid, outside: float) -> tuple[torc
     affine[:3, 3], affine[3, 3] = corners.max(axis=0), 1
     x, y, z = np.ceil(np.ptp(corners, axis=0) / spacing - 1e-3).astype(int) + 1
     shape = (int(z), int(y), int(x))
-    # Zero is what the sampling gives outside. A copy, whatever the voxels are: the scan keeps its own.
+    # Shifted, since the sampling gives zero outside. Always a copy: the scan's voxels must not change.
     source = torch.from_numpy(np.array(voxels, dtype=np.float32, order="C"))[None].sub_(outside)
     matrix = np.linalg.inv(grid.affine) @ affine
     result = torch.empty(shape)
@@ -163,10 +163,10 @@ def along_the_body(voxels: np.ndarray, grid: Grid, outside: float) -> tuple[torc
 
 
 class RestoreToScand(MapTransform):
-    """Replaces logits on the network's grid by labels (1, X, Y, Z) on the grid the scan was stored on.
+    """Replace logits on the network's grid by labels (1, X, Y, Z) on the stored grid of the scan.
 
-    Needs MetaTensors whose meta holds ``grid``, as :class:`OrientScand` leaves it. The memory needed beyond
-    logits and labels is that of a few slices.
+    Needs MetaTensors whose meta holds ``grid``, as :class:`OrientScand` leaves it. Besides logits and labels it needs
+    memory for a few slices.
     """
 
     def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:

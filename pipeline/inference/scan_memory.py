@@ -1,4 +1,4 @@
-"""How much memory a scan will need, asked before it is read."""
+"""Estimate the memory that a scan needs before it is read."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from ..runtime.memory import GB, LIBRARIES
 
 
 def stored_bytes(shape: Sequence[int]) -> float:
-    """Of a scan's voxels at most: those of whole HU take half of it."""
+    """Return the most bytes of a scan's voxels; those of whole HU take half."""
     return float(np.prod(shape, dtype=np.float64)) * 4
 
 
 def needed_bytes(shape: Sequence[int], affine: np.ndarray, recipe: Recipe) -> float:
-    """Resident memory of predicting one scan, in bytes, without the network's own for its windows.
+    """Return the resident memory of predicting one scan, in bytes, without the network's own for its windows.
 
     Args:
         shape: (X, Y, Z) of the scan.
         affine: 4×4 to RAS millimetres.
-        recipe: of the model, whose voxel size decides how large the network's volume is.
+        recipe: preprocessing parameters of the model; their voxel size sets the size of the network's volume.
     """
     voxels = float(np.prod(shape, dtype=np.float64))
     world = np.abs(np.asarray(affine)[:3, :3])
-    extent = world @ np.asarray(shape, dtype=np.float64)  # of the box around it, along the world's axes
+    extent = world @ np.asarray(shape, dtype=np.float64)  # of the bounding box along the world's axes
     spacing = world.max(axis=1)
     boxed = np.ceil(extent / spacing)
     seen = resampled_shape([int(n) for n in boxed[::-1]], [float(s) for s in spacing[::-1]], recipe.spacing_mm)
-    # With the windows' padding: to the window at least, else by up to a stride.
+    # With the windows' padding: at least to the window, otherwise by up to a stride.
     network = float(np.prod([max(n + s, r) for n, s, r in zip(seen, recipe.stride, recipe.roi_size, strict=True)]))
     stored = stored_bytes(shape)
-    # An oblique scan is turned from a copy in float32.
+    # An oblique scan is resampled from a float32 copy.
     x, y, z = shape
     turned = 4 * voxels if Grid(Path(), "", (x, y, z), np.asarray(affine)).oblique else 0.0
     resampling = stored + turned + 4 * float(np.prod(boxed)) + 4 * network
@@ -47,7 +47,7 @@ def needed_bytes(shape: Sequence[int], affine: np.ndarray, recipe: Recipe) -> fl
 
 
 def require_memory(need: float, limit: float, path: str | Path) -> None:
-    """Raises a CaseError with the numbers if ``need`` is above ``limit``, both in bytes."""
+    """Raise a CaseError with the numbers if ``need`` is above ``limit``, both in bytes."""
     if need > limit:
         raise CaseError(
             f"{path}: needs about {need / GB:.1f} GB of memory, more than the {limit / GB:.1f} GB allowed; "

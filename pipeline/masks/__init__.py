@@ -1,1 +1,1 @@
-"""What is known of a mask, and what may be taken out of it."""
+"""Measure and post-process masks."""

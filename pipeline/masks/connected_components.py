@@ -1,4 +1,4 @@
-"""Connected parts of a mask, and where they lie in the body."""
+"""Find the connected components of a mask and their place in the body."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-#: What the classes of a mask are, as KiTS19 numbers them.
+#: Classes of a mask, as numbered by KiTS19.
 KIDNEY, TUMOUR = 1, 2
-#: Foreground smaller than this is no kidney, in mL; a healthy one has 100 to 250.
+#: Foreground smaller than this is not a kidney, in mL; a healthy one has 100 to 250.
 LEAST_KIDNEY_ML = 20.0
 #: Voxels above this are body, in HU.
 BODY_HU = -300
-#: One voxel in so many along each axis tells where the body is.
+#: One voxel in so many along each axis is sampled to locate the body.
 SAMPLED = 8
-#: Voxels that are counted at a time, which takes eight bytes each.
+#: Voxels counted at a time; each takes eight bytes.
 COUNTED = 1 << 22
 
 
 class Parts(NamedTuple):
-    """Parts of a region, connected through faces.
+    """Hold the components of a region, connected through faces.
 
     Attributes:
-        numbers: int32, of the region's shape: the part each voxel belongs to, from 1; 0 outside.
-        sizes: voxels of each part, by number; 0 for number 0.
+        numbers: int32, of the region's shape: the component of each voxel, from 1; 0 outside.
+        sizes: voxels of each component, by number; 0 for number 0.
     """
 
     numbers: np.ndarray
@@ -33,7 +33,7 @@ class Parts(NamedTuple):
 
     @classmethod
     def of(cls, region: np.ndarray) -> Parts:
-        """The parts of a boolean region."""
+        """Find the connected components of a boolean region."""
         numbers, count = ndimage.label(region)
         sizes = np.zeros(count + 1, dtype=np.int64)
         planes = max(1, COUNTED // max(1, numbers[0].size))
@@ -44,12 +44,12 @@ class Parts(NamedTuple):
         return cls(numbers, sizes)
 
     def largest_first(self, at_least: float = 1) -> list[int]:
-        """Numbers of the parts of so many voxels or more."""
+        """Return the numbers of the components of at least so many voxels, largest first."""
         order = np.argsort(-self.sizes, kind="stable")
         return [int(number) for number in order[: np.count_nonzero(self.sizes >= max(at_least, 1))]]
 
     def only(self, chosen: Sequence[int]) -> np.ndarray:
-        """A uint8 array in which the first of the parts ``chosen`` (at most 255) is 1, the next 2, all else 0."""
+        """Return a uint8 array: the first of the components ``chosen`` (at most 255) is 1, the next 2, all else 0."""
         names = np.zeros(len(self.sizes), dtype=np.uint8)
         names[list(chosen)] = np.arange(1, len(chosen) + 1)
         result = np.empty(self.numbers.shape, dtype=np.uint8)
@@ -59,7 +59,7 @@ class Parts(NamedTuple):
 
 
 def box_around(labels: np.ndarray) -> tuple[slice, slice, slice] | None:
-    """The smallest box around all that is not background; None if there is nothing."""
+    """Return the smallest box around the foreground; None if it is empty."""
     sides = []
     for axis in range(3):
         present = np.flatnonzero(labels.any(axis=tuple(other for other in range(3) if other != axis)))
@@ -70,20 +70,20 @@ def box_around(labels: np.ndarray) -> tuple[slice, slice, slice] | None:
 
 
 def affine_of(box: tuple[slice, ...], affine: np.ndarray) -> np.ndarray:
-    """The affine of a box cut out of a grid with ``affine``."""
+    """Return the affine of a box cut out of a grid with ``affine``."""
     moved = affine.copy()
     moved[:, 3] = affine @ np.array([*(side.start for side in box), 1.0])
     return moved
 
 
 def middle_mm(voxels: np.ndarray, affine: np.ndarray) -> float:
-    """Where the body's middle plane lies along the world's first axis, in mm: at the body's centre of mass.
+    """Return the body's middle plane along the world's first axis, in mm: at the body's centre of mass.
 
     Args:
-        voxels: in HU; where none is body, the middle is that of the grid.
+        voxels: in HU; without a body, the grid's middle is used.
         affine: of their grid, to RAS millimetres.
     """
-    start = (np.array(voxels.shape) - 1) % SAMPLED // 2  # as much is left out in front as behind
+    start = (np.array(voxels.shape) - 1) % SAMPLED // 2  # equal margins in front and behind
     i, j, k = (slice(int(first), None, SAMPLED) for first in start)
     body = np.argwhere(voxels[i, j, k] > BODY_HU) * SAMPLED + start
     centre = body.mean(axis=0) if len(body) else (np.array(voxels.shape) - 1) / 2
@@ -91,18 +91,18 @@ def middle_mm(voxels: np.ndarray, affine: np.ndarray) -> float:
 
 
 def centre_of(part: np.ndarray) -> np.ndarray:
-    """Centre of mass of a boolean region, in voxels; counted by axis, as a list of all voxels would be large."""
+    """Return the centre of mass of a boolean region in voxels, by axis, since a list of all voxels is large."""
     counts = [part.sum(axis=tuple(other for other in range(3) if other != axis)) for axis in range(3)]
     return np.array([count @ np.arange(len(count)) / count.sum() for count in counts])
 
 
 def right_of(shape: tuple[int, ...], affine: np.ndarray, middle: float) -> np.ndarray:
-    """Which voxels lie on the patient's right: boolean, of ``shape``, or broadcast to it along grids' axes.
+    """Mark the voxels on the patient's right: boolean, of ``shape``, possibly a broadcast view.
 
-    The world's first axis runs to the patient's right.
+    The world's first axis points to the patient's right.
     """
     i, j, k = np.ogrid[: shape[0], : shape[1], : shape[2]]
-    if np.count_nonzero(np.abs(affine[0, :3]) > 1e-6) == 1:  # then one axis decides, and no volume need be made
+    if np.count_nonzero(np.abs(affine[0, :3]) > 1e-6) == 1:  # one axis decides, so no volume is needed
         axis = int(np.argmax(np.abs(affine[0, :3])))
         along = (i, j, k)[axis] * affine[0, axis] + affine[0, 3]
         return np.broadcast_to(along > middle, shape)

@@ -1,4 +1,4 @@
-"""What a mask says about a patient: volumes, single structures, and what makes it doubtful."""
+"""Measure a mask: volumes, connected components, and flags on doubtful results."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from scipy.spatial.distance import pdist
 from ..io.scan import Scan
 from .connected_components import LEAST_KIDNEY_ML, Parts, affine_of, box_around, centre_of, middle_mm, right_of
 
-#: Parts of a class that are listed one by one, the largest ones.
+#: Number of largest components listed for each class.
 LISTED = 10
-#: Mean HU of kidney below which there was hardly any contrast agent: unenhanced it has 25 to 45.
+#: Mean HU of kidney below which contrast agent is unlikely: unenhanced kidney has 25 to 45.
 CONTRAST_HU = 70.0
-#: The darkest voxel of a CT is air; without any below this the values are unusual, or all outside is cut away.
+#: The darkest voxel of a CT is air. Without a voxel below this, the HU are unusual or the air is cut away.
 DARKEST_HU = -500
 
 
 def volumes_ml(mask: np.ndarray, voxel_ml: float, classes: Sequence[str]) -> dict[str, float]:
-    """Volume of each class above the background, in mL."""
+    """Return the volume of each foreground class, in mL."""
     counts = np.zeros(256, dtype=np.int64)
     for part in mask:  # counting all at once would need eight bytes a voxel
         counts += np.bincount(part.ravel(), minlength=256)
@@ -29,14 +29,14 @@ def volumes_ml(mask: np.ndarray, voxel_ml: float, classes: Sequence[str]) -> dic
 
 
 def measure(scan: Scan, mask: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
-    """Measures of a mask (X, Y, Z, uint8) on its scan's grid.
+    """Measure a mask (X, Y, Z, uint8) on its scan's grid.
 
     Returns:
-        ``volumes_ml`` by class; ``sides_ml``, for each class what lies on the patient's ``right`` and ``left``
-        of the body's middle plane; ``mean_hu`` by class, None where there is none of it; ``counts`` of parts
-        (connected through faces) by class; ``structures``, the largest parts of each class with class, side
+        ``volumes_ml`` by class; ``sides_ml``, for each class the volume on the patient's ``right`` and ``left``
+        of the body's middle plane; ``mean_hu`` by class, None for an empty class; ``counts`` of components
+        (connected through faces) by class; ``structures``, the largest components of each class with class, side
         (the patient's, of its centre), volume_ml, longest_axial_mm (from edge to edge within one axial slice)
-        and mean_hu; ``flags``, sentences on what to look at twice.
+        and mean_hu; ``flags``, notes on doubtful results.
     """
     labels, affine = scan.grid.facing(mask)  # slices along the first axis are axial
     voxels, _ = scan.grid.facing(scan.voxels)
@@ -59,13 +59,13 @@ def measure(scan: Scan, mask: np.ndarray, classes: Sequence[str]) -> dict[str, A
             del region
             result["counts"][name] = len(parts.sizes) - 1
             result["structures"] += [{"class": name, **s} for s in _largest(parts, hu, local, voxel_ml, middle)]
-            del parts  # before the next class's are looked for
+            del parts  # free memory for the next class
     result["flags"] = _flags(result, kidneys, labels.shape, voxels, box)
     return result
 
 
 def _kidneys(labels: np.ndarray, right: np.ndarray, voxel_ml: float) -> int:
-    """How many kidneys there are: parts of the foreground of some size, and twice one that is so on both sides."""
+    """Count the kidneys: large components of the foreground, twice if large on both sides."""
     parts = Parts.of(labels > 0)
     least = LEAST_KIDNEY_ML / voxel_ml
     count = 0
@@ -88,7 +88,7 @@ def _largest(
         centre = centre_of(inside) + [side.start for side in where]
         found.append(
             {
-                # The world's first axis runs to the patient's right.
+                # The world's first axis points to the patient's right.
                 "side": "right" if affine[0, :3] @ centre + affine[0, 3] > middle else "left",
                 "volume_ml": float(parts.sizes[listed[number - 1]]) * voxel_ml,
                 "longest_axial_mm": longest_axial_mm(inside, affine),
@@ -99,7 +99,7 @@ def _largest(
 
 
 def longest_axial_mm(part: np.ndarray, affine: np.ndarray) -> float:
-    """Largest distance between two edges of ``part`` (slices, rows, columns) within one slice, in mm."""
+    """Return the largest edge-to-edge distance of ``part`` (slices, rows, columns) in one slice, in mm."""
     longest = 0.0
     for plane in part:
         rows = np.flatnonzero(plane.any(axis=1))
@@ -121,7 +121,7 @@ def _flags(
     flags = []
     if box is not None and any(s.start == 0 or s.stop == n for s, n in zip(box, shape, strict=True)):
         flags.append("cut by the field of view")
-    if "kidney" not in result["volumes_ml"]:  # a model of something else
+    if "kidney" not in result["volumes_ml"]:  # a model without this class
         kidneys = 0
         flags += ["nothing found"] if box is None else []
     elif kidneys < 2:

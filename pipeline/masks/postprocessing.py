@@ -1,4 +1,4 @@
-"""What may be taken out of a predicted mask; nothing, unless asked for."""
+"""Remove likely errors from a predicted mask; all steps are off by default."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from ..io.scan import Scan
 from ..runtime.errors import UsageError
 from .connected_components import KIDNEY, LEAST_KIDNEY_ML, TUMOUR, Parts, affine_of, box_around, centre_of, middle_mm
 
-#: A voxel and those it shares a face with.
+#: A voxel and its face neighbours.
 FACES = ndimage.generate_binary_structure(3, 1)
 
 
 @dataclass(frozen=True)
 class PostProcessing:
-    """Takes out of a mask what is likely wrong, in this order. Parts are connected through faces.
+    """Remove likely errors from a mask, in this order. Components are connected through faces.
 
     Attributes:
-        keep_kidneys: keep, of the parts of kidney and tumour together, the largest on each side of the body's
-            middle plane, if it has at least 20 mL. A part is on the side of its centre. Two kidneys that are
-            one part are therefore kept, and with them the largest part on the other side.
-        tumour_touches_kidney: drop parts of tumour that share no face with kidney.
-        min_tumour_mm3: parts of tumour smaller than this become kidney if they touch it, else background.
+        keep_kidneys: keep the largest component of kidney and tumour together on each side of the body's
+            middle plane, if it has at least 20 mL. The centre of a component decides its side. Two kidneys that
+            form one component are therefore kept, and also the largest component on the other side.
+        tumour_touches_kidney: drop tumour components that share no face with kidney.
+        min_tumour_mm3: tumour components smaller than this become kidney if they touch it, else background.
 
     Raises:
-        UsageError: if the size is negative or no number, or one of the others neither true nor false.
+        UsageError: if the size is negative or not finite, or another attribute is not a boolean.
     """
 
     keep_kidneys: bool = False
@@ -46,10 +46,10 @@ class PostProcessing:
 
     @classmethod
     def read(cls, path: str | Path) -> PostProcessing:
-        """What a JSON file with some of the attributes says, such as `kits-unet3d folds` writes.
+        """Read a JSON file with some of the attributes, such as `kits-unet3d folds` writes.
 
         Raises:
-            UsageError: if it cannot be used.
+            UsageError: if the file cannot be used.
         """
         try:
             return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
@@ -59,13 +59,13 @@ class PostProcessing:
             ) from error
 
     def __bool__(self) -> bool:
-        """Whether anything is asked for."""
+        """Return whether any step is enabled."""
         return self != PostProcessing()
 
     def __call__(self, mask: np.ndarray, scan: Scan) -> np.ndarray:
-        """The mask (X, Y, Z, uint8 with kidney 1 and tumour 2) on its scan's grid without what is taken out.
+        """Post-process a mask (X, Y, Z, uint8 with kidney 1 and tumour 2) on its scan's grid.
 
-        A new array if anything is asked for and there is any foreground; the given one is left as it is.
+        Return a new array if a step is enabled and there is foreground, else the given one. The input stays unchanged.
         """
         box = box_around(mask) if self else None
         if box is None:
@@ -77,7 +77,7 @@ class PostProcessing:
             middle = middle_mm(scan.voxels, scan.affine)
             _keep_kidneys(inside, affine_of(box, scan.affine), middle, LEAST_KIDNEY_ML * 1000 / voxel_mm3)
         if self.tumour_touches_kidney or self.min_tumour_mm3:
-            least = self.min_tumour_mm3 / voxel_mm3 * (1 - 1e-9)  # what is exactly so large stays, rounded or not
+            least = self.min_tumour_mm3 / voxel_mm3 * (1 - 1e-9)  # exactly this size stays, rounded or not
             _drop_tumours(inside, self.tumour_touches_kidney, least)
         return result
 

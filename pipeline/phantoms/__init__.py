@@ -1,4 +1,4 @@
-"""Synthetic abdominal CT in KiTS19's layout, so that everything runs without a patient's data."""
+"""Make synthetic abdominal CT in KiTS19's layout, so that no patient data are needed."""
 
 from __future__ import annotations
 

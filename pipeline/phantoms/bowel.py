@@ -1,4 +1,4 @@
-"""The bowel: loops of small bowel between mesenteric vessels, and the colon that frames them."""
+"""Draw the bowel: small bowel loops between mesenteric vessels, framed by the colon."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .torso import Torso
 
 
 def draw_bowel(rng: np.random.Generator, body: Torso, tissue: Attenuation) -> list[Organ]:
-    """Mesenteric vessels, loops of small bowel, and a colon that frames them beside the kidneys."""
+    """Draw mesenteric vessels, small bowel loops, and a colon that frames them beside the kidneys."""
     width, depth, front = body.half_width_mm, body.half_depth_mm, body.centre_y_mm
     inner = 1 - (body.fat_mm + body.wall_mm) / width
     organs = []
@@ -47,7 +47,7 @@ def draw_bowel(rng: np.random.Generator, body: Torso, tissue: Attenuation) -> li
 
 
 def _loop(rng: np.random.Generator, middle: NDArray[np.float64], radius: float, tissue: Attenuation) -> Organ:
-    """A few centimetres of small bowel: collapsed, or filled with fluid, positive contrast or gas."""
+    """Draw a few centimetres of small bowel, collapsed or filled with fluid, positive contrast or gas."""
     steps = rng.normal(0, 1, (4, 3)) * (14, 14, 24)
     points = middle + np.cumsum(steps, 0) - steps.sum(0) / 2
     solids = tube(points, radius * rng.uniform(0.75, 1.15, 4))
@@ -67,10 +67,10 @@ def _loop(rng: np.random.Generator, middle: NDArray[np.float64], radius: float, 
 
 
 def _colon(rng: np.random.Generator, points: NDArray[np.float64], tissue: Attenuation) -> Organ:
-    """A wide tube with stool, sometimes with gas in front of it."""
+    """Draw a wide tube with stool, sometimes with gas in front of it."""
     radii = rng.uniform(15, 24, len(points))
     gas = float(points[:, 1].mean() + rng.uniform(-14, 6)) if rng.uniform() < 0.6 else -1e6
-    opacified = rng.uniform() < 0.15  # by contrast drunk the day before
+    opacified = rng.uniform() < 0.15  # oral contrast of the day before
     return Organ(
         tube(points, radii),
         tissue.bowel_wall,

@@ -1,4 +1,4 @@
-"""A phantom case: a CT of an abdomen with kidneys and tumours, and its label map."""
+"""Make a phantom case: a CT of an abdomen with kidneys and tumours, and its label map."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .torso import Torso
 
 @dataclass(frozen=True)
 class Phantom:
-    """A case in KiTS19's layout: axes z, y, x running to the feet, the back and the patient's left (IPL)."""
+    """Hold a case in KiTS19's layout: axes z, y, x run to the feet, the back and the patient's left (IPL)."""
 
     voxels: NDArray[np.int16]  # HU, (D, H, W)
     label: NDArray[np.uint8]  # 0 background, 1 kidney, 2 tumour, (D, H, W)
@@ -32,12 +32,12 @@ def make_phantom(
     spacing_mm: Sequence[float] | None = None,
     contrast: str = "enhanced",
 ) -> Phantom:
-    """A wholly synthetic case.
+    """Make a fully synthetic case.
 
-    The patient depends on `seed` alone; `shape` (D, H, W) and `spacing_mm` only choose how it is sampled.
-    By default both are drawn as KiTS19 has them: 512 x 512 at 0.438-1.041 mm (median 0.78), slices
-    0.5-5 mm apart (5 mm in two of five cases) over 280-420 mm. `contrast` is `"enhanced"` or `"wide"`, whose laws
-    :meth:`~kits_unet3d.pipeline.phantoms.patient.Attenuation.draw` gives.
+    The patient depends on `seed` alone; `shape` (D, H, W) and `spacing_mm` only set the sampling. By default both are
+    drawn as in KiTS19: 512 x 512 at 0.438-1.041 mm (median 0.78), slices 0.5-5 mm apart (5 mm in two of five
+    cases) over 280-420 mm. `contrast` is `"enhanced"` or `"wide"`, as explained in
+    :meth:`~kits_unet3d.pipeline.phantoms.patient.Attenuation.draw`.
     """
     _check_seed(seed)
     rng = np.random.default_rng([seed, 0])
@@ -64,10 +64,10 @@ def make_phantom(
 def phantom_around(
     label: NDArray[np.integer], affine: NDArray[np.floating], seed: int, *, contrast: str = "enhanced"
 ) -> Phantom:
-    """A case whose kidneys and tumours are those of a given label map; grid, label and affine are kept.
+    """Make a case with the kidneys and tumours of a given label map; keep grid, label and affine.
 
-    `label` is (D, H, W) with values 0, 1, 2 in IPL order, as KiTS19 stores it; `affine` gives its spacing.
-    `contrast` as for :func:`make_phantom`.
+    `label` is (D, H, W) with values 0, 1, 2 in IPL order, as in KiTS19; `affine` gives its spacing.
+    `contrast` is as for :func:`make_phantom`.
     """
     _check_seed(seed)
     matrix = np.array(affine, np.float64)
@@ -92,7 +92,7 @@ def phantom_around(
 
 
 def ipl_affine(spacing_mm: Sequence[float]) -> NDArray[np.float64]:
-    """The affine KiTS19 gives its images: IPL, origin 0."""
+    """Return the affine of KiTS19's images: IPL, origin 0."""
     affine = np.zeros((4, 4))
     affine[2, 0], affine[1, 1], affine[0, 2] = (-s for s in spacing_mm)
     affine[3, 3] = 1
@@ -100,7 +100,7 @@ def ipl_affine(spacing_mm: Sequence[float]) -> NDArray[np.float64]:
 
 
 def draw_spacing(rng: np.random.Generator, body: Torso) -> tuple[float, float, float]:
-    """Spacing as in KiTS19; a wider patient gets a wider field, as a radiographer would choose it."""
+    """Draw a spacing as in KiTS19; a wider patient gets a wider field, as in radiography."""
     kind = rng.choice(4, p=(0.41, 0.09, 0.42, 0.08))
     slices = (5.0, rng.uniform(3.5, 4.5), rng.uniform(1.0, 3.2), rng.uniform(0.5, 1.0))[kind]
     field = 2 * body.half_width_mm * rng.uniform(0.92, 1.32)
@@ -109,7 +109,7 @@ def draw_spacing(rng: np.random.Generator, body: Torso) -> tuple[float, float, f
 
 
 def _centre(field_mm: float, wanted_mm: float, kidneys_mm: float) -> float:
-    """The centre of the field, moved so that the kidneys (0 +- `kidneys_mm`) stay in it if they can."""
+    """Return the centre of the field, moved to keep the kidneys (0 +- `kidneys_mm`) inside if possible."""
     slack = max(field_mm / 2 - kidneys_mm, 0.0)
     return float(np.clip(wanted_mm, -slack, slack))
 

@@ -1,4 +1,4 @@
-"""A folder of phantom cases in KiTS19's layout."""
+"""Write phantom cases in KiTS19's layout."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ IMAGING, SEGMENTATION = "imaging.nii.gz", "segmentation.nii.gz"
 _DESCRIPTION = "dataset.json"
 _GZIP_LEVEL = 1  # CT noise hardly compresses; higher levels only take longer
 _ONE_IN = 5  # as in KiTS19, one case in five is for evaluation
-#: Between the numbers of two bodies around one label map: 10,041 and 20,041 are of case 41.
+#: Step between the numbers of the bodies around one label map: 10,041 and 20,041 belong to case 41.
 _NEXT_BODY = 10_000
 
 
@@ -56,19 +56,18 @@ def write_dataset(
     workers: int = 1,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> list[Path]:
-    """Writes ``out/case_XXXXX/imaging.nii.gz`` and ``segmentation.nii.gz``; returns the case folders.
+    """Write ``out/case_XXXXX/imaging.nii.gz`` and ``segmentation.nii.gz``; return the case directories.
 
-    Without ``labels``, ``cases`` synthetic ones from case_00000 on. With ``labels``, a folder of
-    ``case_XXXXX/segmentation.nii.gz``, a phantom around each, or around the first ``cases`` of them; the label
-    files are copied as they are, and the images lie on their grids. With ``bodies``, each label map that is for
-    training gets that many different ones: those of case 41 are case_00041, case_10041, … A case depends on
-    ``seed`` and its number alone, and its files on nothing else, byte by byte. A case that has both files is left
-    as it is, so an interrupted run goes on where it stopped. ``progress(case name, cases done, cases in all)`` is
-    called after each. ``out/dataset.json`` gives the split: KiTS19's own for its cases around real labels, else one
-    case in five for evaluation. ``contrast`` is ``"enhanced"``, or ``"wide"`` for any phase and uptake of the medium.
+    Without ``labels``, ``cases`` synthetic cases are made, from case_00000 on. ``labels`` is a directory of
+    ``case_XXXXX/segmentation.nii.gz``. Each label map, or each of the first ``cases``, gets a phantom around it, on
+    its grid; the label files are copied unchanged. Each training label map gets ``bodies`` different bodies: for
+    case 41 case_00041, case_10041 and so on. ``seed`` and number determine a case's files byte by byte. A case that
+    has both files is kept, so an interrupted run can resume. ``progress(case name, cases done, cases in all)`` is
+    called after each case. ``out/dataset.json`` contains the split: KiTS19's own for its cases around real labels,
+    else one case in five for evaluation. ``contrast`` is ``"enhanced"``, or ``"wide"`` for any phase and uptake.
 
     Raises:
-        UsageError: if there is nothing to make.
+        UsageError: if an argument cannot be used, ``labels`` has no cases, or ``out`` has other settings.
     """
     if cases is not None and cases < 1:
         raise UsageError(f"cases must be at least 1, got {cases}")
@@ -125,7 +124,7 @@ def _plain(numbers: Sequence[float] | None) -> list[float] | None:
 
 
 def _refuse_a_mixture(out: Path, made: dict[str, Any]) -> None:
-    """Cases of other settings must not lie in one folder, or the seed would say nothing about it."""
+    """Reject a directory with cases of other settings: its seed would not determine its content."""
     if not (out / _DESCRIPTION).is_file():
         return
     before = json.loads((out / _DESCRIPTION).read_text(encoding="utf-8")).get("made")
@@ -141,7 +140,7 @@ def _write_description(out: Path, made: dict[str, Any]) -> None:
 
 
 def _split(name: str, around_labels: bool) -> str:
-    """Which split a case is in; all bodies of a label map are in the same."""
+    """Return the split of a case; all bodies of a label map have the same."""
     number = _number(name) % _NEXT_BODY
     known = known_cases().get(f"case_{number:05d}") if around_labels else None
     return known.split if known else "training" if number % _ONE_IN else "evaluation"
@@ -163,7 +162,7 @@ def _label_files(folder: Path) -> list[tuple[str, Path | None]]:
 
 
 def _case_seed(seed: int, number: int) -> int:
-    """A seed for one case, independent of how many there are."""
+    """Return the seed of one case, independent of the number of cases."""
     return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0])
 
 
@@ -171,7 +170,7 @@ def _run(tasks: list[_Task], workers: int) -> Iterator[str]:
     if workers == 1 or len(tasks) == 1:
         yield from map(_write_case, tasks)
         return
-    # Forking a process that has threads (BLAS, a trainer) may lock up; spawning is safe anywhere.
+    # A fork of a process with threads (BLAS, a trainer) may deadlock; spawning is safe.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context) as pool:
         for future in as_completed([pool.submit(_write_case, task) for task in tasks]):
@@ -210,7 +209,7 @@ def _header(affine: NDArray[np.float64]) -> nib.Nifti1Header:
 def _save(path: Path, array: NDArray[Any], header: nib.Nifti1Header) -> None:
     header.set_data_dtype(array.dtype)
     image = nib.Nifti1Image(array, None, header)
-    # Without a name and a time in the gzip header, equal images are equal files.
+    # Without name and time in the gzip header, equal images make equal files.
     with (
         whole_file(path) as temporary,
         open(temporary, "wb") as raw,

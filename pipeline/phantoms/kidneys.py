@@ -1,4 +1,4 @@
-"""Synthetic kidneys and tumours: drawn in patient coordinates, labelled on any grid."""
+"""Draw synthetic kidneys and tumours in patient coordinates, and label them on any grid."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KIDNEY, TUMOUR = 1, 2
 
 @dataclass(frozen=True)
 class Kidney:
-    """A bean: an ellipsoid bent around its hilum, with the sinus cut out. `side` is -1 right, 1 left."""
+    """Describe a kidney as an ellipsoid bent around its hilum, without the sinus. `side` is -1 right, 1 left."""
 
     side: int
     centre_mm: Point
@@ -28,7 +28,7 @@ class Kidney:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, side: int, centre_mm: Point) -> Kidney:
-        """About 115 x 52 x 58 mm; the upper pole leans inwards and back."""
+        """Draw a kidney of about 115 x 52 x 58 mm; the upper pole leans inwards and back."""
         radii = (rng.uniform(52, 62), rng.uniform(24, 29), rng.uniform(26, 31))
         return cls(
             side=side,
@@ -41,11 +41,11 @@ class Kidney:
         )
 
     def body(self) -> Ellipsoid:
-        """The outline before it is bent and hollowed."""
+        """Return the outline without bend and sinus."""
         return Ellipsoid(self.centre_mm, self.radii_mm, rotation(*self.tilt), self.waves)
 
     def distance(self, z: Field, y: Field, x: Field) -> Field:
-        """Signed distance of the parenchyma, in mm."""
+        """Return the signed distance of the parenchyma, in mm."""
         along = (z - self.centre_mm[0]) / self.radii_mm[0]
         bent = x + np.float32(self.side * self.bend_mm) * (along**2 - np.float32(0.3))
         body = self.body()
@@ -58,23 +58,23 @@ class Kidney:
         return result
 
     def scaled(self, factor: float) -> Kidney:
-        """The same kidney with all its radii multiplied."""
+        """Return the kidney with its radii multiplied."""
         z, y, x = (r * factor for r in self.radii_mm)
         return replace(self, radii_mm=(z, y, x))
 
 
 @dataclass(frozen=True)
 class Tumour:
-    """A lobulated mass: a ball and smaller balls grown out of it."""
+    """Describe a lobulated mass: a ball with smaller balls on it."""
 
     lobes: tuple[Ellipsoid, ...]
 
     @classmethod
     def draw(cls, rng: np.random.Generator, kidney: Kidney, volume_ml: float) -> Tumour:
-        """A tumour on the kidney's surface, half sunken in it if small, mostly outside if large."""
+        """Draw a tumour on the kidney's surface: half inside if small, mostly outside if large."""
         radius = float((volume_ml * 1000 * 3 / (4 * np.pi)) ** (1 / 3)) * 0.92
         direction = rng.standard_normal(3)
-        # Towards the spine and the back there is no room to grow.
+        # The spine and the back leave no room to grow.
         direction[2] = kidney.side * max(kidney.side * direction[2], -0.25 if radius < 18 else 0.15)
         direction[1] = min(direction[1], 0.3 if radius > 20 else 0.8)
         direction /= np.linalg.norm(direction)
@@ -82,7 +82,7 @@ class Tumour:
         outward = rng.uniform(-0.45, 0.45) if radius < 25 else rng.uniform(0.1, 0.6)
         surface = np.asarray(kidney.centre_mm) + rotation(*kidney.tilt).T @ surface
         centre = surface + direction * radius * outward
-        # The depth of a body is less than its width: a mass spreads sideways and down instead.
+        # A body is less deep than wide, so a large mass spreads sideways and down.
         shape = np.exp(rng.normal(0, 0.10, 3)) * ((1.08, 0.88, 1.05) if radius > 30 else (1, 1, 1))
         waves = Waves.draw(rng, min(0.09 * radius, 3.5), 1.3 * radius)
         lobes = [_ellipsoid(centre, radius * shape, waves)]
@@ -93,7 +93,7 @@ class Tumour:
         return cls(tuple(lobes))
 
     def distance(self, z: Field, y: Field, x: Field) -> Field:
-        """Signed distance of the union of the lobes, in mm."""
+        """Return the signed distance of the union of the lobes, in mm."""
         result = self.lobes[0].distance(z, y, x)
         for lobe in self.lobes[1:]:
             result = np.minimum(result, lobe.distance(z, y, x))
@@ -102,7 +102,7 @@ class Tumour:
 
 @dataclass(frozen=True)
 class Kidneys:
-    """Both kidneys and their tumours."""
+    """Hold both kidneys and their tumours."""
 
     kidneys: tuple[Kidney, Kidney]
     tumours: tuple[Tumour, ...]
@@ -110,10 +110,9 @@ class Kidneys:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Kidneys:
-        """Kidneys of 290 to 700 mL together (log-normal, median 420) with one to three tumours.
+        """Draw kidneys of 290 to 700 mL together (log-normal, median 420), with tumours.
 
-        Tumours: each log-normal with median 40 mL, 4 to 350 mL; 1, 2 or 3 of them with probability
-        0.8, 0.15 and 0.05.
+        There are 1, 2 or 3 tumours with probability 0.8, 0.15 and 0.05. Each has 4 to 350 mL (log-normal, median 40).
         """
         apart, lower = rng.uniform(60, 72), rng.uniform(0, 9)
         right: Point = (lower, rng.uniform(-4, 4), -apart)
@@ -136,12 +135,12 @@ class Kidneys:
         return cls((pair[0], pair[1]), tumours, Landmarks(right, left))
 
     def volume_ml(self, value: int) -> float:
-        """Volume of a label, measured on a 2.5 mm grid."""
+        """Measure the volume of a label on a 2.5 mm grid."""
         grid = Grid((-200, -150, -240), (2.5, 2.5, 2.5), (160, 110, 192))
         return float((self.label(grid) == value).sum() * 2.5**3 / 1000)
 
     def label(self, grid: Grid) -> NDArray[np.uint8]:
-        """The label map (D, H, W): 0 background, 1 kidney, 2 tumour; the sinus is background."""
+        """Return the label map (D, H, W): 0 background and sinus, 1 kidney, 2 tumour."""
         label = np.zeros(grid.shape, np.uint8)
         for kidney in self.kidneys:
             low, high = kidney.body().bounds(kidney.bend_mm)
@@ -156,7 +155,7 @@ class Kidneys:
         return label
 
     def points_mm(self) -> NDArray[np.float64]:
-        """A sample of the labelled points, (n, 3)."""
+        """Sample the labelled points, (n, 3)."""
         grid = Grid((-200, -150, -240), (5.0, 5.0, 5.0), (80, 55, 96))
         points: NDArray[np.float64] = np.argwhere(self.label(grid) > 0) * 5.0 + np.asarray(grid.origin_mm)
         return points

@@ -1,4 +1,4 @@
-"""The organs and vessels of the abdomen: drawn in patient coordinates, painted on any grid."""
+"""Draw the abdominal organs and vessels in patient coordinates, and paint them on any grid."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .torso import Torso
 
 @dataclass(frozen=True)
 class Organ:
-    """Solids of one tissue; hollow where `wall_mm` is set, with gas in front of `gas_y_mm`."""
+    """Hold solids of one tissue; with `wall_mm` they are hollow, with gas in front of `gas_y_mm`."""
 
     solids: tuple[Solid, ...]
     hu: float
@@ -25,9 +25,9 @@ class Organ:
     gas_y_mm: float = -1e6
 
     def paint(self, hu: Field, grid: Grid, texture: Field, room: Field | None) -> None:
-        """Paint where `room` (depth in mm) is positive, or everywhere without it.
+        """Paint the voxels with a positive `room` (depth in mm), or all voxels without it.
 
-        All walls come before all contents, so that a chain of solids has one lumen.
+        Walls are painted before contents, so that a chain of solids has one lumen.
         """
         pitch = grid.spacing_mm[0]
         layers = [(0.0, self.hu, self.texture)]
@@ -49,7 +49,7 @@ class Organ:
 
 
 def draw_vessels(rng: np.random.Generator, body: Torso, kidneys: Landmarks, tissue: Attenuation) -> list[Organ]:
-    """Aorta, vena cava, their iliac branches, and the renal vessels; they lie behind everything else."""
+    """Draw aorta, vena cava, their iliac branches and the renal vessels, behind everything else."""
     front = body.spine_y_mm - 18
     fork = rng.uniform(75, 105)
     organs = []
@@ -76,7 +76,7 @@ def draw_vessels(rng: np.random.Generator, body: Torso, kidneys: Landmarks, tiss
 
 
 def draw_upper_abdomen(rng: np.random.Generator, body: Torso, kidneys: Landmarks, tissue: Attenuation) -> list[Organ]:
-    """Stomach, pancreas, liver, gallbladder, spleen and the lower heart, in painting order."""
+    """Draw stomach, pancreas, liver, gallbladder, spleen and the lower heart, in painting order."""
     width, depth = body.half_width_mm, body.half_depth_mm
     front = body.centre_y_mm
     top = body.diaphragm_mm[0]

@@ -1,4 +1,4 @@
-"""What is inside and right around labelled kidneys: cortex, medulla, tumours, cysts, and the fat capsule."""
+"""Fill labelled kidneys and their surroundings: cortex, medulla, tumours, cysts and fat capsule."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .shapes import Ellipsoid, Point, Waves, blend, inside
 
 @dataclass(frozen=True)
 class Parenchyma:
-    """HU of kidney and of tumour, each defined everywhere on `grid`, a box of the model around the label."""
+    """Hold the HU of kidney and tumour, both on all of `grid`, a box of the model around the label."""
 
     box: Box
     grid: Grid
@@ -35,7 +35,7 @@ class Parenchyma:
         points_mm: NDArray[np.float64],
         tissue: Attenuation,
     ) -> Parenchyma:
-        """Fill the label map of grid `voxels`, seen at the pitch of `model`."""
+        """Fill the label map of grid `voxels` at the pitch of `model`."""
         margin = 34.0
         box = model.box(points_mm.min(0) - margin, points_mm.max(0) + margin)
         if box is None:
@@ -62,7 +62,7 @@ class Parenchyma:
 
 
 def _depth(mask: NDArray[np.bool_], pitch: float) -> Field:
-    """Distance in mm from the voxels of the mask to its outside; 0 outside it."""
+    """Compute the distance in mm from the voxels of a mask to its outside; 0 outside."""
     distance: Field = ndimage.distance_transform_edt(mask, sampling=pitch).astype(np.float32)
     return distance
 
@@ -79,7 +79,7 @@ def _nearest_part(parts: NDArray[np.int32], count: int, pitch: float) -> NDArray
 def _kidney_hu(
     rng: np.random.Generator, depth: Field, fine: Field, broad: Field, tissue: Attenuation, pitch: float
 ) -> Field:
-    """A bright cortex 5 to 8 mm thick, darker pyramids between its columns, traces of the calyces."""
+    """Draw a bright cortex 5 to 8 mm thick, darker pyramids between its columns, and calyces."""
     thickness = rng.uniform(5, 8)
     pyramid = inside(thickness - depth + 1.5 * fine, 2 * pitch) * np.clip(0.75 + 0.7 * broad, 0, 1)
     hu = tissue.cortex + (tissue.medulla - tissue.cortex) * pyramid
@@ -90,7 +90,7 @@ def _kidney_hu(
 
 
 def _add_cysts(rng: np.random.Generator, hu: Field, coarse: NDArray[np.uint8], depth: Field, grid: Grid) -> None:
-    """None to three cysts of water; KiTS19 labels a cyst as kidney."""
+    """Add zero to three cysts of water; KiTS19 labels a cyst as kidney."""
     seats = np.argwhere((coarse == KIDNEY) & (depth > 2.5) & (depth < 9))
     for _ in range(int(rng.choice(4, p=(0.55, 0.25, 0.12, 0.08)))):
         pick, radius, water = rng.uniform(), float(rng.uniform(3.5, 9)), float(rng.uniform(0, 20))
@@ -113,7 +113,7 @@ def _tumour_hu(
     pitch: float,
     part: NDArray[np.bool_],
 ) -> Field:
-    """One tumour: solid, necrotic, cystic, or as bright as the cortex (0.48, 0.32, 0.1 and 0.1)."""
+    """Draw a tumour: solid, necrotic, cystic or bright as the cortex (0.48, 0.32, 0.1 and 0.1)."""
     kind = int(rng.choice(4, p=(0.48, 0.32, 0.10, 0.10)))
     radius = max(float(inner[part].max()), 2 * pitch)
     mean = (
@@ -122,7 +122,7 @@ def _tumour_hu(
         rng.uniform(40, 90),
         rng.uniform(125, max(0.9 * tissue.cortex, 125)),
     )[kind]
-    mean += (tissue.uptake - 1) * (mean - 35)  # 35 HU without a contrast medium, and then nearly even
+    mean += (tissue.uptake - 1) * (mean - 35)  # without a contrast medium: 35 HU and nearly even
     uneven = rng.uniform(10, 24) * (1 + 0.6 * (tissue.uptake - 1))
     hu = mean + uneven * (0.8 * fine + 0.9 * broad)
     if kind in (1, 3):
@@ -139,7 +139,7 @@ def _tumour_hu(
 def _pelvis(
     rng: np.random.Generator, outside: Field, broad: Field, points_mm: NDArray[np.float64], grid: Grid
 ) -> Field:
-    """The collecting system: a small sac of urine on the inner side of each kidney, never in the label."""
+    """Draw a small sac of urine, the collecting system, medial to each kidney and outside the label."""
     sinus = np.zeros(grid.shape, np.float32)
     for side in (-1, 1):
         points = points_mm[points_mm[:, 2] * side > 0]

@@ -1,4 +1,4 @@
-"""What is drawn once per patient: where the kidneys are, and how bright everything is."""
+"""Define the landmarks of the kidneys and the attenuation of the tissues for a patient."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from .shapes import Point
 
-#: What the contrast medium may be doing: late arterial to portal venous, as in KiTS19; or anything, even nothing.
+#: States of the contrast medium: late arterial to portal venous as in KiTS19, or any phase, even without a medium.
 CONTRASTS = ("enhanced", "wide")
 #: HU without a contrast medium; fat, muscle and bone hardly take it up.
 _PLAIN = {
@@ -26,7 +26,7 @@ _PLAIN = {
 
 @dataclass(frozen=True)
 class Landmarks:
-    """The kidneys' centres in patient coordinates; one that is missing stands opposite the other."""
+    """Hold the kidneys' centres in patient coordinates; a missing kidney is opposite the other."""
 
     right_mm: Point
     left_mm: Point
@@ -34,7 +34,7 @@ class Landmarks:
 
 @dataclass(frozen=True)
 class Attenuation:
-    """Mean HU by tissue, for one patient in one contrast phase."""
+    """Hold the mean HU of each tissue for one patient in one contrast phase."""
 
     fat: float
     muscle: float
@@ -48,18 +48,18 @@ class Attenuation:
     medulla: float
     marrow: float
     cortical_bone: float
-    texture: float  # standard deviation of the soft tissues' own unevenness
+    texture: float  # standard deviation of the texture of soft tissues
     noise: float  # standard deviation of the scanner's noise
-    uptake: float = 1.0  # share of the contrast medium that tissues take up; tumours need it to follow
+    uptake: float = 1.0  # share of the contrast medium that tissues take up; also used for tumours
     urine: float = 12.0
 
     @classmethod
     def draw(cls, rng: np.random.Generator, contrast: str = "enhanced") -> Attenuation:
-        """One patient.
+        """Draw one patient.
 
-        ``"enhanced"``: phase ~ U(0, 1), late arterial to portal venous: cortex and vessels fall together while the
-        medulla catches up. ``"wide"``: phase ~ U(-0.5, 2), early arterial to late; one patient in four has had no
-        contrast medium, and the others took up U(0.3, 1.3) of it; in one of four of these it has reached the urine,
+        ``"enhanced"``: phase ~ U(0, 1), late arterial to portal venous. Cortex and arteries fall together while the
+        medulla rises. ``"wide"``: phase ~ U(-0.5, 2), early arterial to late. One patient in four has no contrast
+        medium, and the others take up U(0.3, 1.3) of it. In one of four of these it has reached the urine,
         U(150, 600) HU.
 
         Raises:
@@ -68,7 +68,7 @@ class Attenuation:
         if contrast not in CONTRASTS:
             raise ValueError(f"contrast must be one of {', '.join(CONTRASTS)}, got {contrast!r}")
         phase = rng.uniform(0, 1) if contrast == "enhanced" else rng.uniform(-0.5, 2)
-        later = min(phase, 1.0)  # liver, spleen and veins gain no more after the portal venous phase
+        later = min(phase, 1.0)  # liver, spleen and veins gain nothing after the portal venous phase
         cortex = rng.uniform(182, 222) - 22 * phase
         drawn = cls(
             fat=rng.uniform(-115, -90),
@@ -89,7 +89,7 @@ class Attenuation:
         return drawn if contrast == "enhanced" else drawn._with_other_uptake(rng)
 
     def _with_other_uptake(self, rng: np.random.Generator) -> Attenuation:
-        """The same patient with none, little or much of the contrast medium; see :meth:`draw`."""
+        """Return the patient with no, little or much contrast medium; see :meth:`draw`."""
         without, share = rng.uniform() < 0.25, rng.uniform(0.3, 1.3)
         excreted, urine = rng.uniform() < 0.25, rng.uniform(150, 600)
         uptake = 0.0 if without else share
@@ -101,9 +101,9 @@ class Attenuation:
 def find_landmarks(label: NDArray[np.uint8], spacing_mm: Point) -> tuple[Landmarks, Point, NDArray[np.float64]]:
     """Locate the kidneys of a label map.
 
-    Returns the landmarks, the patient coordinates of voxel (0, 0, 0), and a sample of the labelled points
-    (n, 3) in patient coordinates. Kidneys joined in one component, tumours that displace their kidney and a
-    single kidney are all met, which is why this looks at the spread of x and not at components.
+    Return the landmarks, the patient coordinates of voxel (0, 0, 0), and a sample of the labelled points (n, 3) in
+    patient coordinates. The method uses the spread of x, not connected components: kidneys may be joined, displaced
+    by tumours, or single.
     """
     points = _labelled_points(label, spacing_mm)
     if not len(points):
@@ -118,7 +118,7 @@ def find_landmarks(label: NDArray[np.uint8], spacing_mm: Point) -> tuple[Landmar
     share = float(on_left.mean())
     field_centre = (label.shape[2] - 1) / 2 * spacing_mm[2]
     if high - low > 70 and min(share, 1 - share) > 0.08:
-        # A large tumour drags its side's mean outwards; the gap between the sides is steadier.
+        # A large tumour shifts the mean of its side outwards; the gap between the sides is more stable.
         gap = (np.percentile(x[~on_left], 98) + np.percentile(x[on_left], 2)) / 2
         midline = float((low + high) / 2 * 0.4 + gap * 0.6)
         right, left = points[~on_left].mean(0), points[on_left].mean(0)
@@ -136,7 +136,7 @@ def find_landmarks(label: NDArray[np.uint8], spacing_mm: Point) -> tuple[Landmar
 
 
 def _labelled_points(label: NDArray[np.uint8], spacing_mm: Point) -> NDArray[np.float64]:
-    """The labelled voxels of a 4 mm subsample, (n, 3) in mm from voxel (0, 0, 0)."""
+    """Return the labelled voxels of a 4 mm subsample, (n, 3) in mm from voxel (0, 0, 0)."""
     steps = [max(1, round(4 / s)) for s in spacing_mm]
     indices = np.argwhere(label[:: steps[0], :: steps[1], :: steps[2]] > 0)
     if not len(indices):

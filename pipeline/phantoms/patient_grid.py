@@ -1,8 +1,7 @@
-"""Where voxels lie in the patient, and how values travel from one regular grid to another.
+"""Place voxels in the patient, and resample values between regular grids.
 
-Patient coordinates are millimetres in the array's own axis order: z grows towards the feet, y towards the
-back, x towards the patient's left; that is KiTS19's IPL order. The origin is on the midline, at the kidneys'
-mean height and depth.
+Patient coordinates are in mm in the array's axis order, KiTS19's IPL: z grows towards the feet, y towards the
+back, x towards the patient's left. The origin is on the midline, at the kidneys' mean height and depth.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-Field = NDArray[np.floating[Any]]  # float32 wherever it is large
+Field = NDArray[np.floating[Any]]  # float32 if it is large
 Corner = Sequence[float] | NDArray[np.float64]
 Box = tuple[slice, slice, slice]
 
@@ -25,24 +24,24 @@ _SPLINE_GAIN = float((315 / 151) ** 1.5)
 
 @dataclass(frozen=True)
 class Grid:
-    """A regular grid in patient coordinates: `origin_mm` is the centre of voxel (0, 0, 0)."""
+    """Define a regular grid in patient coordinates: `origin_mm` is the centre of voxel (0, 0, 0)."""
 
     origin_mm: tuple[float, float, float]
     spacing_mm: tuple[float, float, float]
     shape: tuple[int, int, int]
 
     def axis(self, axis: int) -> Field:
-        """Voxel centres along one axis, in mm."""
+        """Return the voxel centres along one axis, in mm."""
         steps = np.arange(self.shape[axis], dtype=np.float64)
         return (self.origin_mm[axis] + self.spacing_mm[axis] * steps).astype(np.float32)
 
     def axes(self, box: Box | None = None) -> tuple[Field, Field, Field]:
-        """Voxel centres as three arrays that broadcast to the shape of the grid, or of `box` within it."""
+        """Return the voxel centres as three arrays that broadcast to the shape of the grid or of `box`."""
         z, y, x = (self.axis(a) if box is None else self.axis(a)[box[a]] for a in range(3))
         return z[:, None, None], y[None, :, None], x[None, None, :]
 
     def box(self, low_mm: Corner, high_mm: Corner) -> Box | None:
-        """Slices of the voxels between two corners; None if there are none."""
+        """Return slices of the voxels between two corners, or None if empty."""
         slices = []
         for a in range(3):
             first = int(np.ceil((low_mm[a] - self.origin_mm[a]) / self.spacing_mm[a]))
@@ -54,20 +53,20 @@ class Grid:
         return slices[0], slices[1], slices[2]
 
     def within(self, box: Box) -> Grid:
-        """The grid of the voxels in `box`."""
+        """Return the grid of the voxels in `box`."""
         origin = [self.origin_mm[a] + box[a].start * self.spacing_mm[a] for a in range(3)]
         shape = [box[a].stop - box[a].start for a in range(3)]
         return Grid((origin[0], origin[1], origin[2]), self.spacing_mm, (shape[0], shape[1], shape[2]))
 
     def resampled(self, pitch_mm: float) -> Grid:
-        """An isotropic grid of `pitch_mm` over the same field, one voxel larger on each side."""
+        """Return an isotropic grid of `pitch_mm` over the same field, one voxel larger on each side."""
         low = [o - s / 2 - pitch_mm for o, s in zip(self.origin_mm, self.spacing_mm, strict=True)]
         extent = [n * s + 2 * pitch_mm for n, s in zip(self.shape, self.spacing_mm, strict=True)]
         shape = [int(np.ceil(e / pitch_mm)) + 1 for e in extent]
         return Grid((low[0], low[1], low[2]), (pitch_mm,) * 3, (shape[0], shape[1], shape[2]))
 
     def nearest(self, other: Grid) -> list[NDArray[np.intp]]:
-        """Per axis, the index of this grid's voxel nearest to each of `other`'s, clamped to the field."""
+        """Return, per axis, the index of the voxel nearest to each voxel of `other`, clamped to the field."""
         indices = []
         for a in range(3):
             at = np.rint((other.axis(a) - self.origin_mm[a]) / self.spacing_mm[a]).astype(np.intp)
@@ -76,10 +75,10 @@ class Grid:
 
 
 def interpolation(source: Grid, target: Grid, axis: int, taps: int = 1) -> csr_array:
-    """The matrix (target voxels, source voxels) that interpolates along one axis, Catmull-Rom.
+    """Return the Catmull-Rom interpolation matrix (target voxels, source voxels) along one axis.
 
-    With `taps` > 1 each target voxel is the mean of that many points across its width: a scanner averages
-    over the thickness of a slice.
+    With `taps` > 1 each target voxel is the mean of that many points across its width, since a scanner averages over
+    the slice thickness.
     """
     columns, weights = [], []
     for tap in range(taps):
@@ -100,7 +99,7 @@ def interpolation(source: Grid, target: Grid, axis: int, taps: int = 1) -> csr_a
 
 
 def _rows(columns: list[NDArray[np.intp]], weights: list[Field], width: int) -> csr_array:
-    """A sparse matrix from the k-th entry of every row."""
+    """Build a sparse matrix from the k-th entry of every row."""
     height = len(columns[0])
     rows = np.tile(np.arange(height), len(columns))
     entries = (np.concatenate(weights).astype(np.float32), (rows, np.concatenate(columns)))
@@ -110,20 +109,20 @@ def _rows(columns: list[NDArray[np.intp]], weights: list[Field], width: int) -> 
 def transport(values: Field, matrices: Sequence[csr_array]) -> Field:
     """Apply one matrix per axis to a (z, y, x) array.
 
-    Sparse and on one thread: a threaded BLAS crawls when several cases are made at once.
+    Sparse matrices use one thread; a threaded BLAS is slow when several cases are made at once.
     """
     for matrix in matrices:
-        # Each round treats the leading axis and sends it to the back; after three all is in order again.
+        # Each round resamples the leading axis and moves it to the back; three rounds restore the order.
         across = matrix @ values.reshape(values.shape[0], -1)
         values = np.ascontiguousarray(np.moveaxis(across.reshape(-1, *values.shape[1:]), 0, -1))
     return values
 
 
 class Texture:
-    """A smooth random field of zero mean and unit variance, fixed in the patient.
+    """Provide a smooth random field of zero mean and unit variance, fixed in the patient.
 
-    White noise on a periodic lattice of `scale_mm`, smoothed by a cubic B-spline; any grid samples the same
-    field. `scale_mm` is about the size of a blob.
+    A cubic B-spline smooths white noise on a periodic lattice of `scale_mm`, about the size of a blob. Every grid
+    samples the same field.
     """
 
     def __init__(self, rng: np.random.Generator, scale_mm: float, nodes: int = 64) -> None:
@@ -131,7 +130,7 @@ class Texture:
         self.values = rng.standard_normal((nodes, nodes, nodes), np.float32)
 
     def sample(self, grid: Grid) -> Field:
-        """The field on a grid, float32."""
+        """Sample the field on a grid, float32."""
         return transport(self.values, [self._weights(grid.axis(a)) for a in range(3)]) * _SPLINE_GAIN
 
     def _weights(self, mm: Field) -> csr_array:

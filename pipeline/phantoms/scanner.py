@@ -1,4 +1,4 @@
-"""From a labelled grid to HU: the patient is painted on a 2 mm model, then scanned slice by slice."""
+"""Paint the patient on a 2.2 mm model, and scan it slice by slice into HU on the label's grid."""
 
 from __future__ import annotations
 
@@ -28,11 +28,10 @@ def render(
     seed: int,
     contrast: str = "enhanced",
 ) -> NDArray[np.int16]:
-    """CT numbers for a label map: int16 HU of the same shape, -1024 and up.
+    """Render a label map as int16 HU of the same shape, -1024 and up.
 
-    `points_mm` samples the labelled points, and `body` must hold them. Parts of the patient are drawn from
-    their own random streams, so that a change in one leaves the others alone. `contrast` as in
-    :meth:`Attenuation.draw`.
+    `points_mm` samples the labelled points, and `body` must contain them. Each part of the patient has its own random
+    stream, so that a change in one does not affect the others. `contrast` is as in :meth:`Attenuation.draw`.
     """
     tissue = Attenuation.draw(np.random.default_rng([seed, 10]), contrast)
     model = grid.resampled(MODEL_PITCH_MM)
@@ -44,7 +43,7 @@ def render(
 def _paint(
     model: Grid, body: Torso, landmarks: Landmarks, kidneys: Parenchyma, tissue: Attenuation, seed: int
 ) -> Field:
-    """The patient without kidneys and noise, float32 HU on the model grid."""
+    """Paint the patient without kidneys and noise, float32 HU on the model grid."""
     rng = np.random.default_rng([seed, 12])
     texture = Texture(rng, 5.0).sample(model)
     texture *= np.float32(0.75)
@@ -68,7 +67,7 @@ def _paint(
 
 
 def _paint_table(hu: Field, model: Grid, body: Torso) -> None:
-    """A curved couch under the back: a thin bright shell around foam."""
+    """Paint a curved couch under the back: a thin bright shell around foam."""
     _, y, x = model.axes()
     top = body.centre_y_mm + body.half_depth_mm + 6 - 26 * np.clip((x / 220) ** 2, 0, 2)
     inner = np.maximum(np.abs(y - top - 14) - 12, np.abs(x) - 215)
@@ -108,7 +107,7 @@ def _scan(
             if share.any():
                 inner_hu = transport(kidneys.kidney_hu, matrices)
                 tumour = _soften(part == TUMOUR, grid)[trim]
-                # The tumour's share of what is labelled, not of the voxel.
+                # The tumour's share refers to the labelled share, not to the voxel.
                 inner_hu += np.clip(tumour / np.maximum(share, 1e-3), 0, 1) * (
                     transport(kidneys.tumour_hu, matrices) - inner_hu
                 )
@@ -119,7 +118,7 @@ def _scan(
 
 
 def _soften(mask: NDArray[np.bool_], grid: Grid) -> Field:
-    """A mask with the blur of the scanner: about 0.8 mm in the plane, and some of the neighbouring slices."""
+    """Blur a mask as the scanner does: about 0.8 mm in the plane, and slightly across slices."""
     share = mask.astype(np.float32)
     across = 0.12 if grid.spacing_mm[0] > 1.5 else 0.22
     for axis, weight in ((0, across), (1, None), (2, None)):
@@ -136,7 +135,7 @@ def _soften(mask: NDArray[np.bool_], grid: Grid) -> Field:
 
 
 def _add_noise(slab: Field, first: int, grid: Grid, tissue: Attenuation, seed: int) -> None:
-    """Grainy noise with some correlation in all directions, faint horizontal streaks, and shading."""
+    """Add noise with some correlation in all directions, and faint horizontal streaks."""
     depth, height, width = slab.shape
     joint = 0.6 if grid.spacing_mm[0] < 1.5 else 0.2  # share of the next slice's noise
     side = float(np.clip(0.2 / grid.spacing_mm[1], 0.04, 0.27))
@@ -152,7 +151,7 @@ def _add_noise(slab: Field, first: int, grid: Grid, tissue: Attenuation, seed: i
 
 
 def _grain(seed: int, index: int, shape: tuple[int, int]) -> tuple[Field, Field]:
-    """White noise for one slice, and for its rows: the same however the slices are grouped."""
+    """Return white noise for one slice and for its rows, independent of the grouping of slices."""
     rng = np.random.default_rng([seed, 15, index])
     return rng.standard_normal(shape, np.float32), rng.standard_normal(shape[0], np.float32)
 

@@ -1,4 +1,4 @@
-"""Two solids, by their signed distance in mm (negative inside), and how they are painted."""
+"""Define two solids by their signed distance in mm (negative inside), and paint them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Point = tuple[float, float, float]
 
 
 def rotation(about_z: float = 0.0, about_y: float = 0.0, about_x: float = 0.0) -> NDArray[np.float64]:
-    """The matrix turning (z, y, x) by three angles in degrees."""
+    """Return the matrix that rotates (z, y, x) by three angles in degrees."""
     a, b, c = np.deg2rad([about_z, about_y, about_x])
     around_z = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
     around_y = np.array([[np.cos(b), 0, -np.sin(b)], [0, 1, 0], [np.sin(b), 0, np.cos(b)]])
@@ -24,7 +24,7 @@ def rotation(about_z: float = 0.0, about_y: float = 0.0, about_x: float = 0.0) -
 
 @dataclass(frozen=True)
 class Waves:
-    """A bumpy surface: `amplitude_mm` times a sum of sine waves with wave vectors (1/mm) and phases."""
+    """Describe surface bumps: `amplitude_mm` times a sum of sines with wave vectors (1/mm) and phases."""
 
     amplitude_mm: float
     vectors: NDArray[np.float64]
@@ -32,7 +32,7 @@ class Waves:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, amplitude_mm: float, length_mm: float, count: int = 3) -> Waves:
-        """`count` waves in random directions, of lengths U(0.7, 1.4) times `length_mm`."""
+        """Draw `count` waves in random directions, with lengths U(0.7, 1.4) times `length_mm`."""
         directions = rng.standard_normal((count, 3))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         lengths = length_mm * rng.uniform(0.7, 1.4, (count, 1))
@@ -49,7 +49,7 @@ class Waves:
 
 @dataclass(frozen=True)
 class Ellipsoid:
-    """An ellipsoid with `radii_mm` along its own axes, turned by `turn`, bumpy if it has `waves`."""
+    """Describe an ellipsoid with `radii_mm` along its axes, rotated by `turn`, bumpy if it has `waves`."""
 
     centre_mm: Point
     radii_mm: Point
@@ -57,7 +57,7 @@ class Ellipsoid:
     waves: Waves | None = None
 
     def bounds(self, margin_mm: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Two corners around everything nearer than `margin_mm`."""
+        """Return two corners around everything nearer than `margin_mm`."""
         turn = np.eye(3) if self.turn is None else self.turn
         reach = np.sqrt((turn**2).T @ np.square(self.radii_mm)) + margin_mm
         if self.waves is not None:
@@ -65,7 +65,7 @@ class Ellipsoid:
         return np.asarray(self.centre_mm) - reach, np.asarray(self.centre_mm) + reach
 
     def distance(self, z: Field, y: Field, x: Field) -> Field:
-        """Signed distance to first order: exact at the surface, approximate away from it."""
+        """Return the signed distance to first order: exact at the surface, approximate elsewhere."""
         dz, dy, dx = (a - np.float32(c) for a, c in zip((z, y, x), self.centre_mm, strict=True))
         if self.turn is None:
             local = [dz, dy, dx]
@@ -73,7 +73,7 @@ class Ellipsoid:
             local = [r[0] * dz + r[1] * dy + r[2] * dx for r in self.turn.astype(np.float32)]
         radii = np.asarray(self.radii_mm, np.float32)
         scaled = [a / r for a, r in zip(local, radii, strict=True)]
-        # The small terms keep the centre, where both norms vanish, well inside.
+        # Both norms vanish at the centre; the small terms keep it inside.
         norm = np.sqrt(scaled[0] ** 2 + scaled[1] ** 2 + scaled[2] ** 2 + np.float32(1e-6))
         steep = [(a / r) ** 2 for a, r in zip(scaled, radii, strict=True)]
         gradient = np.sqrt(steep[0] + steep[1] + steep[2] + np.float32(1e-6) / radii.min() ** 2)
@@ -83,20 +83,20 @@ class Ellipsoid:
 
 @dataclass(frozen=True)
 class Capsule:
-    """A round rod from `start_mm` to `end_mm`, its radius going linearly from one to the other."""
+    """Describe a round rod from `start_mm` to `end_mm` whose radius changes linearly."""
 
     start_mm: Point
     end_mm: Point
     radii_mm: tuple[float, float]
 
     def bounds(self, margin_mm: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Two corners around everything nearer than `margin_mm`."""
+        """Return two corners around everything nearer than `margin_mm`."""
         ends = np.array([self.start_mm, self.end_mm])
         reach = max(self.radii_mm) + margin_mm
         return ends.min(0) - reach, ends.max(0) + reach
 
     def distance(self, z: Field, y: Field, x: Field) -> Field:
-        """Signed distance, as if the cone's flank were perpendicular to its axis."""
+        """Return the signed distance, measured perpendicular to the axis, not to the flank."""
         start = np.asarray(self.start_mm, np.float32)
         along = np.asarray(self.end_mm, np.float32) - start
         length2 = max(float(along @ along), 1e-6)
@@ -112,7 +112,7 @@ Solid = Ellipsoid | Capsule
 
 
 def tube(points_mm: NDArray[np.float64], radii_mm: NDArray[np.float64]) -> tuple[Capsule, ...]:
-    """A tube through the points (n, 3), n - 1 capsules long."""
+    """Make a tube of n - 1 capsules through the points (n, 3)."""
     points, radii = points_mm.tolist(), radii_mm.tolist()
     return tuple(
         Capsule(tuple(points[i]), tuple(points[i + 1]), (radii[i], radii[i + 1])) for i in range(len(points) - 1)
@@ -120,7 +120,7 @@ def tube(points_mm: NDArray[np.float64], radii_mm: NDArray[np.float64]) -> tuple
 
 
 def inside(distance: Field, width_mm: float) -> Field:
-    """How much of a voxel of `width_mm` is inside, from 0 to 1."""
+    """Return the share, 0 to 1, of a voxel of `width_mm` that is inside."""
     result: Field = np.clip(np.float32(0.5) - distance * np.float32(1 / width_mm), 0, 1)
     return result
 

@@ -1,4 +1,4 @@
-"""Skin, fat, the muscular wall with its ribs, lungs, and the spine."""
+"""Draw skin, fat, the muscular wall with its ribs, lungs and spine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .shapes import Ellipsoid, blend, inside
 
 @dataclass(frozen=True)
 class Torso:
-    """The trunk: a bumpy superellipse in each axial plane, layered by depth under the skin (all in mm)."""
+    """Describe the trunk: a bumpy superellipse in each axial plane, layered by depth under the skin (in mm)."""
 
     centre_y_mm: float
     half_depth_mm: float
@@ -29,7 +29,7 @@ class Torso:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Torso:
-        """A body of 20 to 30 cm by 30 to 40 cm; the back is 80 to 105 mm behind the kidneys' centre."""
+        """Draw a body of 20 to 30 cm by 30 to 40 cm; its back is 80 to 105 mm behind the kidneys' centre."""
         size = rng.uniform(0, 1)
         half_depth = 102 + 42 * size + rng.uniform(-5, 8)
         orders = np.arange(1, 6, dtype=np.float64)
@@ -49,7 +49,7 @@ class Torso:
         )
 
     def around(self, points_mm: NDArray[np.float64]) -> Torso:
-        """The smallest enlargement of this torso whose cavity holds all `points_mm`, 5 mm off its wall."""
+        """Enlarge the torso until its cavity contains all `points_mm`, 5 mm off its wall."""
         torso = self
         for _ in range(30):
             radius, angle = torso._polar(points_mm[:, 1], points_mm[:, 2])
@@ -64,7 +64,7 @@ class Torso:
         return torso
 
     def depth(self, grid: Grid) -> tuple[Field, Field]:
-        """Depth under the skin and depth inside the muscular wall, in mm, for every voxel of the grid."""
+        """Return the depths of all voxels under the skin and inside the muscular wall, in mm."""
         z, y, x = grid.axes()
         radius, angle = self._polar(y, x)
         swell = 1 + 0.03 * np.sin(z / 70) - 0.01 * np.cos(z / 33)
@@ -73,7 +73,7 @@ class Torso:
         return skin, cavity
 
     def lung_floor(self, grid: Grid) -> Field:
-        """Height of the diaphragm over the axial plane, shape (1, H, W); the lungs are above (smaller z)."""
+        """Return the height of the diaphragm, shape (1, H, W); the lungs are above (smaller z)."""
         _, y, x = grid.axes()
         middle = self.centre_y_mm + 0.05 * self.half_depth_mm
         width, depth = self.half_width_mm * 0.45, self.half_depth_mm * 0.72
@@ -82,13 +82,13 @@ class Torso:
             across = ((x - side * width * 0.95) / width) ** 2 + ((y - middle) / depth) ** 2
             floors.append(dome + np.minimum(65 * across**1.5, 75))
         both: Field = np.where(x < 0, floors[0], floors[1]).astype(np.float32)
-        # The mediastinum, wider in front around the heart, has no lung.
+        # The mediastinum contains no lung; it is wider in front, around the heart.
         reach = 24 + 22 * np.clip((middle - y) / depth, 0, 1)
         both -= np.float32(5) * np.clip(reach + 6 - np.abs(x - 8), 0, 40).astype(np.float32)
         return both
 
     def paint(self, hu: Field, grid: Grid, tissue: Attenuation, texture: Field) -> Field:
-        """Paint the trunk on a canvas of air; returns the depth inside the cavity below the lungs, in mm."""
+        """Paint the trunk on a canvas of air; return the depth inside the cavity below the lungs, in mm."""
         pitch = grid.spacing_mm[0]
         skin, cavity = self.depth(grid)
         fat = self._fat(self._polar(*grid.axes()[1:])[1])
@@ -115,7 +115,7 @@ class Torso:
         height, back, side = z[zs, 0, 0], y[0, ys, 0], x[0, 0, xs]
         angle = np.abs(np.arctan2(side, back - self.centre_y_mm))
         around = angle * (self.half_depth_mm + self.half_width_mm) / 2
-        # Ribs leave the spine and slope down; the twelfth, of number 0, is short.
+        # Ribs leave the spine and slope down; the twelfth (number 0) is short.
         pitch = 27.0
         turn = (height - 0.38 * around) / pitch + self.rib_phase
         number = -np.floor(turn) - 1
@@ -129,7 +129,7 @@ class Torso:
         hu[zs, ys, xs] = values
 
     def paint_spine(self, hu: Field, grid: Grid, tissue: Attenuation, texture: Field) -> None:
-        """Vertebral bodies, discs, the canal, and the processes."""
+        """Paint vertebral bodies, discs, canal and processes."""
         front = self.spine_y_mm
         box = grid.box((-1e6, front - 30, -50), (1e6, front + 85, 50))
         if box is None:
@@ -157,7 +157,7 @@ class Torso:
         blend(view, inside(canal, pitch), 28.0)
 
     def paint_back(self, hu: Field, grid: Grid, tissue: Attenuation, texture: Field) -> None:
-        """Psoas, the muscles along the spine, and quadratus lumborum, on both sides."""
+        """Paint psoas, the muscles along the spine, and quadratus lumborum on both sides."""
         y0 = self.spine_y_mm
         for side in (-1, 1):
             bundles = (
@@ -175,22 +175,22 @@ class Torso:
         return np.hypot(y - self.centre_y_mm, x), np.arctan2(x, y - self.centre_y_mm)
 
     def _outline(self, angle: Field) -> Field:
-        """Distance from the centre to the skin at a polar angle (0 is the back), in mm."""
+        """Return the distance from centre to skin at a polar angle (0 is the back), in mm."""
         n = 2.35
         cosine = np.abs(np.cos(angle)) / self.half_depth_mm
         sine = np.abs(np.sin(angle)) / self.half_width_mm
         bumps = sum(a * np.cos(k * angle + p) for k, a, p in self.bumps.tolist())
-        # A flattened back with a furrow over the spine.
+        # The back has a furrow over the spine.
         furrow = 0.05 * np.exp(-((angle / 0.12) ** 2))
         result: Field = ((cosine**n + sine**n) ** (-1 / n) * (1 + bumps - furrow)).astype(np.float32)
         return result
 
     def _wall(self, angle: Field) -> Field:
-        """Thickness of the muscular wall at a polar angle, in mm: the back is three times as strong."""
+        """Return the thickness of the muscular wall at a polar angle, in mm; the back is three times as thick."""
         result: Field = (self.wall_mm * (1 + 1.9 * np.exp(-((angle / 0.42) ** 2)))).astype(np.float32)
         return result
 
     def _fat(self, angle: Field) -> Field:
-        """Thickness of skin and subcutaneous fat at a polar angle, in mm."""
+        """Return the thickness of skin and subcutaneous fat at a polar angle, in mm."""
         result: Field = (3 + self.fat_mm * (1 + 0.35 * np.cos(2 * angle + 0.4))).astype(np.float32)
         return result

@@ -1,4 +1,4 @@
-"""A batch's report as one page to look at."""
+"""Write a batch's HTML report."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from .summary import Report
 from .viewer import MOST_SLICES, read_slices
 
 PAGE = "report.html"
-#: What of a case the page is made of.
+#: Endings of a case's files in the HTML report.
 PICTURE, SLICES = "_seg.png", "_slices.json"
-#: Slices of all cases together, of about 10 kB each: beyond, each case shows fewer.
+#: Maximum slices of all cases together, of about 10 kB each; beyond, each case shows fewer.
 SLICES_IN_ALL = 8000
-#: Pixels of a picture on the page, at most.
+#: Maximum size of a picture in the HTML report, in pixels.
 PICTURE_PIXELS = (720, 960)
 
 
 def require_page() -> None:
-    """Raises a UsageError if what draws pictures and pages is not installed."""
+    """Raise a UsageError if the packages for pictures and HTML reports are not installed."""
     try:
         import jinja2  # noqa: F401
         import matplotlib  # noqa: F401
@@ -30,10 +30,12 @@ def require_page() -> None:
 
 
 def page_wanted(asked: bool | None) -> bool:
-    """Whether pictures and a page are made: as asked, else, with a note, wherever what draws them is installed.
+    """Return whether to write pictures and an HTML report.
+
+    If ``asked`` is None, they are written if the packages are installed; else a note is printed.
 
     Raises:
-        UsageError: if they are asked for and it is not.
+        UsageError: if they are requested and the packages are missing.
     """
     if asked is None:
         try:
@@ -47,11 +49,11 @@ def page_wanted(asked: bool | None) -> bool:
 
 
 def write_page(report: Report) -> Path:
-    """Writes ``report.html`` into the report's folder: every case with its measures, notes, picture and slices.
+    """Write ``report.html`` into the report's directory: every case with its measures, notes, picture and slices.
 
-    One file that needs nothing else, neither network nor the files beside it.
+    The file needs neither network nor other files.
     """
-    import jinja2  # an extra: only who wants pages needs it
+    import jinja2  # an extra, needed for HTML reports only
 
     files = {
         ending: {

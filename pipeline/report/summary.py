@@ -1,4 +1,4 @@
-"""What became of every scan of a batch, as JSON and as a table."""
+"""Record the outcome of every scan of a batch, as JSON and as a table."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ DONE, FAILED = "done", "failed"
 
 
 class Report:
-    """The report in an output folder, which later runs continue; written whole after every case.
+    """Hold the report in an output directory, which later runs continue; rewritten atomically after every case.
 
     Attributes:
-        cases: what is known of each.
-        added: those of them that this process has done.
-        part: number of this process where several share the work; each then keeps a part of its own, and
-            :meth:`write` by the first makes the whole of them.
-        skipped: what was left out, and why.
-        device: on which they were done last.
-        model: what is known of the model that did them last: ``datasets`` it was trained on, and a ``warning`` or null.
+        cases: record of each case.
+        added: records added by this process.
+        part: number of this process if several share the work. Each then writes its own part, and
+            :meth:`write` of the first process merges them.
+        skipped: inputs left out, with the reasons.
+        device: device of the last run.
+        model: model of the last run: ``datasets`` it was trained on, and a ``warning`` or null.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -38,20 +38,20 @@ class Report:
         self.model: dict[str, Any] = {}
 
     def take_over(self, named: Mapping[str, str]) -> None:
-        """Continues an earlier report, the parts of a run that was killed among it.
+        """Continue an earlier report, including the parts of a run that was killed.
 
         Args:
-            named: what each source is called now; what is known of it by another name is dropped.
+            named: current name of each source; its records under another name are dropped.
         """
         parts = sorted(self.folder.glob(PARTS))
         for earlier in (self.folder / SUMMARY, *parts):
             self.cases |= _cases(earlier)
         self.cases = {n: case for n, case in self.cases.items() if named.get(case.get("source", ""), n) == n}
-        if parts:  # before this run's own take their place
+        if parts:  # before this run overwrites them
             self.write()
 
     def is_finished(self, name: str, made_from: str) -> bool:
-        """Whether the case was done from exactly this, and its mask is as it was written."""
+        """Return whether the case was made from exactly this input and its files are unchanged."""
         case = self.cases.get(name, {})
         if case.get("outcome") != DONE or case.get("made_from") != made_from:
             return False
@@ -61,7 +61,7 @@ class Report:
         )
 
     def add(self, name: str, case: dict[str, Any]) -> None:
-        """Notes a case and saves; in this process's part, where there are several."""
+        """Add a case and save the report, or this process's part if there are several."""
         self.cases[name] = self.added[name] = case
         if self.part is None:
             self.write()
@@ -70,25 +70,25 @@ class Report:
 
     @property
     def summary(self) -> dict[str, int]:
-        """How many cases had which outcome."""
+        """Count the cases by outcome."""
         counts = Counter(case["outcome"] for case in self.cases.values())
         return {outcome: counts[outcome] for outcome in (DONE, FAILED)}
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """Return the report as a dictionary for JSON."""
         cases = dict(sorted(self.cases.items()))
         about = {"summary": self.summary, "device": self.device, "model": self.model}
         return {**about, "cases": cases, "left_out": self.skipped}
 
     def write(self) -> None:
-        """Writes ``summary.json`` and ``summary.csv``, and drops the parts they were made of."""
+        """Write ``summary.json`` and ``summary.csv``, and delete the merged parts."""
         report = self.as_dict()
         cases = report["cases"]
         write_json(self.folder / SUMMARY, report)
         classes = dict.fromkeys(name for case in cases.values() for name in case.get("volumes_ml", {}))
         with (
             whole_file(self.folder / TABLE) as temporary,
-            # A path may hold bytes that are no text.
+            # A path may hold bytes that are not text.
             open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
         ):
             table = csv.writer(stream)
@@ -105,7 +105,7 @@ class Report:
 
 
 def _of_a_class(case: dict[str, Any], name: str) -> dict[str, Any]:
-    """The columns of the table on one class; nothing in them for a case that failed."""
+    """Return the table's columns for one class; their values are None for a failed case."""
     sides = case.get("sides_ml", {}).get(name, {})
     longest = [part["longest_axial_mm"] for part in case.get("structures", []) if part["class"] == name]
     return {
@@ -119,7 +119,7 @@ def _of_a_class(case: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _cases(path: Path) -> dict[str, dict[str, Any]]:
-    """Of an earlier report; one that is damaged only means that its cases are done again."""
+    """Read the cases of an earlier report; the cases of a damaged one are processed again."""
     try:
         cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
         return {name: case for name, case in cases.items() if {"outcome", "scan", "files"} <= case.keys()}

@@ -1,4 +1,4 @@
-"""A scan's axial slices with their mask, small enough for a page."""
+"""Store a scan's axial slices with their mask, small enough for an HTML report."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from ..io.scan import Scan
 from ..masks.connected_components import TUMOUR
 from ..runtime.files import whole_file
 
-#: The most slices of a scan, and pixels along an edge of one.
+#: Maximum slices of a scan, and pixels along an edge of one.
 MOST_SLICES, MOST_PIXELS = 96, 256
-#: HU, and the grey that stands for it in eight bits: finest where soft tissue lies, straight in between.
+#: HU and their 8-bit grey values: finest for soft tissue, linear in between.
 HU_OF_GREY = ((-1024, 0), (-200, 60), (300, 205), (1500, 255))
-#: Of JPEG; at this one no difference is seen in any window.
+#: JPEG quality; at this value no difference is visible in any display window.
 QUALITY = 85
 
 
 def evenly(count: int, most: int) -> np.ndarray:
-    """Numbers of at most ``most`` of ``count`` things, evenly spread, the first and the last among them."""
+    """Return at most ``most`` of ``count`` indices, evenly spaced, including the first and the last."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
 
 
 def slices_of(scan: Scan, mask: np.ndarray) -> dict[str, Any]:
-    """Axial slices for the viewer, from above to below, as seen from the feet.
+    """Return axial slices for the viewer, from superior to inferior, as seen from the feet.
 
     Args:
         scan: in HU.
-        mask: on its grid.
+        mask: on the scan's grid.
 
     Returns:
         ``rows``, ``columns`` in pixels; ``pixel_mm`` of a row and a column; ``knots``, HU and their greys; and
-        ``slices``, each with its ``number`` from above, ``image`` (a JPEG in base64), and ``runs``: column
-        after column of each row, first pixel (counted through the rows), length and class of what is no background.
+        ``slices``, each with its ``number`` from above, ``image`` (a JPEG in base64), and ``runs``: first
+        pixel (counted row by row), length and class of each run of foreground.
     """
     image, affine = scan.grid.facing(scan.voxels)
     labels, _ = scan.grid.facing(mask)
@@ -71,7 +71,7 @@ def _jpeg(hu: np.ndarray) -> str:
 
 def _runs(labels: np.ndarray) -> list[int]:
     flat = labels.ravel()
-    starts = np.flatnonzero(np.diff(flat, prepend=0))  # where a value begins that the one before was not
+    starts = np.flatnonzero(np.diff(flat, prepend=0))  # where the value changes
     lengths = np.diff(starts, append=flat.size)
     values = flat[starts]
     runs = np.stack([starts, lengths, values], axis=1)[values > 0]
@@ -79,7 +79,7 @@ def _runs(labels: np.ndarray) -> list[int]:
 
 
 def save_slices(scan: Scan, mask: np.ndarray, path: str | Path) -> Path:
-    """Writes :func:`slices_of` as JSON, from which the page is made whenever the batch goes on."""
+    """Write :func:`slices_of` as JSON, from which a continued batch writes the HTML report again."""
     path = Path(path)
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(slices_of(scan, mask), separators=(",", ":")), encoding="ascii")
@@ -87,9 +87,9 @@ def save_slices(scan: Scan, mask: np.ndarray, path: str | Path) -> Path:
 
 
 def read_slices(path: str | Path, most: int = MOST_SLICES) -> dict[str, Any]:
-    """What :func:`save_slices` wrote, at most so many slices of it, with ``first``: the one to open with.
+    """Read at most ``most`` slices from :func:`save_slices`, with ``first``, the index of the slice shown first.
 
-    That is the one with most tumour, else with most kidney, else the middle one.
+    That slice has the most tumour, else the most foreground; without either, it is the middle one.
     """
     content: dict[str, Any] = json.loads(Path(path).read_text(encoding="ascii"))
     content["slices"] = [content["slices"][i] for i in evenly(len(content["slices"]), most)]

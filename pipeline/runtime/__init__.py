@@ -1,1 +1,1 @@
-"""Shared by all that runs: processes, memory, whole files, errors, configurations."""
+"""Provide processes, memory limits, atomic files, errors and configurations."""

@@ -1,4 +1,4 @@
-"""Networks through torch's compiler."""
+"""Compile networks with torch."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from ..device import Accelerator, DeviceError
 
 
 def can_compile(accelerator: Accelerator) -> bool:
-    """Whether torch's compiler works here: for a CPU it needs a C++ compiler (g++, or what ``CXX`` names)."""
+    """Return True if torch's compiler works here; on a CPU it needs a C++ compiler (g++ or ``CXX``)."""
     return not accelerator.on_cpu or shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
 def compiled(network: nn.Module, accelerator: Accelerator) -> nn.Module:
-    """``network`` itself, whose code is made at its first step, with what lies between convolutions fused.
+    """Compile ``network`` in place at its first step, with the operations between convolutions fused.
 
-    Names of weights and results stay what they are.
+    The names of weights and the results do not change.
 
     Raises:
-        DeviceError: without a C++ compiler on a CPU.
+        DeviceError: if a CPU has no C++ compiler.
     """
     if not can_compile(accelerator):
         raise DeviceError("`compiled` needs a C++ compiler (g++, or CXX); install one, or leave it out")

@@ -1,4 +1,4 @@
-"""What the command line takes from a bundle's configuration, and which of its keys are known."""
+"""Read values from a bundle's configuration for the command line, and reject unknown keys."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .errors import UsageError, errors_reported
 
 
 def recipe_of(config: str | Path | None) -> Recipe:
-    """The recipe with the entries that ``config`` (JSON) gives at its top level; the reference's without one.
+    """Read the preprocessing parameters from the top level of ``config`` (JSON); the reference's if None.
 
     Only plain values are taken; nothing in the file is run.
 
     Raises:
-        UsageError: if the file cannot be used, or has an entry that nothing reads: neither it nor the training's
-            configuration, which is the ``train.json`` beside it or else the bundle's.
+        UsageError: if the file cannot be used, or has an entry that neither it nor the training's configuration
+            reads. The latter is the ``train.json`` beside it, or else the bundle's.
     """
     if config is None:
         return Recipe()
@@ -34,7 +34,7 @@ def recipe_of(config: str | Path | None) -> Recipe:
         content = json.loads(Path(config).read_text(encoding="utf-8"))
         places = (Path(config).with_name("train.json"), Path("bundle") / "configs" / "train.json")
         training = next((path for path in places if path.is_file()), None)
-        # Where there is none, nothing tells what else is read.
+        # Without a training configuration, unread entries cannot be determined.
         if training and (found := unread_key([json.loads(training.read_text(encoding="utf-8")), content])):
             raise UsageError(unknown_key(*found))
         return Recipe.from_dict({name: value for name, value in content.items() if name in names})
@@ -43,13 +43,13 @@ def recipe_of(config: str | Path | None) -> Recipe:
 
 
 def section(name: str, *configs: str | Path) -> dict[str, Any]:
-    """The plain values of the entry ``name``, a dictionary, of a configuration (JSON) and its overlays.
+    """Read the plain values of the dictionary ``name`` from a configuration (JSON) and its overlays.
 
-    A reference to a top-level entry (``"@channels"``) is followed; other references and expressions (``"$…"``) are
-    left out, and nothing in the files is run. ``_target_`` is the only underscored entry kept.
+    References to top-level entries (``"@channels"``) are followed. Other references and expressions (``"$…"``) are
+    omitted, and nothing in the files is run. ``_target_`` is the only underscored entry kept.
 
     Raises:
-        UsageError: if a file cannot be used, or an overlay has an entry that nothing reads.
+        UsageError: if a file cannot be used, or an overlay has an unread entry.
     """
     content: dict[str, Any] = {}
     contents: list[dict[str, Any]] = []
@@ -74,11 +74,11 @@ def section(name: str, *configs: str | Path) -> dict[str, Any]:
 
 
 def unread_key(configs: Sequence[Mapping[str, Any]], overrides: Iterable[str] = ()) -> tuple[str, str | None] | None:
-    """The first key of ``overrides`` or of the overlays that nothing reads, and the nearest known one if any is near.
+    """Return the first unread key of ``overrides`` or the overlays, with a similar known key or None.
 
     Args:
-        configs: contents of the configuration files; the first is whole, the others lie upon it. Of theirs, what
-            the first has or any of them refers to (``@key``, ``%key``) is read.
+        configs: contents of the configuration files; the first is complete, the others are overlays. A key of an
+            overlay is read if the first file has it or any file refers to it (``@key``, ``%key``).
         overrides: keys, such as ``epochs`` or ``train::trainer::max_epochs``.
     """
     base = configs[0]
@@ -91,7 +91,7 @@ def unread_key(configs: Sequence[Mapping[str, Any]], overrides: Iterable[str] = 
             return key, _nearest(path[0], base.keys() | referred)
         content: Any = base
         for depth, name in enumerate(path):
-            # An entry may be added to a component, whose class knows its own arguments, and to nothing else.
+            # Only a component may get a new entry, since its class checks its own arguments.
             if not isinstance(content, Mapping) or (name not in content and "_target_" in content):
                 break
             if name not in content:
@@ -102,7 +102,7 @@ def unread_key(configs: Sequence[Mapping[str, Any]], overrides: Iterable[str] = 
 
 
 def unknown_key(key: str, near: str | None) -> str:
-    """What :func:`unread_key` found, as a sentence."""
+    """Format the result of :func:`unread_key` as an error message."""
     way_out = f"the nearest known one is {near}" if near else "see the first configuration"
     return f"unknown key {key}, which nothing reads; {way_out}"
 
@@ -112,12 +112,13 @@ def _nearest(key: str, known: Iterable[str]) -> str | None:
 
 
 def require_known_keys(argv: Sequence[str] | None = None) -> None:
-    """Ends ``python -m monai.bundle run …`` with one sentence and exit code 2 if its command line, or an overlay on it,
-    has a key that nothing reads, or its command line gives a key the value None; MONAI would take the one and leave out
-    the other without a word. Does nothing in any other program.
+    """Check the keys on the command line of ``python -m monai.bundle run …``, and those of its overlays.
+
+    An unread key, or a value None on the command line, ends the program with an error message and exit code 2.
+    MONAI silently accepts the first and drops the second. Other programs are not checked.
 
     Args:
-        argv: of the process, if not given.
+        argv: command line; the process's own by default.
     """
     argv = sys.argv if argv is None else argv
     program = Path(argv[0]).parts[-3:] if argv else ()
@@ -147,7 +148,7 @@ def require_known_keys(argv: Sequence[str] | None = None) -> None:
     with errors_reported():
         if found is not None:
             raise UsageError(unknown_key(*found))
-        if nothing is not None:  # MONAI drops it without a word, and the configuration's own value stays
+        if nothing is not None:  # MONAI silently drops it and keeps the configuration's own value
             raise UsageError(
                 f"--{nothing} None: MONAI would leave it at {values[nothing]}; "
                 f"write {json.dumps({nothing: None})} to a file, and name that after the others of --config_file"
@@ -155,7 +156,7 @@ def require_known_keys(argv: Sequence[str] | None = None) -> None:
 
 
 def _flags(arguments: Sequence[str]) -> dict[str, Any]:
-    """``--key value`` and ``--key=value`` as Fire reads them."""
+    """Parse ``--key value`` and ``--key=value`` as Fire does."""
     flags: dict[str, Any] = {}
     for position, argument in enumerate(arguments):
         if re.match(r"--?[A-Za-z_]", argument):

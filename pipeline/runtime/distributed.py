@@ -1,4 +1,4 @@
-"""Processes of one run: joining, ranks, and what they tell each other."""
+"""Join the processes of a run, and exchange values between them."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from ..device import Accelerator
 
 
 def join(accelerator: Accelerator, patience: timedelta | None = None) -> int:
-    """Joins the process group that torchrun announces, if there is one; returns this process's rank.
+    """Join torchrun's process group, if there is one, and return this process's rank.
 
     Args:
-        accelerator: whose backend carries what processes tell each other.
-        patience: how long one may wait for another; torch's own half hour at most, if not given.
+        accelerator: accelerator whose backend connects the processes.
+        patience: longest wait of one process for another; torch's half hour at most by default.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
         store, number, size = next(rendezvous("env://"))
         if int(os.environ.get("GROUP_WORLD_SIZE", 1)) == 1:
-            # On one host a restarted group meets in the store of the one that died, and must not find its
-            # addresses there. Several hosts may have counted differently; torchrun gives them a new store each
-            # time if TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 is set for it.
+            # On one host a restarted group uses the store of the group that died, and must not find its addresses.
+            # Several hosts may count restarts differently. For them torchrun makes a new store each time if
+            # TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 is set.
             store = dist.PrefixStore(f"attempt-{restarts()}", store)  # type: ignore[attr-defined]
         dist.init_process_group(accelerator.backend, store=store, timeout=patience, rank=number, world_size=size)
-        # A process that ends with an open group may abort the others' last messages.
+        # A process that ends with an open group may abort the last messages of the others.
         atexit.register(_leave)
-        # ignite's first call asks all processes something, and may else come on the first one alone.
+        # ignite's first call is collective. Without this, it may run on the first process alone.
         idist.sync()
     return rank()
 
@@ -51,17 +51,17 @@ def world_size() -> int:
 
 
 def restarts() -> int:
-    """How often torchrun has started the processes of this host anew after one of them died."""
+    """Return how often torchrun has restarted this host's processes after one of them died."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
 def share(items: list[Any]) -> list[Any]:
-    """This process's part of ``items``: every world_size-th, nothing twice, nothing padded."""
+    """Return every world_size-th of ``items`` for this process, without duplicates or padding."""
     return items[rank() :: world_size()]
 
 
 def any_of(flag: bool) -> bool:
-    """Whether ``flag`` is set on any process; the same answer on every one."""
+    """Return True on every process if ``flag`` is set on any process."""
     if world_size() == 1:
         return flag
     told = torch.tensor(int(flag))
@@ -70,7 +70,7 @@ def any_of(flag: bool) -> bool:
 
 
 def mean(value: torch.Tensor) -> torch.Tensor:
-    """The mean of a tensor over all processes; itself in a single one."""
+    """Return the mean of a tensor over all processes; a single process gets it back."""
     if world_size() > 1:
         value = value.clone()
         dist.all_reduce(value)
@@ -79,7 +79,7 @@ def mean(value: torch.Tensor) -> torch.Tensor:
 
 
 def gather(value: Any) -> list[Any]:
-    """The value of every process in order of rank; the same on every process."""
+    """Return the values of all processes in order of rank, on every process."""
     values: list[Any] = [value] * world_size()
     if world_size() > 1:
         dist.all_gather_object(values, value)
@@ -87,7 +87,7 @@ def gather(value: Any) -> list[Any]:
 
 
 def from_first(value: Any) -> Any:
-    """The first process's value, on every process."""
+    """Return the first process's value on every process."""
     values = [value]
     if world_size() > 1:
         dist.broadcast_object_list(values, 0)
@@ -95,5 +95,5 @@ def from_first(value: Any) -> Any:
 
 
 def gather_by_case(results: dict[str, Any]) -> dict[str, Any]:
-    """The union of all processes' results, sorted by case; the same on every process."""
+    """Return the union of all processes' results, sorted by case, on every process."""
     return dict(sorted((case, value) for part in gather(results) for case, value in part.items()))

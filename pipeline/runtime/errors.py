@@ -1,6 +1,6 @@
-"""Errors that a user can do something about, and the one place that reports them.
+"""Define and report the errors that a user can correct.
 
-Each message names the thing, the reason and the way out. An error has an exit code: 1 some cases failed, 2 usage or
+Each error message names the object, the reason and the remedy. Exit codes: 1 some cases failed, 2 usage or
 configuration, 3 checkpoint (:class:`kits_unet3d.networks.CheckpointError`).
 """
 
@@ -12,24 +12,24 @@ from contextlib import contextmanager
 
 
 class UsageError(ValueError):
-    """The command or configuration cannot be carried out as given."""
+    """Report that the command or configuration cannot be used."""
 
     exit_code = 2
 
 
 class CaseError(ValueError):
-    """One case cannot be used; the others can."""
+    """Report that one case cannot be used."""
 
     exit_code = 1
 
 
 def exit_code(error: BaseException) -> int:
-    """Return the exit code of an error; 2 for one that has none of its own."""
+    """Return the exit code of an error; 2 if it does not define one."""
     return int(getattr(error, "exit_code", 2))
 
 
 def report(error: BaseException) -> str:
-    """Print an error as one line on the standard error; return its text."""
+    """Print an error as one line on standard error; return its text."""
     text = str(error) or type(error).__name__
     print(f"error: {text}", file=sys.stderr)
     return text
@@ -37,9 +37,9 @@ def report(error: BaseException) -> str:
 
 @contextmanager
 def errors_reported() -> Iterator[None]:
-    """End the program with one line and its exit code at an error that has one.
+    """End the program with one line and the exit code of an error that has one.
 
-    Use it around what a bundle's configuration calls: MONAI's own way to end is a traceback.
+    Use it around the calls of a bundle's configuration; MONAI itself ends with a traceback.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and their hashes."""
+"""Write files atomically, compute hashes, and read gzip files."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import Any, BinaryIO
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside ``path``, renamed to it when the block ends well and removed otherwise.
+    """Yield a temporary path beside ``path``, renamed to it on success and removed otherwise.
 
-    The temporary name keeps the ending (``.nii.gz``), which many writers choose the format by. It is
-    the same for every try, so that what a killed process left behind is overwritten by the next.
+    The temporary name keeps the ending (``.nii.gz``), since many writers choose the format by it. The name is
+    always the same, so that the next try overwrites the remains of a killed one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,13 +34,13 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """``content`` as indented JSON with a final newline, whole."""
+    """Write ``content`` atomically as indented JSON with a final newline."""
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def file_hash(path: str | Path, algorithm: str = "sha256") -> str:
-    """Hexadecimal digest of a file's bytes."""
+    """Return the hexadecimal digest of a file."""
     digest = hashlib.new(algorithm)
     with open(path, "rb") as stream:
         while block := stream.read(1 << 20):
@@ -57,16 +57,16 @@ try:
 except ModuleNotFoundError:
     pass
 
-#: What a truncated or damaged file raises, at the latest when it has been read to its end, where the checksum is.
+#: Exceptions of a truncated or damaged file, raised at the latest at its end, which contains the checksum.
 DAMAGED = _damaged
 
 
 def open_packed(path: str | Path) -> BinaryIO:
-    """The content of a gzip file as a stream; ``pip install 'kits-unet3d[fast]'`` makes it faster."""
+    """Open a gzip file as a stream; ``pip install 'kits-unet3d[fast]'`` makes it faster."""
     return _open(path, "rb")  # type: ignore[no-any-return]
 
 
 def read_to_end(stream: BinaryIO) -> None:
-    """Reads what is left without keeping it, so that the checksum is verified."""
+    """Read and discard the rest of a stream, so that its checksum is verified."""
     while stream.read(1 << 20):
         pass

@@ -1,4 +1,4 @@
-"""How much memory there is, or may be used."""
+"""Determine the free memory and the memory limit."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 from .errors import UsageError
 
 GB = 1e9
-#: Of Python with torch, MONAI and a small network, before any scan.
+#: Memory of Python with torch, MONAI and a small network, without a scan.
 LIBRARIES = 0.7 * GB
 UNITS = {"": GB, "g": GB, "gb": GB, "m": 1e6, "mb": 1e6, "t": 1e12, "tb": 1e12}
 
 
 def parse_memory(text: str) -> float:
-    """Bytes from ``4``, ``4GB`` or ``500MB``; a number alone is in GB.
+    """Return the bytes of ``4``, ``4GB`` or ``500MB``; a number alone is in GB.
 
     Raises:
-        UsageError: if it is neither.
+        UsageError: if ``text`` is not such a size, or 0.
     """
     match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([a-z]*)", text.strip().lower())
     if not match or match.group(2) not in UNITS or float(match.group(1)) == 0:
@@ -26,12 +26,12 @@ def parse_memory(text: str) -> float:
 
 
 def memory_limit(given: str | float | None) -> float:
-    """Bytes that may be used: as :func:`parse_memory` reads them, or what is free if nothing is given."""
+    """Return the memory limit in bytes, parsed by :func:`parse_memory`; the free memory if None."""
     return available_bytes() if given is None else parse_memory(str(given))
 
 
 def available_bytes() -> float:
-    """What this machine, or the container it runs in, has free; infinite where that cannot be told."""
+    """Return the free bytes of this machine or container; infinity if they are unknown."""
     free = [float("inf")]
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()

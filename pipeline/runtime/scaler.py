@@ -1,4 +1,4 @@
-"""The loss scaler of half precision."""
+"""Scale the loss for half precision."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from torch.amp.grad_scaler import OptState
 
 
 class LossScaler(torch.amp.GradScaler):
-    """PyTorch's, but with the inverse of its scale taken in float32.
+    """Scale the loss as PyTorch does, but compute the inverse scale in float32.
 
-    PyTorch takes it in float64, which not every accelerator computes. The scale is a power of two, whose
-    inverse is exact in either.
+    PyTorch computes it in float64, which some accelerators lack. The scale is a power of two, so that the inverse is
+    exact in both.
     """
 
     def unscale_(self, optimizer: torch.optim.Optimizer) -> None:
-        """Divides the gradients by the scale, once between two steps."""
+        """Divide the gradients by the scale, once between two steps."""
         if not self._enabled:
             return
         scale, _ = self._check_scale_growth_tracker("unscale_")

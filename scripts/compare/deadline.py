@@ -1,4 +1,4 @@
-"""A training that ends at a given second, and its loss by time."""
+"""Stop a training at a given second and record its loss by time."""
 
 import time
 from pathlib import Path
@@ -9,13 +9,13 @@ from monai.handlers import from_engine
 
 
 class Deadline:
-    """Stops the trainer after the first step that ends at or past the deadline; writes `seconds,loss` of each step.
+    """Stop the trainer after the first step that ends at or past the deadline; write `seconds,loss` of each step.
 
-    The clock starts when the first batch is asked for, as nnU-Net's does. The trainer's own `max_minutes` looks at the
-    end of an epoch alone, and would give a recipe with long epochs more time.
+    The clock starts at the request for the first batch, as nnU-Net's does. The trainer's own `max_minutes` acts only at
+    the end of an epoch, and would give a recipe with long epochs more time.
 
     Args:
-        minutes: of training; None for no end.
+        minutes: of training; None for no limit.
         file: CSV to write.
     """
 
@@ -39,7 +39,7 @@ class Deadline:
 
     def _step(self, engine: Engine) -> None:
         output: Any = engine.state.output
-        seconds = round(time.monotonic() - self.started, 3)  # as written, so that the file tells why it ended
+        seconds = round(time.monotonic() - self.started, 3)  # as written, so that the file shows why it ended
         with open(self.file, "a", encoding="utf-8") as stream:
             stream.write(f"{seconds:.3f},{float(self._loss(output)):.5f}\n")
         if self.minutes is not None and seconds >= 60 * self.minutes:

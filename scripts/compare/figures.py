@@ -1,4 +1,4 @@
-"""Figures of a comparison: loss by time, scores by case, and the best and the worst case of each recipe."""
+"""Draw a comparison's figures: loss by time, scores by case, and each recipe's best and worst case."""
 
 from pathlib import Path
 
@@ -8,12 +8,12 @@ import numpy as np
 from kits_unet3d.pipeline.evaluation.comparison import Runs
 from kits_unet3d.pipeline.report.overlays import picture_of_files
 
-#: Steps over which the loss is averaged; single steps jump.
+#: Steps over which the loss is averaged, since single steps vary strongly.
 WINDOW = 25
 
 
 def draw(out: Path, runs: dict[tuple[str, str], Runs], seeds: list[int]) -> None:
-    """Everything into `out/figures`."""
+    """Draw all figures into `out/figures`."""
     folder = out / "figures"
     folder.mkdir(exist_ok=True)
     loss_by_time(out, sorted({recipe for recipe, _ in runs}), seeds, folder / "loss.png")
@@ -24,7 +24,7 @@ def draw(out: Path, runs: dict[tuple[str, str], Runs], seeds: list[int]) -> None
 
 
 def loss_by_time(out: Path, recipes: list[str], seeds: list[int], path: Path) -> None:
-    """A panel a recipe, for their losses are not the same; a line a seed, the mean over some steps."""
+    """Plot the loss, averaged over some steps: a panel per recipe, since losses differ, and a line per seed."""
     figure = matplotlib.figure.Figure(figsize=(4 * len(recipes), 3.2), layout="constrained")
     for column, recipe in enumerate(recipes):
         axes = figure.add_subplot(1, len(recipes), column + 1)
@@ -44,7 +44,7 @@ def loss_by_time(out: Path, recipes: list[str], seeds: list[int], path: Path) ->
 
 
 def scores_by_case(runs: dict[tuple[str, str], Runs], path: Path) -> None:
-    """Dice of kidney and tumour: a dot for each case, the mean over the seeds; the bar is the mean over cases."""
+    """Plot kidney and tumour Dice: a dot is a case's mean over the seeds, a bar the mean over cases."""
     figure = matplotlib.figure.Figure(figsize=(10, 4), layout="constrained")
     labels = [f"{recipe}\n{variant}" for recipe, variant in runs]
     for column, structure in enumerate(("kidney", "tumour")):
@@ -59,7 +59,7 @@ def scores_by_case(runs: dict[tuple[str, str], Runs], path: Path) -> None:
 
 
 def best_and_worst(out: Path, recipe: str, run: Runs, seed: int, folder: Path) -> None:
-    """Pictures of the cases with the highest and the lowest tumour Dice in the mean over the seeds."""
+    """Draw the cases with the highest and the lowest tumour Dice, as mean over the seeds."""
     order = np.argsort(run.table("tumour_dice").mean(axis=0))
     for name, position in (("worst", order[0]), ("best", order[-1])):
         case = run.cases[position]

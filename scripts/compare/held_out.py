@@ -1,7 +1,7 @@
-"""The scans of one fold, linked into a folder: `python scripts/compare/held_out.py OUT FOLD FOLDS`.
+"""Link the scans of one fold into a directory: `python scripts/compare/held_out.py OUT FOLD FOLDS`.
 
-Reads `OUT/prepared`, and links `OUT/raw/<case>/imaging.nii.gz` as `OUT/fold_<FOLD>/scans/<case>.nii.gz`: of each label
-map one body, as the comparison scores them.
+Reads `OUT/prepared`, and links `OUT/raw/<case>/imaging.nii.gz` as `OUT/fold_<FOLD>/scans/<case>.nii.gz`: one body of
+each label map, as the comparison scores them.
 """
 
 import sys

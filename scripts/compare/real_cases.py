@@ -1,11 +1,11 @@
-"""The real-anatomy set: which KiTS19 label maps train and which are scored, and phantoms around them.
+"""Split KiTS19's label maps into training and evaluation cases, and make phantoms around them.
 
 `python scripts/compare/real_cases.py LABELS OUT [--contrast wide] [--evaluation case_… …]`
 
-A label map is ordinary if its slices are at least 1 mm apart: two of the 32 at hand, case_00000 and case_00001, have
-611 and 602 slices of 0.5 mm and would take as long as ten others. Of the ordinary ones eight are scored and the others
-train, with three simulated bodies around each; KiTS19's own list counts case_00064 among the training cases, which is
-why the eight are named here.
+A label map is ordinary if its slices are at least 1 mm apart. Two of the 32 available ones, case_00000 and case_00001,
+have 611 and 602 slices of 0.5 mm and would take as long as ten others. Eight of the ordinary ones are scored. The
+others train, with three simulated bodies around each. KiTS19's own list counts case_00064 among the training cases, so
+the eight are named here.
 """
 
 import argparse
@@ -23,13 +23,13 @@ BODIES = 3
 
 
 def ordinary(labels: Path) -> dict[str, Path]:
-    """Label maps (slice first) by case, those with thin slices left out."""
+    """Return label maps (slice first) by case, without those with thin slices."""
     files = {path.parent.name: path for path in sorted(labels.glob("case_*/segmentation.nii.gz"))}
     return {case: path for case, path in files.items() if nib.load(path).header.get_zooms()[0] >= THINNEST_MM}
 
 
 def linked(files: dict[str, Path], folder: Path) -> Path:
-    """A folder with these label maps alone, as the phantoms want it."""
+    """Link these label maps alone into a directory, as the phantoms need them; return it."""
     for case, path in files.items():
         (folder / case).mkdir(parents=True, exist_ok=True)
         link = folder / case / path.name

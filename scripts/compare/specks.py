@@ -1,7 +1,7 @@
-"""How often a patch would be laid on a speck of a class: `python scripts/compare/specks.py PREPARED [POWER]`.
+"""Report how often a patch lies on a small component: `python scripts/compare/specks.py PREPARED [POWER]`.
 
-Of `best`'s sampling, which draws among the parts of a class by their boxes' volume to POWER (-0.3): in how many of the
-training label maps a class has specks beside larger parts, and which share of its patches they would take there.
+The sampling of `best` draws among a class's connected components by their boxes' volume to POWER (-0.3). Reported are
+the training label maps with small components beside larger ones, by class, and the small ones' share of the patches.
 """
 
 import sys
@@ -14,7 +14,7 @@ from kits_unet3d.transforms.balanced_crop import SPECK
 
 
 def share_of_specks(boxes: list[list[list[int]]], power: float) -> float:
-    """Of the patches on these parts; 0 where all or none of them are specks, of which none is then left out."""
+    """Return the share of patches on small components; 0 where all or none are small, since all then stay."""
     sizes = np.array([np.prod([stop - start for start, stop in box]) for box in boxes], dtype=float)
     specks = sizes < SPECK
     return float((sizes[specks] ** power).sum() / (sizes**power).sum()) if 0 < specks.sum() < len(sizes) else 0.0
@@ -23,7 +23,7 @@ def share_of_specks(boxes: list[list[list[int]]], power: float) -> float:
 if __name__ == "__main__":
     index, power = Index.read(Path(sys.argv[1])), float(sys.argv[2]) if len(sys.argv) > 2 else -0.3
     training = [case for case in index.cases.values() if case["split"] == "training"]
-    by_label = {case["source_sha256"]["label"]: case["boxes"] for case in training}  # of each map's bodies one
+    by_label = {case["source_sha256"]["label"]: case["boxes"] for case in training}  # one body of each map
     for number, name in enumerate(index.recipe.classes[1:], start=1):
         shares = [share_of_specks(boxes.get(str(number), []), power) for boxes in by_label.values()]
         some = [share for share in shares if share]

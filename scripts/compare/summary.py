@@ -1,9 +1,11 @@
-"""Tables and figures of a comparison: `python scripts/compare/summary.py OUT --recipes mlperf best … --seeds 1 2 3`.
+"""Write the tables and figures of a comparison.
+
+`python scripts/compare/summary.py OUT --recipes mlperf best … --seeds 1 2 3`
 
 Reads `OUT/<recipe>/seed_<seed>/<variant>.json`, the scores of `kits-unet3d evaluate`, and writes `OUT/summary.json`,
-`OUT/summary.md` and `OUT/figures/`. Variants are `plain`, `mirror` (the mean over mirror images), `postprocessed`,
-`reference_windows`, and `ensemble` (the mean over the seeds' networks, `OUT/<recipe>/ensemble_<seeds>.json`); what was
-not made is left out.
+`OUT/summary.md` and `OUT/figures/`. Variants are `plain`, `mirror` (TTA by flipping), `postprocessed`,
+`reference_windows`, and `ensemble` (the mean over the seeds' networks, `OUT/<recipe>/ensemble_<seeds>.json`). Missing
+variants are left out.
 """
 
 import argparse
@@ -19,7 +21,7 @@ from kits_unet3d.pipeline.evaluation.comparison import Interval, Runs, paired_in
 from kits_unet3d.pipeline.runtime.errors import UsageError
 from kits_unet3d.pipeline.runtime.files import whole_file, write_json
 
-#: Score by name, its heading, and whether more is better.
+#: Scores by name: the heading, and whether a higher score is better.
 SCORES = {
     "kidney_dice": ("kidney Dice", True),
     "tumour_dice": ("tumour Dice", True),
@@ -32,7 +34,7 @@ VARIANTS = ("plain", "mirror", "postprocessed", "reference_windows", "ensemble")
 
 
 def read_runs(out: Path, recipes: list[str], seeds: list[int]) -> dict[tuple[str, str], Runs]:
-    """By recipe and variant, those that every seed has.
+    """Read the scores by recipe and variant that every seed has.
 
     Raises:
         UsageError: if scores cannot be used, or are not of the same cases.
@@ -56,9 +58,9 @@ def read_runs(out: Path, recipes: list[str], seeds: list[int]) -> dict[tuple[str
 
 
 def pairs(names: list[tuple[str, str]], against: str | None = None) -> list[tuple[tuple[str, str], tuple[str, str]]]:
-    """What is set against what: recipes with the same variant, `best` first; a recipe's variants with its plain one.
+    """Pair recipes of the same variant, `best` first, and a recipe's variants with its `plain` one.
 
-    With `against`, each other recipe less that one.
+    With `against`, pair each other recipe with that one.
     """
     if against is not None:
         return [(name, (against, name[1])) for name in names if name[0] != against and (against, name[1]) in names]
@@ -79,20 +81,26 @@ def number(value: float | None, name: str, *, sign: bool = False) -> str:
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two recipes, or of two ways to use one's networks: intervals by score, and whether one may be called sure."""
+    """Describe the difference of two recipes, or of two uses of one recipe's networks.
+
+    It holds the intervals by score, and whether both sides have several seeds.
+    """
 
     by_score: dict[str, Interval]
     seeds: bool
 
     def sure(self, name: str) -> bool:
-        """Whether the interval leaves out 0 and rests on enough: of fewer than six cases the bootstrap's 95 % are close
-        to all that there is, and a single training or ensemble does not tell how another would have ended."""
+        """Return whether the interval excludes 0 and rests on enough cases and seeds.
+
+        With fewer than six cases the bootstrap's 95 % are close to the whole range. A single training or ensemble does
+        not show how another would have ended.
+        """
         interval = self.by_score[name]
         return self.seeds and interval.cases >= 6 and interval.verdict != "open"
 
 
 def differences(runs: dict[tuple[str, str], Runs], against: str | None = None) -> dict[str, Difference]:
-    """By pair (`best plain − mlperf plain`); a score that no common case has is left out."""
+    """Compare each pair (`best plain − mlperf plain`); leave out a score that no common case has."""
     found = {}
     for first, second in pairs(list(runs), against):
         one, other = runs[first], runs[second]
@@ -108,8 +116,10 @@ def differences(runs: dict[tuple[str, str], Runs], against: str | None = None) -
 
 
 def means_table(runs: dict[tuple[str, str], Runs]) -> list[str]:
-    """Mean over cases and seeds, and the standard deviation over seeds of the mean over cases; how many cases, if not
-    all have the score in every seed."""
+    """Tabulate the mean over cases and seeds, and the standard deviation over seeds of the mean over cases.
+
+    Add the number of cases if some lack the score in a seed.
+    """
     lines = ["| recipe | " + " | ".join(heading for heading, _ in SCORES.values()) + " |", "|---" * 7 + "|"]
     for (recipe, variant), run in runs.items():
         cells = [
@@ -126,7 +136,10 @@ def means_table(runs: dict[tuple[str, str], Runs]) -> list[str]:
 
 
 def differences_table(found: dict[str, Difference], cases: int) -> list[str]:
-    """Difference of means with its interval, bold where it is sure; on how many cases it rests, if not on all."""
+    """Tabulate the difference of means with its interval, bold where it is sure.
+
+    Add the number of cases if it does not rest on all.
+    """
     lines = ["| difference | " + " | ".join(heading for heading, _ in SCORES.values()) + " |", "|---" * 7 + "|"]
     for pair, difference in found.items():
         cells = []
@@ -145,7 +158,7 @@ def differences_table(found: dict[str, Difference], cases: int) -> list[str]:
 
 
 def cases_table(runs: dict[tuple[str, str], Runs]) -> list[str]:
-    """Kidney and tumour Dice of each case, mean over the seeds."""
+    """Tabulate kidney and tumour Dice of each case, as mean over the seeds."""
     names = list(runs)
     lines = ["| case | " + " | ".join(f"{recipe}, {variant}" for recipe, variant in names) + " |"]
     lines.append("|---" * (len(names) + 1) + "|")
@@ -159,7 +172,7 @@ def cases_table(runs: dict[tuple[str, str], Runs]) -> list[str]:
 
 
 def speeds(out: Path, recipes: list[str], seeds: list[int]) -> dict[str, dict[str, float]]:
-    """Median seconds a step, and steps in all (mean over seeds), of each recipe's `curves/loss.csv`."""
+    """Return median seconds per step, steps and seconds (means over seeds) from each recipe's `curves/loss.csv`."""
     found = {}
     for recipe in recipes:
         files = [out / recipe / f"seed_{seed}" / "curves" / "loss.csv" for seed in seeds]
@@ -175,7 +188,7 @@ def speeds(out: Path, recipes: list[str], seeds: list[int]) -> dict[str, dict[st
 
 
 def speeds_table(found: dict[str, dict[str, float]]) -> list[str]:
-    if not found:  # of a cross-validation, whose trainings lie deeper
+    if not found:  # a cross-validation has its trainings in deeper directories
         return []
     lines = ["| recipe | s a step (median) | steps | s of training |", "|---|---|---|---|"]
     row = "| {} | {step_seconds:.2f} | {steps:.0f} | {seconds:.0f} |"

@@ -1,25 +1,25 @@
-"""The reference's warm-up, in a training that lasts minutes."""
+"""Warm up the learning rate as the reference does, in a training that lasts minutes."""
 
 import time
 
 import torch
 from ignite.engine import Engine, Events
 
-#: The reference warms up over 200 epochs, and with batch 2 needs 2,659 on average (MLPerf's reference points): 7.5 %.
+#: The reference warms up over 200 of 2,659 epochs, its mean with batch 2 (MLPerf's reference points): 7.5 %.
 SHARE = 200 / 2659
 
 
 class WarmUp:
-    """Raises the rate from step to step, linearly by time, over the first 7.5 % of the training.
+    """Raise the learning rate from step to step, linearly in time, over the first 7.5 % of the training.
 
-    The schedule's own warm-up goes by epochs, of which ten minutes on two cores have about fourteen: one of them would
-    begin at the full rate.
+    The schedule's own warm-up counts epochs. Ten minutes on two cores have about fourteen, and a warm-up of one epoch
+    would begin at the full learning rate.
 
     Args:
-        optimizer: whose rate is set; after the warm-up it is left alone.
+        optimizer: its learning rate is set; after the warm-up it stays at `learning_rate`.
         minutes: of the whole training.
         learning_rate: at the end of the warm-up.
-        initial_rate: where it begins.
+        initial_rate: learning rate at the beginning.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Ways to run a network: by torch itself, by its compiler, by OpenVINO."""
+"""Run a network with PyTorch, its compiler or OpenVINO."""
 
 from .agreement import DisagreementError, MissingEngineError, require_agreement
 from .choice import ENGINES, Engine, choose_engine, make_engine

@@ -1,4 +1,4 @@
-"""Whether an engine computes what the network does."""
+"""Check that an inference backend computes the same logits as the network."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from kits_unet3d.networks import CheckpointError
 
 from ...runtime.errors import UsageError
 
-#: Largest difference of a logit, relative to the largest logit where that is above 1, by precision.
+#: Largest difference of a logit, by precision; relative to the largest logit if that exceeds 1.
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.1}
-#: Share of voxels of a window of noise that must keep their class, by precision.
+#: Least share of a noise window's voxels that must keep their class, by precision.
 SAME_CLASS = {"fp32": 0.999, "bf16": 0.9}
 
 
@@ -23,10 +23,10 @@ def require_agreement(
     window: Sequence[int],
     precision: str,
 ) -> None:
-    """Compares an engine with the network in FP32, on one window (1, C, D, H, W) of noise.
+    """Compare an inference backend with the network in FP32 on one noise window (1, C, D, H, W).
 
     Raises:
-        DisagreementError: with the largest difference, if that is more than the precision explains.
+        DisagreementError: if they differ by more than the precision explains; contains the largest difference.
     """
     noise = torch.randn(tuple(window), generator=torch.Generator().manual_seed(0))
     expected, got = network(noise), engine(noise)
@@ -40,14 +40,14 @@ def require_agreement(
 
 
 class MissingEngineError(UsageError):
-    """An engine needs what is not installed, or another device or precision."""
+    """Report that an inference backend needs a missing package, or another device or precision."""
 
 
 class DisagreementError(UsageError):
-    """An engine's logits are not the network's."""
+    """Report that an inference backend's logits differ from the network's."""
 
 
-#: Largest difference of a logit that rounding explains.
+#: Largest difference of a logit that rounding can cause.
 SAME_LOGITS = 1e-4
 
 
@@ -57,10 +57,10 @@ def require_same_logits(
     shape: Sequence[int],
     path: Path,
 ) -> None:
-    """Compares the logits of both for one window of noise.
+    """Compare the logits of the original and the exported network on one noise window.
 
     Raises:
-        CheckpointError: if they differ by more than 1e-4, relative to the largest logit where that is above 1.
+        CheckpointError: if they differ by more than 1e-4; relative to the largest logit if that exceeds 1.
     """
     window = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

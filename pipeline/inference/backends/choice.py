@@ -1,4 +1,4 @@
-"""Which engine runs a network."""
+"""Choose the inference backend that runs a network."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from .pytorch import ChannelsLast, Compiled, Eager
 
 logger = logging.getLogger("kits_unet3d.inference")
 
-#: Runs windows: (B, C, D, H, W) to float32 logits (B, classes, D, H, W).
+#: Maps windows (B, C, D, H, W) to float32 logits (B, classes, D, H, W).
 Engine = Callable[[torch.Tensor], torch.Tensor]
-#: By name, the fastest on a CPU first; with the floating-point operations of a scan, below which one takes longer to
-#: make and to compare than it saves.
+#: Inference backends by name, the fastest on a CPU first, with the least floating-point operations of a scan for which
+#: creation and comparison pay off.
 WORTH_MAKING = {"openvino": 2e12, "compiled": 2e13, "channels_last": 2e12, "eager": 0.0}
 ENGINES = tuple(WORTH_MAKING)
 
 
 def make_engine(name: str, network: nn.Module, accelerator: Accelerator, window: Sequence[int]) -> Engine:
-    """The engine called ``name``, for windows (1, C, D, H, W), after comparing it with the network.
+    """Create the inference backend ``name`` for windows (1, C, D, H, W), and compare it with the network.
 
     Raises:
-        MissingEngineError: if it cannot be had here.
-        DisagreementError: if it computes something else than the network.
+        MissingEngineError: if the backend is not available here.
+        DisagreementError: if its results differ from the network's.
     """
     plain = Eager(network, Accelerator(accelerator.device))
 
@@ -48,22 +48,22 @@ def make_engine(name: str, network: nn.Module, accelerator: Accelerator, window:
 
 
 def choose_engine(network: nn.Module, accelerator: Accelerator, window: Sequence[int], windows: float) -> Engine:
-    """The fastest engine that is installed and computes what the network does.
+    """Return the fastest installed inference backend that agrees with the network.
 
-    On accelerators, and for little work, that is eager: making another one would take longer than it saves. It is eager
-    too where the work cannot be told.
+    On accelerators and for little work that is eager: another backend would take longer to create than it saves. It is
+    also eager if the operations cannot be counted.
 
     Args:
         network: on the device, in evaluation mode.
-        accelerator: gives the precision.
+        accelerator: sets the precision.
         window: (1, C, D, H, W).
-        windows: how many a scan has.
+        windows: number of windows in a scan.
     """
     if not accelerator.on_cpu or accelerator.precision not in TOLERANCE:
         return Eager(network, accelerator)
     try:
         work = operations(network, window) * windows
-    except Exception as error:  # what cannot be counted without computing can still be computed
+    except Exception as error:  # the network may run even if its operations cannot be counted
         logger.warning("the network runs eagerly, since its operations cannot be counted: %s", _first_line(error))
         return Eager(network, accelerator)
     for name in (name for name, least in WORTH_MAKING.items() if name != "eager" and work >= least):
@@ -72,7 +72,7 @@ def choose_engine(network: nn.Module, accelerator: Accelerator, window: Sequence
         except MissingEngineError as error:
             logger.debug("%s", error)
             continue
-        except Exception as error:  # whatever a compiler makes of a network, there is another engine
+        except Exception as error:  # compilers fail in many ways; another inference backend is left
             logger.warning("the engine %s is not used: %s", name, _first_line(error))
             continue
         logger.info("engine: %s, %s", name, accelerator.precision)
@@ -81,12 +81,12 @@ def choose_engine(network: nn.Module, accelerator: Accelerator, window: Sequence
 
 
 def _first_line(error: Exception) -> str:
-    """What an error says first, or its name if it says nothing."""
+    """Return the first line of an error's message, or the error's name if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def operations(network: nn.Module, window: Sequence[int]) -> float:
-    """Floating-point operations of one window (1, C, D, H, W), counted without computing anything."""
+    """Count the floating-point operations of one window (1, C, D, H, W) without computing it."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         copy.deepcopy(network).to("meta")(torch.empty(tuple(window), device="meta"))
     return float(counter.get_total_flops())

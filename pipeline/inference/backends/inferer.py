@@ -1,4 +1,4 @@
-"""Engines of networks that are means of others: one for each of those, and the mean outside."""
+"""Run MONAI inferers with inference backends, also for ensembles and TTA by flipping."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from .pytorch import Eager
 
 
 def averaged(network: nn.Module, windows: float, make: Callable[[nn.Module, float], Engine]) -> Engine:
-    """The engine of a network that may be an ensemble, mirrored, or both.
+    """Return the inference backend of a network that may be an ensemble, use TTA by flipping, or both.
 
-    As one graph, five networks over eight mirror images would be forty copies for a compiler to work through.
+    Each member gets its own backend. One graph of five networks and eight flips would hold forty copies to compile.
 
     Args:
         network: on the device, in evaluation mode.
-        windows: how many a scan has.
-        make: an engine for a single network and the number of windows that it will see.
+        windows: number of windows in a scan.
+        make: creates the backend of a single network for a number of windows.
     """
     if isinstance(network, Mirrored):
         one = averaged(network.network, windows * (1 + len(network.flips)), make)
@@ -38,16 +38,16 @@ def averaged(network: nn.Module, windows: float, make: Callable[[nn.Module, floa
 
 
 class EngineInferer(Inferer):
-    """Another inferer, whose network runs in an engine that is made once, at the first volume.
+    """Run another inferer with an inference backend that is created once, at the first volume.
 
-    Logits are float32 whatever the precision, so that windows are weighed and added up alike. The network's
-    weights must not change afterwards; during a training :class:`AutocastInferer` is what is wanted.
+    Logits are float32 in every precision, so that windows are weighted and summed alike. The network's weights must
+    not change afterwards; during training use :class:`AutocastInferer`.
 
     Args:
-        inferer: how the network is run over a volume.
-        accelerator: gives device and precision.
-        roi_size: windows that the inferer gives the network, in voxels along D, H, W. If they are not all of one
-            size this is None, and the engine eager.
+        inferer: runs the network over a volume.
+        accelerator: sets device and precision.
+        roi_size: size of the windows that the inferer passes to the network, in voxels along D, H, W. If the sizes
+            vary this is None, and the backend is eager.
         engine: ``"eager"``, ``"channels_last"``, ``"compiled"``, ``"openvino"``, or ``"auto"``: the fastest that
             is installed and agrees with the network; see :func:`choose_engine`.
     """
@@ -67,12 +67,12 @@ class EngineInferer(Inferer):
         return self.inferer(inputs, self._made[network], *args, **kwargs)
 
     def _make(self, network: Callable[..., torch.Tensor], shape: Sequence[int]) -> Engine:
-        # TorchScript, as other programs bring it, is compiled already: no engine can be made of it.
+        # TorchScript from other programs is compiled already, so no other backend can run it.
         scripted = isinstance(network, torch.jit.ScriptModule)
         if not isinstance(network, nn.Module) or scripted or self.roi_size is None:
             return Eager(network, self.accelerator)  # type: ignore[arg-type]
         window = (1, shape[1], *self.roi_size)
-        # Windows that overlap by half, as all of ours do at least.
+        # Assumes windows that overlap by half; all of ours overlap at least as much.
         count = float(np.prod([max(2 * n / size - 1, 1) for n, size in zip(shape[2:], self.roi_size, strict=True)]))
         return averaged(network, count, lambda single, windows: self._of_one(single, window, windows))
 
@@ -83,15 +83,15 @@ class EngineInferer(Inferer):
 
 
 class AutocastInferer(Inferer):
-    """Another inferer, with the network in the accelerator's precision and all around it in FP32.
+    """Run another inferer with the network in the accelerator's precision and everything else in FP32.
 
-    MONAI's engines can only mix precision on one vendor's devices, so theirs is off (``amp=False``) and this
-    is their inferer. Only the network's forward is cast; what it returns is made float32 again, so that windows
-    are weighed and added up as exactly as without.
+    MONAI's engines mix precision on one vendor's devices only. Theirs is therefore off (``amp=False``), and this is
+    their inferer. Only the network's forward pass is cast. Its output becomes float32 again, so that windows are
+    weighted and summed exactly as without autocast.
 
     Args:
-        inferer: how the network is run over a volume.
-        accelerator: gives autocast; with fp32 nothing at all changes.
+        inferer: runs the network over a volume.
+        accelerator: gives autocast; fp32 changes nothing.
     """
 
     def __init__(self, inferer: Inferer, accelerator: Accelerator) -> None:

@@ -1,4 +1,4 @@
-"""The network through OpenVINO, for CPUs."""
+"""Run a network with OpenVINO on a CPU."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from ...device import Accelerator
 from ...runtime.files import whole_file
 from .agreement import MissingEngineError
 
-#: OpenVINO's names of ours.
+#: OpenVINO's names of our precisions.
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
-#: Compiled networks kept on disk; each takes as much as its weights.
+#: Number of compiled networks kept on disk; each takes as much space as its weights.
 KEPT = 5
 
 
 class OpenVINO:
-    """The network compiled by OpenVINO for windows of one shape, or taken from the cache of an earlier run.
+    """Run the network compiled by OpenVINO for windows of one shape, or loaded from an earlier run's cache.
 
     Args:
         network: on the CPU, in evaluation mode.
-        accelerator: gives the precision.
+        accelerator: sets the precision.
         window: (1, C, D, H, W).
-        approve: is given an engine that is new, and raises if it must not be used; only what it lets pass is cached.
+        approve: receives a new backend and raises if it must not be used; only approved backends are cached.
 
     Raises:
-        MissingEngineError: without OpenVINO, on another device, or in a precision it does not compute in.
+        MissingEngineError: without OpenVINO, on another device, or in a precision that OpenVINO does not support.
     """
 
     def __init__(
@@ -68,18 +68,18 @@ class OpenVINO:
             _keep(compiled, cached)
 
     def __call__(self, window: torch.Tensor) -> torch.Tensor:
-        """Logits, float32, of windows (B, C, D, H, W)."""
+        """Return float32 logits of windows (B, C, D, H, W)."""
         logits = [self._request.infer([one[None].numpy()])[0].copy() for one in window.contiguous()]  # type: ignore[union-attr]
         return torch.from_numpy(np.concatenate(logits))
 
 
 @cache
 def shared_core() -> Any:
-    """The one ``openvino.Core`` of this process, kept until its end.
+    """Return the one ``openvino.Core`` of this process, kept until the process ends.
 
-    Each core gives its thread a stack for signals and, when it goes, gives back the one that was there before. Of two
-    that go in the order in which they came, the second gives back the stack of the first, which is no memory any more,
-    and the next signal (the end of a data worker, say) ends the process.
+    Each core gives its thread a stack for signals and restores the previous one when it is destroyed. If two cores are
+    destroyed in the order of their creation, the second restores the stack of the first, whose memory is freed. The
+    next signal, such as the end of a data worker, then ends the process.
     """
     import openvino
 
@@ -87,12 +87,12 @@ def shared_core() -> Any:
 
 
 def cache_folder() -> Path:
-    """Where compiled networks lie, below the user's cache folder (``XDG_CACHE_HOME``)."""
+    """Return the directory of compiled networks, below the user's cache directory (``XDG_CACHE_HOME``)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kits-unet3d" / "openvino"
 
 
 def _digest(network: nn.Module, window: Sequence[int], settings: dict[str, str], version: str) -> str:
-    """Of all that a compiled network depends on."""
+    """Return a digest of everything that a compiled network depends on."""
     digest = hashlib.sha256(repr((str(network), tuple(window), settings, version)).encode())
     for name, values in network.state_dict().items():
         digest.update(name.encode())
@@ -101,17 +101,17 @@ def _digest(network: nn.Module, window: Sequence[int], settings: dict[str, str],
 
 
 def _converted(network: nn.Module, window: Sequence[int]) -> Any:
-    """OpenVINO's form of the network; by its front end itself, since ``convert_model`` brings telemetry."""
+    """Convert the network with OpenVINO's own front end, since ``convert_model`` brings telemetry."""
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # about operations that this torch has under other names
+    logging.disable(logging.WARNING)  # they report operations that this torch names differently
     try:
         with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             exported = torch.export.export(network, (torch.zeros(tuple(window)),))
-            decoder = TorchFXPythonDecoder.from_exported_program(exported)  # which must outlive the conversion
+            decoder = TorchFXPythonDecoder.from_exported_program(exported)  # must outlive the conversion
     finally:
         logging.disable(before)
     frontend = FrontEndManager().load_by_framework("pytorch")
@@ -125,14 +125,14 @@ def _cached(core: Any, path: Path, settings: dict[str, str]) -> Any | None:
         return None
     try:
         compiled = core.import_model(path.read_bytes(), "CPU", settings)
-    except (RuntimeError, OSError):  # damaged, or of another machine
+    except (RuntimeError, OSError):  # damaged, or from another machine
         return None
     path.touch()
     return compiled
 
 
 def _keep(compiled: Any, path: Path) -> None:
-    """Leaves the compiled network for the next run; where that is not possible, the next run compiles again."""
+    """Save the compiled network for the next run; if that fails, the next run compiles again."""
     stream = io.BytesIO()
     try:
         compiled.export_model(stream)

@@ -1,4 +1,4 @@
-"""The network as torch runs it."""
+"""Run a network with PyTorch: eagerly, in the channels-last layout, or compiled."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from .agreement import MissingEngineError
 
 
 class Eager:
-    """Any network on any device.
+    """Run any network on any device.
 
     Args:
         network: on the device, in evaluation mode.
-        accelerator: gives the precision.
+        accelerator: sets the precision.
     """
 
     def __init__(self, network: nn.Module, accelerator: Accelerator) -> None:
         self.network, self.accelerator = network, accelerator
 
     def __call__(self, window: torch.Tensor) -> torch.Tensor:
-        """Logits, float32, of windows (B, C, D, H, W)."""
+        """Return float32 logits of windows (B, C, D, H, W)."""
         with self.accelerator.autocast():
             return self.network(window).float()  # type: ignore[no-any-return]
 
 
 class ChannelsLast(Eager):
-    """A copy of the network in the memory layout that a CPU convolves fastest in.
+    """Run a copy of the network in the memory layout in which a CPU convolves fastest.
 
-    Instance norm would copy to the other layout and back, which eats the gain. Group norm with a group for each
-    channel is the same function and stays in the layout; only its backward is slow, which is not needed here.
+    Instance norm would copy to the other layout and back, which costs the gain. Group norm with one group per channel
+    is the same function and keeps the layout. Only its backward pass is slow, and inference does not need it.
     """
 
     def __init__(self, network: nn.Module, accelerator: Accelerator) -> None:
@@ -44,7 +44,7 @@ class ChannelsLast(Eager):
 
 
 def channels_last(network: nn.Module) -> nn.Module:
-    """A copy for inference in ``channels_last_3d``, its instance norms replaced by equal group norms."""
+    """Copy a network for inference in ``channels_last_3d``, with its instance norms replaced by equal group norms."""
     copied = copy.deepcopy(network).eval()
     for parent in list(copied.modules()):
         for name, norm in list(parent.named_children()):
@@ -56,9 +56,10 @@ def channels_last(network: nn.Module) -> nn.Module:
 
 
 class Compiled(Eager):
-    """The network compiled for windows of one shape: up to half a minute at the first window, once a process.
+    """Run the network compiled for windows of one shape.
 
-    torch keeps what the C++ compiler made in its own cache, so that the next process takes less.
+    The first window of a process takes up to half a minute. torch caches the output of the C++ compiler, so that the
+    next process takes less.
 
     Raises:
         MissingEngineError: on a CPU without a C++ compiler.
@@ -72,5 +73,5 @@ class Compiled(Eager):
         super().__init__(torch.compile(network, dynamic=False), accelerator)  # type: ignore[arg-type]
 
     def __call__(self, window: torch.Tensor) -> torch.Tensor:
-        # One by one: another number of windows would be another shape.
+        # One by one, since another number of windows is another shape.
         return torch.cat([super(Compiled, self).__call__(one[None]) for one in window])

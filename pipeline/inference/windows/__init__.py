@@ -1,4 +1,4 @@
-"""Where the network looks: the reference's sliding windows, fewer of them, or only around the kidneys."""
+"""Place sliding windows as the reference does, fewer of them, or only around the kidneys."""
 
 from .coarse import CoarseToFine
 from .even import EvenWindows

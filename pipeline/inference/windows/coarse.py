@@ -1,4 +1,4 @@
-"""Two steps: a coarse look finds the kidneys, a full one is taken around them."""
+"""Find the kidneys with a coarse pass, then predict around them with a full pass."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ logger = logging.getLogger("kits_unet3d.inference")
 
 
 class CoarseToFine(Inferer):
-    """A full look only where a coarse one found something, and everywhere unless it found a kidney on each side.
+    """Run a full pass only around the findings of a coarse pass.
 
-    Around what was found the two looks are averaged, weighed as their windows are; elsewhere the coarse one stands.
+    Unless the coarse pass finds a kidney on each side, the full pass covers the whole volume. Around the findings both
+    passes are averaged, weighted as their windows are; elsewhere the coarse logits remain.
 
     Args:
-        coarse: looks at the whole volume, quickly.
-        fine: looks at what is around each part that was found.
-        roi_size: window in voxels; the least that is looked at.
-        least: voxels found in each half of the volume's last axis, below which the coarse look does not count: with
-            one kidney missed, whatever lies around it would be.
-        margin: voxels looked at around each part.
+        coarse: predicts the whole volume quickly.
+        fine: predicts the box around each connected component found.
+        roi_size: window in voxels; the smallest box.
+        least: voxels to be found in each half of the volume's last axis; with fewer the coarse pass does not count.
+            Otherwise the surroundings of a missed kidney would be missed too.
+        margin: voxels predicted around each component.
 
-    A part of less than a fiftieth of the largest is left out, unless it lies where another is looked at.
+    Components smaller than a fiftieth of the largest are left out, unless they lie in another one's box.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class CoarseToFine(Inferer):
         return like(inputs, logits)
 
     def boxes(self, found: np.ndarray) -> list[Box]:
-        """Where to look again, given what was found (D, H, W; W from side to side); nothing if that is too little."""
+        """Return the boxes around findings (D, H, W; W from side to side); an empty list if they are too few."""
         middle = found.shape[2] // 2
         if min(np.count_nonzero(found[..., :middle]), np.count_nonzero(found[..., middle:])) < self.least:
             return []
@@ -68,7 +69,7 @@ class CoarseToFine(Inferer):
             for box, size in zip(ndimage.find_objects(parts), sizes, strict=True)
             if size >= sizes.max() / 50
         ]
-        # Parts that fit into one window together, and those whose surroundings overlap, are looked at together.
+        # Components that fit into one window, and those whose surroundings overlap, share a box.
         merged = True
         while merged:
             merged = False

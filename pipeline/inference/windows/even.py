@@ -1,4 +1,4 @@
-"""Sliding windows spread evenly, none of them a near-duplicate of its neighbour."""
+"""Spread sliding windows evenly, without near-duplicates of their neighbours."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import torch
 
 from .reference import ReferenceWindows
 
-#: By this share of a stride two windows may lie further apart, if that saves one.
+#: Share of a stride by which the distance of windows may grow if that saves one.
 SLACK = 0.25
 
 
 class EvenWindows(ReferenceWindows):
-    """:class:`ReferenceWindows`, but along each axis as few as cover it with about the wanted overlap.
+    """Cover each axis with as few windows as have about the requested overlap; see :class:`ReferenceWindows`.
 
-    The reference pads to a multiple of the stride, so that the last window may see little else than padding.
-    Here the distance between windows is stretched by up to a quarter if that saves one, or shortened so that they
-    end with the volume; a volume of up to one window has one.
+    The reference pads to a multiple of the stride, so that the last window may hold little but padding. Here the
+    distance between windows grows by up to a quarter if that saves one, or shrinks so that they end with the volume.
+    A volume of up to one window has one.
     """
 
     def __call__(  # type: ignore[override]
@@ -29,7 +29,7 @@ class EvenWindows(ReferenceWindows):
         return super(EvenWindows, self.spaced(inputs.shape[2:])).__call__(inputs, network, *args, **kwargs)
 
     def spaced(self, shape: Sequence[int]) -> EvenWindows:
-        """The same with the overlap that a volume of ``shape`` (D, H, W) wants."""
+        """Return a copy with the overlap that fits a volume of ``shape`` (D, H, W)."""
         spaced = copy.copy(self)
         # Half a voxel more, since MONAI truncates window × (1 - overlap).
         spaced.overlap = [  # type: ignore[assignment]
@@ -50,7 +50,7 @@ class EvenWindows(ReferenceWindows):
 
 
 def even_stride(size: int, stride: int, roi: int) -> int:
-    """Distance of windows of ``roi`` voxels that cover ``size`` voxels, near ``stride`` and at most ``roi``."""
+    """Return the distance of windows of ``roi`` voxels that cover ``size`` voxels, near ``stride``, at most ``roi``."""
     left = size - roi
     if left <= 0:
         return stride

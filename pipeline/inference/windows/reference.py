@@ -1,4 +1,4 @@
-"""The reference's sliding windows, from MONAI's inferer."""
+"""Run the reference's sliding windows with MONAI's inferer."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .region import Box, like
 
 
 def reference_weights(roi_size: Sequence[int], sigma_scale: float = 0.125) -> torch.Tensor:
-    """Weight of each voxel of a window, (D, H, W), largest 1.
+    """Return the weight of each voxel of a window, (D, H, W), largest 1.
 
-    The cube root of the product of three Gaussians with σ = ``sigma_scale`` × window, which makes σ larger
-    by √3 than it looks. MONAI's own map has neither the root nor values below 1e-3.
+    It is the cube root of the product of three Gaussians with σ = ``sigma_scale`` × window. The root makes the
+    effective σ larger by √3. MONAI's own map has neither the root nor values below 1e-3.
     """
     axes = [axis_weights(n, sigma_scale) for n in roi_size]
     product = np.cbrt(axes[0][:, None, None] * axes[1][:, None] * axes[2])
@@ -29,24 +29,26 @@ def reference_weights(roi_size: Sequence[int], sigma_scale: float = 0.125) -> to
 
 
 def axis_weights(size: int, sigma_scale: float = 0.125) -> np.ndarray:
-    """Gaussian of the distance to the middle, along an axis of ``size`` voxels."""
+    """Return the Gaussian of the distance to the middle of an axis of ``size`` voxels."""
     distance = np.arange(size) - (size - 1) / 2
     return np.exp(-0.5 * (distance / (sigma_scale * size)) ** 2)  # type: ignore[no-any-return]
 
 
 class ReferenceWindows(SlidingWindowInferer):
-    """Sliding windows as in MLPerf's evaluation: each axis is padded to a multiple of the stride (half in
-    front) and to the window at least, windows are weighed by :func:`reference_weights`, the padding is cut off.
+    """Run a network on sliding windows as in MLPerf's evaluation.
+
+    Each axis is padded to a multiple of the stride (half in front) and at least to the window. Windows are weighted by
+    :func:`reference_weights`. The padding is cut off.
 
     Args:
         roi_size: window in voxels along D, H, W.
         overlap: of neighbouring windows, as a fraction; 0.5 in the reference.
-        padding_value: normalised intensity of what is added.
-        sw_batch_size: windows the network sees at once.
-        stitch_device: where the logits are added up; the input's device if not given.
+        padding_value: normalised intensity of the padding.
+        sw_batch_size: number of windows in one forward pass.
+        stitch_device: sums the logits; the input's device if not given.
         progress: show a bar over the windows.
 
-    The input is (1, C, D, H, W); the result has the classes as channels and the input's size and affine.
+    The input is (1, C, D, H, W). The result has the classes as channels and the input's size and affine.
     """
 
     def __init__(
@@ -78,17 +80,17 @@ class ReferenceWindows(SlidingWindowInferer):
 
     @property
     def stride(self) -> tuple[int, ...]:
-        """Step between windows in voxels, along D, H, W."""
+        """Return the step between windows in voxels, along D, H, W."""
         overlaps = ensure_tuple_rep(self.overlap, 3)
         return tuple(max(int(n * (1 - o)), 1) for n, o in zip(self.roi_size, overlaps, strict=True))  # type: ignore[arg-type]
 
     def padding(self, shape: Sequence[int]) -> list[tuple[int, int]]:
-        """Voxels added before and after each axis of a volume of ``shape`` (D, H, W)."""
+        """Return the voxels added before and after each axis of a volume of ``shape`` (D, H, W)."""
         axes = zip(shape, self.stride, self.roi_size, strict=True)  # type: ignore[arg-type]
         return [padding_to_stride(int(n), stride, roi) for n, stride, roi in axes]
 
     def total_weights(self, shape: Sequence[int]) -> torch.Tensor:
-        """What the weights of all windows add up to in each voxel of a volume of ``shape`` (D, H, W)."""
+        """Sum the weights of all windows in each voxel of a volume of ``shape`` (D, H, W)."""
         sums = []
         axes = zip(shape, self.padding(shape), self.stride, self.roi_size, strict=True)  # type: ignore[arg-type]
         for n, (front, behind), stride, roi in axes:
@@ -100,15 +102,15 @@ class ReferenceWindows(SlidingWindowInferer):
 
 
 class StockWindows(SlidingWindowInferer):
-    """MONAI's sliding windows with Gaussian weights: from the volume's first voxel on a stride apart, the last moved
-    back to end with the volume.
+    """Run a network on MONAI's sliding windows with Gaussian weights.
 
-    They stay where they are when only some of them are wanted, so a part of a volume is seen as it is in the whole.
+    Windows start at the volume's first voxel, a stride apart; the last is moved back to end with the volume. They keep
+    their positions if only some are used, so a part of a volume is predicted as in the whole.
 
     Args:
         roi_size: window in voxels along D, H, W; no axis of the volume may be shorter.
         overlap: of neighbouring windows, as a fraction.
-        stitch_device: where the logits are added up; the input's device if not given.
+        stitch_device: sums the logits; the input's device if not given.
         progress: show a bar over the windows.
     """
 
@@ -122,9 +124,9 @@ class StockWindows(SlidingWindowInferer):
         super().__init__(tuple(roi_size), 1, overlap, mode="gaussian", device=stitch_device, progress=progress)
 
     def snapped(self, box: Box, shape: Sequence[int]) -> Box:
-        """The box of the windows that cover ``box`` in a volume of ``shape`` (D, H, W), and of all centred in it.
+        """Extend ``box`` to all windows that cover it or are centred in it, in a volume of ``shape`` (D, H, W).
 
-        What a window weighs most lies at its centre: one that is centred outside says little of what is inside.
+        A window weights its centre most, so one that is centred outside contributes little inside.
         """
         result = []
         for (a, b), n, roi in zip(box, shape, self.roi_size, strict=True):  # type: ignore[arg-type]

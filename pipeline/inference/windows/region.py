@@ -1,4 +1,4 @@
-"""Parts of a volume, and what is said about the rest."""
+"""Predict boxes of a volume, and set the rest to background."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from torch.nn import functional
 
 #: (first, last + 1) along D, H, W.
 Box = tuple[tuple[int, int], ...]
-#: Logit of the background, and of each class with the sign turned, where the network did not look.
+#: Logit of the background, and negated of each other class, outside the predicted boxes.
 SURE = 10.0
 
 
 def like(inputs: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """``values``, with affine and history of ``inputs`` if that is a MetaTensor."""
+    """Return ``values``, with affine and history of ``inputs`` if that is a MetaTensor."""
     if isinstance(inputs, MetaTensor):
         return MetaTensor(values, meta=inputs.meta, applied_operations=inputs.applied_operations)
     return values
 
 
 def slices(box: Box) -> tuple[slice, ...]:
-    """An index into (B, C, D, H, W)."""
+    """Return the index of a box in (B, C, D, H, W)."""
     return (slice(None), slice(None), *(slice(a, b) for a, b in box))
 
 
 def background(shape: Sequence[int], device: torch.device | str | None = None) -> torch.Tensor:
-    """Logits (B, C, D, H, W) that are sure of the first class."""
+    """Return logits (B, C, D, H, W) that are certain of the first class."""
     logits = torch.full(tuple(shape), -SURE, device=device)
     logits[:, 0] = SURE
     return logits
 
 
 def grown(box: Box, margin: int, least: Sequence[int], shape: Sequence[int]) -> Box:
-    """``box`` with a margin on each side, and of ``least`` size along each axis, as far as ``shape`` allows."""
+    """Grow ``box`` by a margin on each side, and to ``least`` along each axis, as far as ``shape`` allows."""
     result = []
     for (a, b), wanted, n in zip(box, least, shape, strict=True):
         more = max(wanted - (b - a) - 2 * margin, 0)
         a, b = a - margin - more // 2, b + margin + more - more // 2
-        if more:  # at a border it is moved, so as to stay whole
+        if more:  # moved away from a border, to keep its size
             moved = max(-a, 0) - max(b - n, 0)
             a, b = a + moved, b + moved
         result.append((max(a, 0), min(b, n)))
@@ -58,7 +58,7 @@ def within(
     *args: Any,
     **kwargs: Any,
 ) -> torch.Tensor:
-    """``inferer`` in each box alone; everywhere else background. Where boxes overlap the later one counts.
+    """Run ``inferer`` in each box, and return background elsewhere. The later one of overlapping boxes counts.
 
     Args:
         inputs: (1, C, D, H, W).
@@ -76,21 +76,21 @@ def within(
     return like(inputs, logits)  # type: ignore[arg-type]
 
 
-#: Edge, in voxels, of the blocks in which the body is looked for.
+#: Edge, in voxels, of the blocks in which the body is searched.
 BLOCK = 4
 #: Voxels kept around the body.
 MARGIN = 4
-#: Parts of the body at least as large as this share of the largest count: arms, legs.
+#: Smallest connected component of the body that counts (arms, legs), as a share of the largest.
 PART = 0.05
 
 
 def body_box(image: torch.Tensor, air: float, margin: int = MARGIN) -> Box:
-    """The box around the patient; the whole volume if nothing in it is denser than air.
+    """Return the box around the patient; the whole volume if nothing in it is denser than air.
 
     Args:
         image: (1, 1, D, H, W).
         air: intensity up to which a voxel counts as air. Skin is denser, so fat may count as air too.
-        margin: voxels around the body. A table, and whatever else is thin, is left out.
+        margin: voxels around the body. A table and other thin objects are left out.
     """
     shape = tuple(int(n) for n in image.shape[2:])
     dense = functional.avg_pool3d((image > air).float(), BLOCK, ceil_mode=True)[0, 0] > 0.5
@@ -100,17 +100,17 @@ def body_box(image: torch.Tensor, air: float, margin: int = MARGIN) -> Box:
     sizes = np.bincount(parts.ravel())[1:]
     found = ndimage.find_objects(np.isin(parts, 1 + np.flatnonzero(sizes >= PART * sizes.max())).astype(np.uint8))[0]
     box = tuple((s.start * BLOCK, min(s.stop * BLOCK, n)) for s, n in zip(found, shape, strict=True))
-    # An opening takes a block away from each side of what is round.
+    # An opening removes a block from each side of round shapes.
     return grown(box, margin + BLOCK, (0, 0, 0), shape)
 
 
 class InBody(Inferer):
-    """Another inferer in the box around the patient alone; the air around is background.
+    """Run another inferer in the box around the patient alone; the air around is background.
 
     Args:
-        inferer: is given the box.
+        inferer: receives the box.
         air: see :func:`body_box`.
-        snap: gives the box to use for a box and a volume's shape, such as :meth:`StockWindows.snapped`.
+        snap: returns the box to use for a box and a volume's shape, such as :meth:`StockWindows.snapped`.
     """
 
     def __init__(
@@ -126,12 +126,12 @@ class InBody(Inferer):
 
 
 class SkipAir(Inferer):
-    """Another inferer, whose network is spared windows of nothing but air: they are background.
+    """Run another inferer, and set windows of nothing but air to background without the network.
 
     Args:
-        inferer: how the network is run over a volume.
+        inferer: runs the network over a volume.
         air: intensity up to which a voxel counts as air.
-        classes: how many the network tells apart.
+        classes: number of the network's classes.
     """
 
     def __init__(self, inferer: Inferer, air: float, classes: int) -> None:

@@ -1,4 +1,4 @@
-"""The windows a user asks for, by name."""
+"""Create the sliding windows that a user selects by name."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from .even import EvenWindows
 from .reference import ReferenceWindows, StockWindows
 from .region import InBody, SkipAir
 
-#: Ways to need fewer windows, besides ``"reference"``: in the box around the body; none of mere air; spread evenly.
+#: Names besides ``"reference"``, for fewer windows: in the box around the body; none of air alone; spread evenly.
 OPTIONS = ("body", "skip-air", "even")
-#: For scans of any size: no window sees the reference's padding, and none mere air, in which a network finds anything.
+#: For scans of any size: no window holds the reference's padding or air alone, where a network may find any class.
 DEFAULT = ("body", "skip-air")
-#: The whole scan, or a coarse look at it and a full one around what that finds.
+#: A full pass over the whole scan, or a coarse pass and a full one around its findings.
 ROIS = ("full", "coarse")
-#: Smallest kidney that the coarse look is trusted with, of which it must find one on each side, and what is looked at
-#: around it.
+#: Smallest kidney that a trusted coarse pass must find on each side, and the margin predicted around it.
 KIDNEY_ML, MARGIN_MM = 20.0, 24.0
 
 
@@ -33,15 +32,15 @@ def make_windows(
     stitch_device: torch.device | str | None = "cpu",
     progress: bool = False,
 ) -> Inferer:
-    """Sliding windows with the recipe's numbers.
+    """Return an inferer with sliding windows of the model's size and overlap.
 
     Args:
-        recipe: of the model.
-        windows: ``"reference"`` alone, or any of :data:`OPTIONS`; without ``"even"`` they are those of MONAI's stock
-            inferer, as many of them as are needed. After a coarse look they are spread evenly in any case, but for
+        recipe: preprocessing parameters of the model.
+        windows: ``"reference"`` alone, or any of :data:`OPTIONS`. Without ``"even"`` they are those of MONAI's stock
+            inferer, as many as are needed. After a coarse pass they are always spread evenly, except for
             ``"reference"``.
         roi: one of :data:`ROIS`.
-        stitch_device: where the logits are added up; the input's device if None.
+        stitch_device: sums the logits; the input's device if None.
         progress: show a bar over the windows.
 
     Raises:
@@ -54,13 +53,13 @@ def make_windows(
         raise ValueError(f"roi must be one of {', '.join(ROIS)}, got {roi!r}")
     placed: dict[str, Any] = {"stitch_device": stitch_device, "progress": progress}
     padded = {"padding_value": recipe.padding_value, **placed}
-    # Rounding of the clipped HU must not make tissue of air.
+    # Rounding of the clipped HU must not turn air into tissue.
     air = (recipe.hu_window[0] - recipe.hu_mean) / recipe.hu_std + 1e-3
 
     stock = StockWindows(recipe.roi_size, recipe.overlap, **placed)
-    # Around what a coarse look found, windows end where the box does: padding would be what the network has never seen.
+    # Around coarse findings windows end with their box, since the network has never seen such padding.
     whole = (ReferenceWindows if "reference" in names else EvenWindows)(recipe.roi_size, recipe.overlap, **padded)
-    # With the air alone left out, windows stay where they would be in the whole scan.
+    # If only air is left out, windows keep their positions of the whole scan.
     fixed = roi == "full" and not names & {"even", "reference"}
     inferer: Inferer = stock if fixed else whole
     if roi == "coarse":

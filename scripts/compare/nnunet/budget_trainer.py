@@ -1,4 +1,4 @@
-"""nnU-Net's trainer on a budget of minutes, found through `nnUNet_extTrainer`.
+"""Train nnU-Net on a budget of minutes; nnU-Net finds this trainer through `nnUNet_extTrainer`.
 
 Settings: BUDGET_MINUTES, BUDGET_SEED.
 """
@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-#: Of nnU-Net's polynomial rate and of its clipped gradients.
+#: Exponent of nnU-Net's polynomial learning rate, and largest norm of its clipped gradients.
 EXPONENT, LARGEST_NORM = 0.9, 12
 
 
 class BudgetTrainer(nnUNetTrainer):
-    """Trains for so many minutes from the first batch on, without validation between or after.
+    """Train for a number of minutes from the first batch on, without validation between or after.
 
-    The rate falls as nnU-Net's does, but with the elapsed share of the time instead of that of 1,000 epochs. Forward
-    passes are in bf16, which nnU-Net does not do on a CPU, and losses in fp32. Each step's `seconds,loss` goes to
+    The learning rate falls as nnU-Net's does, but with the elapsed share of the time instead of 1,000 epochs. Forward
+    passes are in bf16, which nnU-Net does not use on a CPU, and losses in fp32. Each step's `seconds,loss` goes to
     `loss.csv`.
     """
 
@@ -56,4 +56,4 @@ class BudgetTrainer(nnUNetTrainer):
         return {"loss": loss.detach().cpu().numpy()}
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """None: the scores of a comparison come from scans that no training has."""
+        """Skip the validation: a comparison scores scans that no training has."""

@@ -1,7 +1,7 @@
-"""The same scans as nnU-Net wants them: `python scripts/compare/nnunet/dataset.py RAW NNUNET_RAW/DatasetXXX_Name`.
+"""Link the scans for nnU-Net: `python scripts/compare/nnunet/dataset.py RAW NNUNET_RAW/DatasetXXX_Name`.
 
 RAW has `case_XXXXX/imaging.nii.gz`, `segmentation.nii.gz` and `dataset.json` with the split; files are linked, not
-copied. All training scans are given; the scans to predict are not, so that no choice can be made on them.
+copied. All training scans are linked. The scans to predict are not, so that no choice can be made on them.
 """
 
 import json
@@ -16,7 +16,7 @@ def link(target: Path, name: Path) -> None:
 
 
 def write_dataset(raw: Path, out: Path) -> int:
-    """Links the training scans and describes them; returns how many."""
+    """Link the training scans and describe them; return their number."""
     training = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))["training"]
     for case in training:
         link(raw / case / "imaging.nii.gz", out / "imagesTr" / f"{case}_0000.nii.gz")

@@ -1,10 +1,10 @@
-"""nnU-Net's own planning and preparation, with spacing, patch and batch size given.
+"""Run nnU-Net's own planning and preprocessing with a given spacing, patch and batch size.
 
 `python scripts/compare/nnunet/plan.py NUMBER SPACING ROI [BASE MAX]`, by the interpreter of nnU-Net's environment and
 with its variables `nnUNet_raw`, `nnUNet_preprocessed`, `nnUNet_results` set.
 
-SPACING (mm) and ROI (voxels) are JSON lists, slice first. BASE and MAX are the widths of the first and of the widest
-level, nnU-Net's own 32 and 320 if not given.
+SPACING (mm) and ROI (voxels) are JSON lists, slice first. BASE and MAX are the channels of the first and of the widest
+level, by default nnU-Net's own 32 and 320.
 """
 
 import json
@@ -18,7 +18,7 @@ BATCH = 2
 
 
 def planner(roi: list[int], base: int, widest: int) -> type[ExperimentPlanner]:
-    """nnU-Net's planner, whose topology follows from a patch of `roi` instead of from a card's memory."""
+    """Return nnU-Net's planner, with a topology for a patch of `roi` instead of an accelerator's memory."""
 
     class GivenPatch(ExperimentPlanner):
         def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -28,7 +28,7 @@ def planner(roi: list[int], base: int, widest: int) -> type[ExperimentPlanner]:
         def get_plans_for_configuration(self, spacing: Any, median_shape: Any, *others: Any) -> dict[str, Any]:
             if len(spacing) != 3:
                 return super().get_plans_for_configuration(spacing, median_shape, *others)
-            # The planner starts from the median scan and makes it smaller until it fits: this is small enough.
+            # The planner shrinks the median scan until it fits; `roi` is small enough from the start.
             plan = super().get_plans_for_configuration(spacing, roi, *others)
             if list(plan["patch_size"]) != roi:
                 raise SystemExit(f"error: nnU-Net would pad the patch {roi} to {list(plan['patch_size'])}")
@@ -41,7 +41,7 @@ def main() -> None:
     number, spacing, roi = int(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
     base, widest = map(int, sys.argv[4:6] or (32, 320))
     api.extract_fingerprint_dataset(number, num_processes=2)
-    # SimpleITK's arrays have the file's axes in reverse; the planner puts the coarsest, the slices, first again.
+    # SimpleITK's arrays reverse the file's axes; the planner puts the coarsest axis, the slices, first again.
     api.plan_experiment_dataset(number, planner(roi, base, widest), overwrite_target_spacing=spacing[::-1])
     api.preprocess_dataset(number, configurations=["3d_fullres"], num_processes=[2])
 

@@ -1,4 +1,4 @@
-"""The torchvision that nnU-Net brings is built for another torch, and asks for two operators while it is imported."""
+"""Define two torchvision operators for the import of nnU-Net's torchvision, which is built for another torch."""
 
 import torch
 
