@@ -141,7 +141,7 @@ def test_a_model_already_read_is_not_mirrored_afterwards(checkpoints):
     assert Predictor(read_model(checkpoints[0], mirror=True), "cpu", mirror=True).settings["mirror"]
 
 
-def test_a_bundles_run_ends_with_a_sentence_where_one_of_several_checkpoints_is_of_no_use(checkpoints, capsys):
+def test_a_bundle_run_reports_one_unusable_checkpoint_among_several(checkpoints, capsys):
     factory = partial(UNet3D, channels=[2, 4])
     assert model_of_run(checkpoints[:2], factory, mirror=True).mirror
     for wrong, message in ((checkpoints[0].with_name("typo.pt"), "typo.pt"), (checkpoints[2], "in another way")):

@@ -79,7 +79,7 @@ def test_a_bad_dicom_folder_is_refused_by_name_and_the_others_are_done(tmp_path,
         assert code == 0 and cases["bad"]["outcome"] == "done"
 
 
-def test_37_gaps_are_filled_by_interpolation(tmp_path, predict):
+def test_gaps_are_filled_by_interpolation(tmp_path, predict):
     voxels = slices()
     voxels[3] = (voxels[2].astype(int) + voxels[4]) // 2
     write_series(tmp_path / "bad", voxels, leave_out=[3])
@@ -88,13 +88,13 @@ def test_37_gaps_are_filled_by_interpolation(tmp_path, predict):
     assert nib.load(tmp_path / "out" / "bad_seg.nii.gz").shape == (14, 10, 8)
 
 
-def test_38_all_series_can_be_done_and_each_gets_its_mask(tmp_path, predict):
+def test_all_series_can_be_segmented_each_into_its_own_mask(tmp_path, predict):
     code, _, cases = predict(two_series(tmp_path / "both"), "--series=all")
     assert code == 0 and {"both_series1", "both_series2"} < set(cases)
     assert nib.load(tmp_path / "out" / "both_series2_seg.nii.gz").shape == (14, 10, 6)
 
 
-def test_39_a_scout_is_left_out_and_listed(tmp_path, predict):
+def test_a_localizer_is_left_out_and_listed(tmp_path, predict):
     write_series(tmp_path / "ct", slices())
     scout = {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"], "ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}
     write_slice(tmp_path / "ct" / "scout.dcm", slices()[0], (0, 0, 0), **scout)
@@ -102,7 +102,7 @@ def test_39_a_scout_is_left_out_and_listed(tmp_path, predict):
     assert code == 0 and "left out: 1 localizer" in cases["ct"]["warnings"]
 
 
-def test_43_run_length_encoding_is_decoded(tmp_path, predict):
+def test_run_length_encoding_is_decoded(tmp_path, predict):
     from pydicom.uid import RLELossless
 
     for number, plane in enumerate(slices()):
@@ -144,7 +144,7 @@ PERSONAL = [
 
 @pytest.mark.parametrize("beside", [True, False], ids=["beside", "alone"])
 @pytest.mark.parametrize(("folder", "make", "words"), PERSONAL, ids=[f"{i}-{p[0]}" for i, p in enumerate(PERSONAL)])
-def test_45_no_folder_tells_whom_it_is_of(tmp_path, predict, folder, make, words, beside):
+def test_directory_names_do_not_disclose_the_patient(tmp_path, predict, folder, make, words, beside):
     make(tmp_path / "in" / folder)
     if beside:
         other = {"PatientName": "Roe^Rick", "PatientID": "P-1", "SeriesInstanceUID": "1.2.3.9"}
@@ -157,14 +157,14 @@ def test_45_no_folder_tells_whom_it_is_of(tmp_path, predict, folder, make, words
     assert not [word for word in words if word in told]
 
 
-def test_45_the_list_of_series_holds_no_descriptions(tmp_path, predict):
+def test_the_list_of_series_contains_no_descriptions(tmp_path, predict):
     write_series(tmp_path / "bad", slices(), SeriesDescription="ID 991122 Roe")
     write_series(tmp_path / "bad", slices(), SeriesInstanceUID="1.2.3.2", SeriesNumber=2)
     _, error, _ = predict(tmp_path / "bad")
     assert "1 (8 slices), 2 (8 slices)" in error and "991122" not in error and "Roe" not in error
 
 
-def test_45_words_are_replaced_where_they_stand_alone(tmp_path, predict):
+def test_patient_names_are_replaced_only_as_whole_words(tmp_path, predict):
     write_series(tmp_path / "in" / "ct", slices(), leave_out=[3], PatientName="Miss^Scan", PatientID="001")
     nifti(tmp_path / "in" / "case_00100.nii.gz")
     nifti(tmp_path / "in" / "scan.nii.gz")
@@ -188,7 +188,7 @@ def text(path, content):
         ("something", "is no DICOM"),
     ],
 )
-def test_25_files_that_are_no_dicom_are_named_and_cost_no_series(tmp_path, predict, content, reason):
+def test_files_other_than_dicom_are_reported_and_the_series_is_kept(tmp_path, predict, content, reason):
     text(write_series(tmp_path / "ct", slices()) / "stray.dcm", content)
     code, _, cases = predict(tmp_path / "ct")
     assert code == 0 and reason in " ".join(cases["ct"]["warnings"])
@@ -198,7 +198,7 @@ def test_25_files_that_are_no_dicom_are_named_and_cost_no_series(tmp_path, predi
     assert code == 1 and reason in cases["lost"]["error"] and "0x" not in error
 
 
-def test_38_a_series_number_leads_out_of_no_folder(tmp_path, predict):
+def test_a_series_number_cannot_lead_outside_the_output_directory(tmp_path, predict):
     write_series(tmp_path / "both", slices())
     raw = write_slice(tmp_path / "raw.dcm", slices()[0], (0, 0, 0), SeriesNumber=1111111111).read_bytes()
     assert raw.count(b"1111111111") == 1
@@ -211,7 +211,7 @@ def test_38_a_series_number_leads_out_of_no_folder(tmp_path, predict):
     assert not [path for path in tmp_path.parent.glob("*e_seg*")]
 
 
-def test_38_two_patients_with_one_series_uid_are_two_scans(tmp_path, predict):
+def test_two_patients_with_one_series_uid_are_two_scans(tmp_path, predict):
     write_series(tmp_path / "in" / "a", slices())
     write_series(tmp_path / "in" / "b", slices(), PatientID="Q-1")
     code, _, cases = predict(tmp_path / "in")
@@ -227,7 +227,7 @@ def test_dicom_without_its_mark_is_read(tmp_path, predict):
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_45_patients_names_appear_only_if_kept(tmp_path, predict, keep, capsys):
+def test_patient_names_appear_only_with_keep_names(tmp_path, predict, keep, capsys):
     write_series(tmp_path / "in" / "DOE_JANE_P-4711", slices())
     write_series(tmp_path / "in" / "Roe^Rick", slices(), leave_out=[3], SeriesInstanceUID="1.2.3.2")
     code, error, _ = predict(tmp_path / "in", *(["--keep-names"] if keep else []))
@@ -238,6 +238,6 @@ def test_45_patients_names_appear_only_if_kept(tmp_path, predict, keep, capsys):
         assert (word in (error + report + files).lower()) == keep, word
 
 
-def test_45_texts_in_a_header_do_not_reach_the_mask(tmp_path, predict):
+def test_header_texts_do_not_reach_the_mask(tmp_path, predict):
     predict(nifti(tmp_path / "scan.nii.gz", descrip=b"Doe^Jane 1960", db_name=b"4711"))
     assert b"Doe" not in gzip.decompress((tmp_path / "out" / "scan_seg.nii.gz").read_bytes())

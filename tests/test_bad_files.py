@@ -223,7 +223,7 @@ def test_a_way_out_leaves_good_scans_alone_or_says_what_it_does(tmp_path, predic
     np.testing.assert_allclose(nib.load(tmp_path / "out" / "good_seg.nii.gz").affine, AFFINE)
 
 
-def test_16_no_spacing_saves_a_singular_affine(tmp_path, predict):
+def test_a_singular_affine_is_refused_even_with_a_given_spacing(tmp_path, predict):
     flat = nifti(tmp_path / "flat.nii.gz", affine=np.diag([6.0, 0.0, 6.0, 1.0]))
     code, error, cases = predict(flat, "--spacing", "6", "6", "6")
     assert code == 1 and cases["flat"]["error"].count("\n") == 0 and "its affine is singular" in error

@@ -14,7 +14,7 @@ from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline.cli import main
 
 
-def test_32_files_of_one_name_keep_their_folders(tmp_path, predict):
+def test_files_of_the_same_name_keep_their_directories(tmp_path, predict):
     for name in ("a", "b"):
         (tmp_path / "in" / name).mkdir(parents=True)
         nifti(tmp_path / "in" / name / "scan.nii.gz")
@@ -23,7 +23,7 @@ def test_32_files_of_one_name_keep_their_folders(tmp_path, predict):
     assert (tmp_path / "out" / "b" / "scan_seg.nii.gz").is_file()
 
 
-def test_33_links_to_nothing_and_in_circles_are_reported(tmp_path, predict):
+def test_broken_and_circular_links_are_reported(tmp_path, predict):
     scans = tmp_path / "in"
     scans.mkdir()
     nifti(scans / "scan.nii.gz")
@@ -38,14 +38,14 @@ def test_33_links_to_nothing_and_in_circles_are_reported(tmp_path, predict):
 
 
 @pytest.mark.parametrize("name", ["with space.nii.gz", "Ünïcødé 扫描.nii.gz", "-dash.nii.gz", "a'b\"c.nii.gz"])
-def test_34_any_name_works(tmp_path, predict, monkeypatch, name):
+def test_any_file_name_works(tmp_path, predict, monkeypatch, name):
     nifti(tmp_path / name)
     monkeypatch.chdir(tmp_path)
     code, _, _ = predict(name)
     assert code == 0 and (tmp_path / "out" / name.replace(".nii.gz", "_seg.nii.gz")).is_file()
 
 
-def test_35_an_output_folder_that_cannot_be_written_is_found_before_the_model_is_loaded(tmp_path, capsys):
+def test_an_unwritable_output_directory_is_found_before_model_loading(tmp_path, capsys):
     scan, file = nifti(tmp_path / "scan.nii.gz"), tmp_path / "file"
     file.touch()
     # The model does not exist either, which would be exit code 3.
@@ -65,7 +65,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_36_a_full_disk_keeps_what_is_finished_and_nothing_half_written(tmp_path, model_file, small_disk, capsys):
+def test_a_full_disk_keeps_finished_files_and_no_partial_ones(tmp_path, model_file, small_disk, capsys):
     noise = np.random.default_rng(0).integers(-1000, 1000, (64, 64, 64)).astype(np.int16)
     scans = [nifti(tmp_path / "a.nii.gz"), nifti(tmp_path / "b.nii", noise), nifti(tmp_path / "c.nii.gz")]
     out = small_disk / "out"
@@ -77,7 +77,7 @@ def test_36_a_full_disk_keeps_what_is_finished_and_nothing_half_written(tmp_path
     assert {path.name for path in out.iterdir()} == {*finished, "summary.json", "summary.csv"}
 
 
-def test_36_a_report_that_cannot_be_written_stops_no_scan_and_is_told(tmp_path, model_file, capsys):
+def test_an_unwritable_report_is_reported_and_all_scans_finish(tmp_path, model_file, capsys):
     scans = [nifti(tmp_path / f"{name}.nii.gz") for name in "abc"]
     out = tmp_path / "out"
     (out / "summary.json").mkdir(parents=True)  # where nothing can be written, however much room there is
@@ -104,7 +104,7 @@ def test_a_name_with_a_byte_that_is_no_text_is_done_and_told(tmp_path, model_fil
     assert r"sc\udcffan" in (tmp_path / "out" / "summary.csv").read_text()
 
 
-def test_46_to_48_a_model_that_cannot_be_used_is_exit_code_3(tmp_path, model_file, capsys):
+def test_an_unusable_model_is_exit_code_3(tmp_path, model_file, capsys):
     scan, out = str(nifti(tmp_path / "scan.nii.gz")), str(tmp_path / "out")
     damaged, other = tmp_path / "damaged.pt", tmp_path / "other.pt"
     damaged.write_bytes(model_file.read_bytes()[:3000])
@@ -120,19 +120,19 @@ class Code:
         return os.mkdir, ("pickled-code-was-run",)
 
 
-def test_48_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, model_file, capsys, monkeypatch):
+def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, model_file, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({**torch.load(model_file, weights_only=True), "extra": Code()}, "evil.pt")
     assert main(["predict", str(nifti(tmp_path / "scan.nii.gz")), "-o", "out", "--checkpoint", "evil.pt"]) == 3
     assert "evil.pt" in capsys.readouterr().err and not (tmp_path / "pickled-code-was-run").exists()
 
 
-def test_49_an_unknown_option_is_exit_code_2(capsys):
+def test_an_unknown_option_is_exit_code_2(capsys):
     assert main(["predict", "scan.nii.gz", "-o", "out", "--seris", "2"]) == 2
     assert "--seris" in capsys.readouterr().err
 
 
-def test_50_no_kidney_in_view_finishes_with_a_flag(tmp_path, model_file, predict):
+def test_a_scan_without_a_kidney_finishes_with_a_flag(tmp_path, model_file, predict):
     content = torch.load(model_file, weights_only=True)
     bias = next(name for name in content["model"] if name.startswith("output") and name.endswith("bias"))
     content["model"][bias] = torch.tensor([100.0, 0, 0])

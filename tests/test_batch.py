@@ -137,7 +137,7 @@ def held(number):
 
 
 @pytest.mark.slow
-def test_of_40_inputs_15_bad_ones_are_told_in_15_lines_and_25_masks_are_right(tmp_path, capsys):
+def test_a_batch_reports_its_15_bad_inputs_and_segments_the_other_25(tmp_path, capsys):
     """Fifteen rows of the catalogue, and among the good ones DICOM."""
     files, series = ({row: rest for row, *rest in reversed(table)} for table in (REFUSED, BAD_DICOM))
     bad = [(row, files[row]) for row in (1, 4, 5, 7, 9, 14, 16, 20, 22, 23)]

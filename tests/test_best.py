@@ -63,7 +63,7 @@ def test_a_preset_gives_a_network_described_by_plain_arguments(preset):
     assert all(n == int(n) and n > 2 for n in deepest)
 
 
-def test_the_small_card_and_the_cpu_say_only_what_differs_and_mlperf_is_as_it_was():
+def test_small_card_and_cpu_configs_contain_only_their_differences():
     train = json.loads((CONFIGS / "train.json").read_text())
     assert train["poly_power"] is train["fold"] is train["crop_class_weights"] is train["crop_component_power"] is None
     assert train["rate_by_time"] is False and train["network_factory"]["_target_"] == "kits_unet3d.networks.UNet3D"

@@ -96,7 +96,7 @@ def test_what_a_message_offers_can_be_given_to_the_bundle(trained, tmp_path):
     assert {"Doe_Jane_seg.nii.gz", "Doe_Jane_seg.png", "Doe_Jane_probabilities.npy", "report.html"} <= files
 
 
-def test_an_output_folder_that_cannot_be_written_is_found_before_the_bundle_loads_a_model(tmp_path):
+def test_an_unwritable_output_directory_is_found_before_model_loading(tmp_path):
     (tmp_path / "file").touch()
     done = bundle("inferring", "bundle/configs/inference.json", input=tmp_path, output_dir=tmp_path / "file" / "out",
                   ckpt_path=tmp_path / "none.pt", device_name="cpu")  # fmt: skip

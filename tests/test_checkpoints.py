@@ -27,7 +27,7 @@ def test_every_known_layout_loads(tmp_path, key, prefix):
         assert torch.equal(value, wanted[name])
 
 
-def test_another_networks_weights_are_refused_by_name_and_shape_and_nothing_is_copied():
+def test_weights_of_another_network_are_refused_and_none_are_copied():
     network, other = UNet3D(**SMALL), UNet3D(channels=(2, 6))
     before = {name: value.clone() for name, value in network.state_dict().items()}
     with pytest.raises(CheckpointError, match=r"downsample.0.conv1.0.weight: \(6, 2, 3, 3, 3\) in the file, \(4, 2"):
@@ -107,7 +107,7 @@ def test_a_network_fetches_no_weights_on_a_files_word(monkeypatch):
 
 
 @pytest.mark.parametrize("channels", [[2, -4], [2, "x"], [10**15, 4]])
-def test_a_network_that_cannot_be_made_of_a_files_numbers_is_told_in_a_sentence(channels):
+def test_invalid_channels_in_a_checkpoint_are_reported(channels):
     with pytest.raises(CheckpointError, match="some.pt: its network cannot be made"):
         build_network({"_target_": "kits_unet3d.networks.UNet3D", "out_channels": 2, "channels": channels}, "some.pt")
 

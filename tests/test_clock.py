@@ -35,7 +35,7 @@ def now(monkeypatch):
     return passed
 
 
-def test_the_polynomial_begins_at_the_rate_after_warm_up_and_ends_near_zero():
+def test_polynomial_decay_starts_after_warm_up_and_ends_near_zero():
     schedule = Schedule(12, 1, 1, learning_rate=0.5, warmup_epochs=2, poly_power=0.9)
     assert schedule.rate(2) == 0.5  # warm-up's end
     assert schedule.rate(3) == 0.5  # share 0 of 10
@@ -110,7 +110,7 @@ def test_a_run_that_goes_on_has_only_the_rest_of_its_time(now, tmp_path):
     assert started(Clock(7), 100, "again").state.iteration == 7  # a larger budget continues the run
 
 
-def test_a_run_without_time_left_makes_up_for_an_interrupted_evaluation_once(now, tmp_path):
+def test_an_interrupted_evaluation_is_repeated_once_after_the_time_limit(now, tmp_path):
     cpu, factory = resolve("cpu"), partial(UNet3D, channels=[2, 4])
 
     def started(minutes, resume, interrupted=False):
@@ -155,7 +155,7 @@ class Keys:
         return key
 
 
-def test_an_epoch_cut_short_by_the_clock_continues_with_the_cases_it_had_not_seen(now, tmp_path):
+def test_an_epoch_cut_by_the_time_limit_resumes_with_the_unseen_cases(now, tmp_path):
     cpu, factory, seen = resolve("cpu"), partial(UNet3D, channels=[2, 4]), []
 
     def started(minutes, resume):

@@ -23,7 +23,7 @@ def run(*arguments, script="compare_recipes", **settings):
 
 
 @pytest.mark.slow
-def test_recipes_and_parts_go_from_label_maps_to_tables_and_what_is_finished_is_kept(raw_phantoms, tmp_path):
+def test_comparison_and_ablation_write_summaries_and_keep_finished_runs(raw_phantoms, tmp_path):
     pytest.importorskip("matplotlib")
     settings = {"SPACING_MM": "[8.0,6.0,6.0]", "ROI": "[48,32,32]", "EVALUATION": "case_00000 case_00003"}
     settings["MLPERF_RATE"] = "0.01"  # so few steps of 0.8 end in numbers that are none
@@ -59,7 +59,7 @@ def test_recipes_and_parts_go_from_label_maps_to_tables_and_what_is_finished_is_
 
 
 @pytest.mark.slow
-def test_folds_choose_a_postprocessing_that_the_evaluation_cases_are_then_scored_with(raw_phantoms, tmp_path):
+def test_evaluation_cases_use_the_postprocessing_chosen_on_the_folds(raw_phantoms, tmp_path):
     settings = {"SPACING_MM": "[8.0,6.0,6.0]", "ROI": "[48,32,32]", "EVALUATION": "case_00000 case_00003", "FOLDS": "2"}
     done = run(raw_phantoms, tmp_path, "0.05", "4", script="cross_validation", **settings)
     assert done.returncode == 0, done.stderr[-3000:]

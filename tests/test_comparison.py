@@ -200,7 +200,7 @@ def test_the_summary_writes_what_the_score_files_say(tmp_path):
     assert "| 0.6 ± 0.1 [5 of 6] |" in text and "| +0.2 (+0.1 to +0.3) [5 of 6] |" in text
 
 
-def test_recipes_that_were_scored_on_other_cases_are_not_set_against_each_other(tmp_path):
+def test_scores_of_different_cases_are_not_compared(tmp_path):
     for recipe, numbers in {"mlperf": (1, 2), "best": (1, 3)}.items():
         (tmp_path / recipe / "seed_1").mkdir(parents=True)
         cases = {f"case_{number:05d}": dict.fromkeys(NAMES, 0.5) for number in numbers}

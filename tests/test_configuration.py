@@ -80,7 +80,7 @@ def test_an_overlay_may_name_what_it_reads_itself_and_nothing_else():
         ),
     ],
 )
-def test_monai_is_not_let_run_with_what_it_would_take_or_leave_without_a_word(arguments, message):
+def test_arguments_that_monai_would_silently_ignore_are_refused(arguments, message):
     command = [sys.executable, "-m", "monai.bundle", "run", *arguments, "--device_name", "cpu"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2, done.stderr[-2000:]

@@ -31,7 +31,7 @@ def drawn(count=4000, boxes=BOXES, **arguments):
     return [found[number] / count for number in range(4)]
 
 
-def test_the_references_law_draws_alike_of_the_classes_and_of_the_two_largest():
+def test_reference_crops_draw_classes_and_two_largest_components_equally():
     assert drawn() == pytest.approx([1 / 2, 1 / 4, 1 / 4, 0], abs=0.03)
 
 
@@ -129,7 +129,7 @@ def volume(size=(48, 56, 56)):
     return {"image": image, "label": label}
 
 
-def test_strong_augmentation_gives_patches_of_the_size_asked_for_and_changes_no_input():
+def test_strong_augmentation_keeps_the_patch_size_and_its_input():
     data = volume()
     kept = {key: value.copy() for key, value in data.items()}
     chain = strong_augmentation(Recipe(roi_size=(24, 32, 32)), foreground_probability=1.0)

@@ -23,7 +23,7 @@ def slow_step(_: Engine, batch: float) -> list[dict[str, float]]:
     return [{"loss": batch}]
 
 
-def test_the_step_that_reaches_the_deadline_is_the_last_and_the_first_starts_the_clock(tmp_path):
+def test_the_first_step_starts_the_clock_and_the_deadline_step_is_last(tmp_path):
     engine = Engine(slow_step)
     deadline(0.1 / 60, str(tmp_path / "curves" / "loss.csv")).attach(engine)
     engine.run([0.5, 0.25], max_epochs=1000)

@@ -61,7 +61,7 @@ def test_fp32_is_a_true_no_op_and_bf16_casts_convolutions():
         ("raise ImportError('undefined symbol: _ZN3c10')", "undefined symbol"),
     ],
 )
-def test_a_vendors_package_for_another_torch_is_named_with_the_pairs_that_serve(tmp_path, monkeypatch, source, reason):
+def test_an_incompatible_torch_mlu_is_reported_with_a_compatible_version(tmp_path, monkeypatch, source, reason):
     (tmp_path / "torch_mlu.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "torch_mlu", raising=False)
@@ -79,7 +79,7 @@ def test_a_cpu_has_no_tf32_and_keeps_no_record_of_memory():
     assert resolve("cpu").memory() == {}
 
 
-def test_the_random_generator_goes_on_where_it_was_but_not_from_another_kind_of_device():
+def test_rng_state_is_restored_only_on_the_same_kind_of_device():
     accelerator = resolve("cpu")
     state = accelerator.rng_state()
     first = torch.rand(3)
@@ -145,7 +145,7 @@ def test_an_overflow_leaves_the_weights_and_halves_the_scale():
     assert not all(torch.equal(a, b) for a, b in zip(weights[1], network.parameters(), strict=True))
 
 
-def test_a_run_in_half_precision_ends_when_no_scale_makes_its_gradients_finite():
+def test_fp16_training_ends_if_no_loss_scale_gives_finite_gradients():
     trainer, step = half_precision_trainer([1e30] * 30)
     trainer.logger.disabled = True
     with pytest.raises(NotFiniteError, match="scale of the loss is down to 0.5 in epoch 17, iteration 17"):
@@ -153,7 +153,7 @@ def test_a_run_in_half_precision_ends_when_no_scale_makes_its_gradients_finite()
     assert step.scaler.get_scale() == 0.5
 
 
-def test_channels_last_lays_out_the_weights_so_and_the_key_of_the_configuration_asks_for_it():
+def test_the_channels_last_key_sets_the_memory_format_of_the_weights():
     accelerator = resolve("cpu")
     for asked in (False, True):
         config = ConfigParser()
@@ -176,7 +176,7 @@ def present(monkeypatch, kind, cards=1):
     return chosen
 
 
-def test_auto_takes_whatever_accelerator_torch_knows_and_the_card_of_this_process(monkeypatch):
+def test_auto_selects_the_available_accelerator_and_the_local_device(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("xpu"))
     chosen = present(monkeypatch, "xpu", cards=2)
     assert str(resolve("auto", local_rank=1).device) == "xpu:1" and chosen == ["xpu:1"]

@@ -118,7 +118,7 @@ def test_the_command_writes_one_beside_the_mask(tmp_path, model_file):
     assert {path.name for path in (tmp_path / "out").glob("ct_*")} == {"ct_seg.nii.gz", "ct_seg.dcm", "ct_report.json"}
 
 
-def test_a_series_that_no_segmentation_can_refer_to_keeps_its_mask_with_a_warning(tmp_path, model_file):
+def test_a_series_without_a_uid_gets_a_nifti_mask_and_a_warning(tmp_path, model_file):
     write_series(tmp_path / "ct", voxels(), SeriesInstanceUID="")
     command = ["predict", str(tmp_path / "ct"), "-o", str(tmp_path / "out"), "--checkpoint", str(model_file)]
     assert main([*command, "--dicom-seg"]) == 0

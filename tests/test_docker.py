@@ -132,7 +132,7 @@ def test_on_a_base_with_nothing_but_python_the_pinned_torch_is_installed(tmp_pat
 
 
 @pytest.mark.slow
-def test_a_user_whom_the_image_does_not_know_can_import_monai_with_the_images_environment():
+def test_an_unknown_user_can_import_monai_with_the_image_environment():
     rights = "+dac_override,+dac_read_search"  # to read what this interpreter is made of, wherever it lies
     become = ["setpriv", "--reuid=54321", "--clear-groups", f"--inh-caps={rights}", f"--ambient-caps={rights}"]
     if os.getuid() != 0 or shutil.which("setpriv") is None:

@@ -77,7 +77,7 @@ def test_the_network_is_left_as_it_is():
     assert any(isinstance(module, nn.InstanceNorm3d) for module in plain.modules())
 
 
-def test_openvino_takes_what_it_compiled_before_from_the_cache_unless_that_is_damaged():
+def test_openvino_reuses_its_cache_unless_the_cache_is_damaged():
     require("openvino")
     plain, approved = network(), []
     image = torch.randn(WINDOW)

@@ -221,7 +221,7 @@ def test_evaluating_and_training_begin_with_a_line_about_the_device(prepared_pha
 
 
 @pytest.mark.slow
-def test_the_bundles_evaluation_gives_one_number_for_one_two_and_five_processes(checkpoint, seven_cases, tmp_path):
+def test_bundle_scores_are_equal_with_one_two_and_five_processes(checkpoint, seven_cases, tmp_path):
     # What each case scores, without evaluator and configuration.
     recipe, network = Index.read(seven_cases).recipe, UNet3D(channels=(2, 4)).eval()
     network.load_state_dict(torch.load(checkpoint, weights_only=True)["model"])
@@ -280,7 +280,7 @@ def test_an_evaluation_without_model_or_data_ends_in_a_sentence(checkpoint, tmp_
     assert not (tmp_path / "out").exists()
 
 
-def test_data_prepared_for_another_model_or_without_evaluation_cases_are_refused(tmp_path, tiny_recipe, capsys):
+def test_data_with_another_spacing_or_without_evaluation_cases_are_refused(tmp_path, tiny_recipe, capsys):
     Index(tmp_path, "phantoms", tiny_recipe).write()
     for recipe, reason in ((type(tiny_recipe)(), "spacing_mm"), (tiny_recipe, "0 evaluation case(s) for 1 process")):
         with pytest.raises(SystemExit) as stop:

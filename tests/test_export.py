@@ -119,7 +119,7 @@ def test_the_configurations_in_the_zip_agree_with_its_checkpoint(archive, tmp_pa
     assert content["recipe"]["roi_size"] == TINY["roi_size"] and content["best"] == {"mean_dice": 0.25}
 
 
-def test_a_checkpoint_of_the_reference_is_exported_with_the_bundles_network(tmp_path):
+def test_a_reference_checkpoint_is_exported_with_the_bundle_network(tmp_path):
     bundle = tmp_path / "bundle"
     shutil.copytree(BUNDLE, bundle)
     config = bundle / "configs" / "inference.json"

@@ -33,7 +33,7 @@ def index(labels, evaluation=()):
 SEVEN = {f"case_{n:05d}": str(n % 10_000) for n in (1, 2, 3, 4, 10_001, 20_001, 10_003)}
 
 
-def test_bodies_of_one_label_map_stay_in_one_fold_and_groups_are_dealt_out_in_turn():
+def test_cases_of_one_label_map_share_a_fold_assigned_in_turn():
     of = folds_of(index(SEVEN).cases, 3)
     assert {n: of[f"case_{n:05d}"] for n in (1, 10_001, 20_001, 2, 3, 10_003, 4)} == {
         1: 0, 10_001: 0, 20_001: 0, 2: 1, 3: 2, 10_003: 2, 4: 0
@@ -41,7 +41,7 @@ def test_bodies_of_one_label_map_stay_in_one_fold_and_groups_are_dealt_out_in_tu
     assert folds_of(dict(reversed(index(SEVEN).cases.items())), 3) == of  # the order of the index says nothing
 
 
-def test_each_training_case_is_held_out_once_and_no_evaluation_case_is_ever_seen():
+def test_folds_hold_out_each_training_case_once_and_no_evaluation_case():
     whole = index(SEVEN, evaluation=["case_00000", "case_00005"])
     held_out = []
     for fold in range(3):
@@ -134,7 +134,7 @@ def scored(tmp_path):
     return tmp_path / "predicted.nii.gz", RawCase("a", tmp_path / "scan.nii.gz", tmp_path / "truth.nii.gz", "training")
 
 
-def test_the_setting_of_the_best_mean_is_chosen_and_of_equal_ones_the_mildest(scored):
+def test_the_mildest_postprocessing_of_the_best_mean_score_is_chosen(scored):
     mask, case = scored
     candidates = [PostProcessing(), PostProcessing(min_tumour_mm3=20), PostProcessing(min_tumour_mm3=60),
                   PostProcessing(min_tumour_mm3=100)]  # fmt: skip

@@ -27,7 +27,7 @@ def test_heads_are_weighed_by_halves_that_sum_to_one():
     assert DeepSupervision(Difference())(heads, label).item() == pytest.approx(12.0)
 
 
-def test_a_coarse_head_is_compared_with_the_label_after_the_middle_of_each_value():
+def test_a_coarse_head_is_compared_with_the_label_past_each_voxel_centre():
     label = torch.zeros(1, 1, 8, 8, 8)
     label[0, 0, 1::2, 1::2, 1::2] = 5  # what the first coarse head is compared with, and the output an eighth
     heads = torch.zeros(1, 2, 3, 8, 8, 8)
@@ -35,7 +35,7 @@ def test_a_coarse_head_is_compared_with_the_label_after_the_middle_of_each_value
     assert DeepSupervision(Difference())(heads, label).item() == pytest.approx((-5 / 8 - 2.5) / 1.5)
 
 
-def test_each_head_of_a_network_has_the_same_value_where_it_is_looked_at_and_around():
+def test_each_deep_supervision_head_is_constant_over_its_coarse_voxels():
     monai = pytest.importorskip("monai.networks.nets")
     torch.manual_seed(0)
     network = monai.DynUNet(

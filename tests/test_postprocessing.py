@@ -40,7 +40,7 @@ def test_the_largest_part_on_each_side_is_kept_however_the_scan_is_stored(order,
     assert (result == turned[1]).all() and (turned[0] != turned[1]).any()
 
 
-def test_two_kidneys_that_are_one_part_are_kept_and_so_is_what_another_rule_would_have_kept():
+def test_two_connected_kidneys_are_kept():
     mask = two_kidneys()
     mask[20:40, 14:18, 14:18] = 1  # an isthmus
     result = PostProcessing(keep_kidneys=True)(mask, scan_of(mask))

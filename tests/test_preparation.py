@@ -53,9 +53,7 @@ def test_a_case_as_it_was_stored_is_prepared_on_the_way(prepared_phantoms, raw_p
         OpenPreparedd(["image", "label"])(stored)
 
 
-def test_the_lists_a_run_uses_are_checked_and_the_folder_only_if_they_are_its_own(
-    prepared_phantoms, tiny_recipe, tmp_path
-):
+def test_data_lists_are_checked_and_the_directory_only_for_its_own_lists(prepared_phantoms, tiny_recipe, tmp_path):
     given = [{"image": "a.nii.gz", "label": "b.nii.gz"}] * 2
     require_data(tmp_path, tiny_recipe, given, given, cases_a_step=2)
     with pytest.raises(UsageError, match="2 training case.*each of which needs 3"):

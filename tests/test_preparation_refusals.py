@@ -189,7 +189,7 @@ def fractional(image):
          "the whole label is 0"),
     ],
 )  # fmt: skip
-def test_28_to_30_a_bad_label_is_exit_code_1(tmp_path, two_cases, row, break_it, reason, capsys):
+def test_a_bad_label_is_exit_code_1(tmp_path, two_cases, row, break_it, reason, capsys):
     (tmp_path / "config.json").write_text(json.dumps(TINY))
     break_it(two_cases / "case_00000")
     command = ["prepare", "--data-dir", str(two_cases), "--out", str(tmp_path / "out")]
@@ -198,7 +198,7 @@ def test_28_to_30_a_bad_label_is_exit_code_1(tmp_path, two_cases, row, break_it,
     assert list(Index.read(tmp_path / "out").cases) == ["case_00001"]
 
 
-def test_31_a_case_in_both_splits_is_exit_code_2(tmp_path, two_cases, capsys):
+def test_a_case_in_both_splits_is_exit_code_2(tmp_path, two_cases, capsys):
     content = {"training": ["case_00000", "case_00001"], "evaluation": ["case_00001"]}
     (two_cases / "dataset.json").write_text(json.dumps(content))
     assert main(["prepare", "--data-dir", str(two_cases), "--out", str(tmp_path / "out")]) == 2

@@ -143,7 +143,7 @@ def test_resampling_of_a_whole_chain_inverts_to_the_old_grid(mode):
     assert float(((back > 0.5) == (image > 0.5)).float().mean()) > 0.9
 
 
-def test_a_chain_that_ends_with_the_evaluation_crop_inverts_to_the_old_grid():
+def test_transforms_ending_in_the_evaluation_crop_invert_to_the_old_grid():
     image = MetaTensor(torch.from_numpy(volume("float32")), affine=AFFINE)
     chain = Compose([ResampleToSpacingd("ct", (1.5, 1.0, 1.0), "nearest"), CropToStrided("ct", 9)])
     cut = chain({"ct": image})

@@ -99,7 +99,7 @@ def test_every_number_of_the_augmentation_counts(tmp_path):
 
 
 @pytest.mark.parametrize("chain", [augmentation, wide_augmentation, strong_augmentation])
-def test_every_augmentation_is_described_by_data_that_need_no_code_to_be_read(tmp_path, chain):
+def test_augmentation_settings_load_with_weights_only(tmp_path, chain):
     run = Run(augmentation=chain(Recipe(roi_size=(8, 8, 8)), class_weights=[1.0, 2.0]))
     run.trainer.state.epoch_length = 1
     torch.save(run.state.settings, tmp_path / "settings.pt")
@@ -131,7 +131,7 @@ def test_a_damaged_newest_checkpoint_is_told_of_and_the_one_before_it_used(tmp_p
     assert f"{newest}: damaged" in caplog.text and f"going on from {before}" in caplog.text
 
 
-def test_a_named_damaged_checkpoint_is_refused_and_so_is_a_folder_of_nothing_else(tmp_path, capsys):
+def test_damaged_checkpoints_are_refused_by_name_and_by_directory(tmp_path, capsys):
     Run().saved(tmp_path)
     *_, newest = last_checkpoints(tmp_path)
     newest.write_bytes(newest.read_bytes()[:1000])

@@ -28,7 +28,7 @@ def samples(loader, sampler, epochs):
     return seen
 
 
-def test_an_epoch_sees_each_case_at_most_once_and_leaves_out_another_each_time():
+def test_an_epoch_samples_each_case_at_most_once_and_omissions_vary():
     seen = samples(*loader(), range(1, 41))
     cases = [int(v // 10) for v in seen]
     assert all(len(set(cases[i : i + 4])) == 4 for i in range(0, len(cases), 4))
@@ -43,7 +43,7 @@ def test_samples_depend_on_seed_epoch_and_case_alone():
     assert len(set(plain)) == len(plain)
 
 
-def test_a_pass_that_skips_goes_on_where_another_stopped_and_the_next_is_whole():
+def test_a_resumed_epoch_skips_the_seen_cases_and_the_next_is_complete():
     whole = samples(*loader(), [1, 2])
     data, sampler = loader()
     sampler.skip = 2

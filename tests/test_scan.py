@@ -224,7 +224,7 @@ def test_what_is_wrong_in_a_list_is_a_case_of_its_own(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["arguments", "glob", "list", "folder"])
-def test_32_no_two_scans_have_one_name(tmp_path, how):
+def test_scan_names_are_unique(tmp_path, how):
     paths = [f"{folder}/{name}.nii.gz" for folder in "ab" for name in ("imaging_ct", "imaging")] + ["a.nii.gz"]
     for path in paths:
         (tmp_path / path).parent.mkdir(exist_ok=True)

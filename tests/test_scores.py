@@ -61,7 +61,7 @@ def test_kits19_counts_the_tumour_as_kidney_and_scores_two_empty_masks_1():
     assert kits19_scores(nothing, truth) == {"kidney_dice": 0.0, "tumour_dice": 0.0}
 
 
-def test_folders_are_scored_case_by_case_and_a_missing_truth_fails_that_case_alone(tmp_path, raw_phantoms):
+def test_a_missing_ground_truth_fails_that_case_alone(tmp_path, raw_phantoms):
     masks = tmp_path / "masks"
     masks.mkdir()
     for case in ("case_00000", "case_00001"):

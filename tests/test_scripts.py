@@ -39,7 +39,7 @@ def script(phantoms, tmp_path_factory):
 RESULT = re.compile(r"^RESULT,image_segmentation,0,\d+,[^,]*,\d{4}-\d\d-\d\d .+$", re.MULTILINE)
 
 
-def test_precheckin_takes_two_steps_and_scores_two_cases_on_each_of_two_processes(script, tmp_path):
+def test_precheckin_trains_and_evaluates_on_two_processes(script, tmp_path):
     done = script("precheckin", "--output_dir", str(tmp_path), CARDS="2")
     assert done.returncode == 0, done.stderr[-3000:]
     assert RESULT.search(done.stdout)

@@ -174,14 +174,14 @@ def test_evaluation_is_the_cpus_bit_for_bit(trained):
     assert scores["cpu"] == scores["mlu"] and len(scores["mlu"]) == 2
 
 
-def test_the_score_of_a_checkpoint_is_the_same_on_either_device_and_says_on_which(evaluated):
+def test_checkpoint_scores_are_equal_on_both_devices_and_name_the_device(evaluated):
     told = {device: json.loads(files.pop("scores.json")) for device, files in evaluated.items()}
     devices = {device: scores.pop("device")["device"] for device, scores in told.items()}
     assert devices == {"cpu": "cpu", "mlu": "mlu:0"}
     assert told["cpu"] == told["mlu"] and evaluated["cpu"] and evaluated["cpu"] == evaluated["mlu"]
 
 
-def test_a_checkpoint_of_one_device_serves_the_other_and_all_masks_are_the_same(inferred):
+def test_masks_are_equal_whichever_device_trained_or_predicted(inferred):
     assert len(set(inferred.values())) == 1
 
 

@@ -18,7 +18,7 @@ def test_the_self_check_finds_two_sound_cards(tiny_config):
         assert done.stdout.count(line) == 1, line
 
 
-def test_the_self_check_lists_what_would_run_on_the_cpu_and_finds_what_is_computed_wrongly(tiny_config):
+def test_the_self_check_reports_cpu_fallbacks_and_wrong_results(tiny_config):
     missing = {"SIMULATED_MLU_MISSING": "aten::cat.out,aten::native_batch_norm,aten::relu_"}
     done = device_check(tiny_config)(**missing, SIMULATED_MLU_WRONG="aten::convolution")
     assert done.returncode == 1

@@ -43,7 +43,7 @@ def test_the_rate_warms_up_linearly_from_1e_4():
     assert schedule.rate(200) == schedule.rate(201) == schedule.rate(10000) == 0.8
 
 
-def test_the_rate_is_halved_after_each_decay_epoch_and_never_within_warm_up():
+def test_the_learning_rate_is_halved_at_decay_epochs_but_not_in_warm_up():
     schedule = Schedule(4000, 1400, 10, 3.2, 200, decay_epochs=(100, 1500, 3000), decay_factor=0.5)
     assert schedule.rate(150) == pytest.approx(1e-4 + (3.2 - 1e-4) * 0.75)
     assert [schedule.rate(e) for e in (1500, 1501, 3000, 3001)] == [1.6, 0.8, 0.8, 0.4]
@@ -92,7 +92,7 @@ def test_a_step_does_what_plain_pytorch_does():
         torch.testing.assert_close(p - 0.1 * p.grad, q, msg=name)
 
 
-def test_accumulated_batches_make_one_step_and_the_rest_of_an_epoch_is_dropped():
+def test_accumulated_batches_make_one_step_and_leftovers_are_dropped():
     run = trainer(epochs=2, batches=5, accumulation=2)
     twin = UNet3D(channels=(2, 4))
     twin.load_state_dict(run.network.state_dict())
@@ -110,7 +110,7 @@ def test_accumulated_batches_make_one_step_and_the_rest_of_an_epoch_is_dropped()
         torch.testing.assert_close(p, q, msg=name, atol=1e-6, rtol=1e-5)
 
 
-def test_weights_are_averaged_from_the_first_step_on_and_go_on_from_where_they_were_kept():
+def test_weight_averaging_starts_at_the_first_step_and_resumes():
     network = torch.nn.Linear(1, 1, bias=False)
     average, resumed = WeightAverage(network, 0.9), WeightAverage(torch.nn.Linear(1, 1, bias=False), 0.9)
 

@@ -12,7 +12,7 @@ from kits_unet3d.pipeline.device import DeviceError, resolve
 from kits_unet3d.pipeline.runtime.compilation import can_compile, compiled
 
 
-def test_a_compiled_network_keeps_the_names_of_its_weights_and_what_it_computes(monkeypatch):
+def test_a_compiled_network_keeps_its_weight_names_and_outputs(monkeypatch):
     torch.compiler.reset()  # after other sizes in this process it would compile for any, too small ones too
     accelerator, network, image = resolve("cpu"), UNet3D(channels=(2, 4)), torch.rand(1, 1, 8, 8, 8)
     expected, names = network(image), list(network.state_dict())

@@ -141,7 +141,7 @@ def test_a_patch_is_pushed_back_at_the_borders():
     assert {start[0] for start in high} == {12}
 
 
-def test_of_three_components_the_two_with_the_largest_boxes_are_drawn_alike():
+def test_the_two_components_with_the_largest_boxes_are_drawn_equally():
     label = label_with((1, cube(0, 1)), (1, cube(4, 8)), (1, cube(12, 17)))
     seen = starts(label, 5)
     near_second = sum(count for start, count in seen.items() if 3 <= start[0] <= 4)
@@ -163,7 +163,7 @@ def test_the_probability_of_foreground_is_kept():
     assert 0.37 < at_foreground < 0.43
 
 
-def test_crop_without_foreground_falls_back_to_uniform_without_the_last_offset():
+def test_a_crop_without_foreground_is_uniform_without_the_last_offset():
     seen = starts(label_with(shape=(20, 20, 4)), 4)
     assert {start[0] for start in seen} == set(range(16))
     assert {start[2] for start in seen} == {0}
@@ -224,7 +224,7 @@ def test_augmentation_gives_patches_and_repeats_itself_from_a_seed(chain_of):
     assert torch.equal(first[0], again[0]) and first[0].shape == (1, 8, 8, 8)
 
 
-def test_wide_augmentation_turns_image_and_label_alike_and_makes_no_new_class():
+def test_wide_augmentation_rotates_image_and_label_alike():
     """A cube whose image is its label, without the changes of intensity that follow the turning."""
     recipe = Recipe(roi_size=(24, 24, 24))
     label = np.zeros((1, 24, 24, 24), np.uint8)
@@ -241,7 +241,7 @@ def test_wide_augmentation_turns_image_and_label_alike_and_makes_no_new_class():
     assert np.array_equal(data["image"], label) and len({float(chain(data)["image"].mean()) for _ in range(5)}) == 5
 
 
-def test_flips_come_at_a_third_an_axis_and_noise_at_a_tenth_of_at_most_a_tenth():
+def test_flips_and_noise_follow_the_distributions_of_the_reference():
     label = torch.zeros(1, 8, 8, 8, dtype=torch.uint8)
     label[0, 0, 0, 0] = 1  # a corner, whose place tells how the axes lie
     chain = augmentation(Recipe(roi_size=(8, 8, 8))).set_random_state(0)

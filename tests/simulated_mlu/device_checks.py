@@ -125,7 +125,7 @@ def test_a_step_in_fp32_is_the_cpus_bit_for_bit_and_casts_nothing(channels_last)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_mixed_precision_casts_the_convolutions_of_training_and_of_inference(precision):
+def test_mixed_precision_casts_convolutions_in_training_and_inference(precision):
     accelerator = resolve("mlu", precision)
 
     def convolutions():
