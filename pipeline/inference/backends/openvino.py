@@ -55,7 +55,10 @@ class OpenVINO:
                 f"the engine openvino computes on a CPU in {' or '.join(PRECISIONS)}, "
                 f"not on {accelerator.device} in {accelerator.precision}; choose the engine eager"
             )
-        settings = {"INFERENCE_PRECISION_HINT": PRECISIONS[accelerator.precision], "PERFORMANCE_HINT": "LATENCY"}
+        # OpenVINO computes in FP32 where the processor has no bf16. It does not see a limit that is set for oneDNN
+        # (ONEDNN_MAX_CPU_ISA), which torch obeys, and would then fail.
+        precision = accelerator.precision if accelerator.describe()["bf16"] else "fp32"
+        settings = {"INFERENCE_PRECISION_HINT": PRECISIONS[precision], "PERFORMANCE_HINT": "LATENCY"}
         settings["INFERENCE_NUM_THREADS"] = str(torch.get_num_threads())
         core = shared_core()
         cached = cache_folder() / f"{_digest(network, window, settings, openvino.__version__)}.blob"
