@@ -67,7 +67,7 @@ class Mirrored(nn.Module):
     def __init__(self, network: nn.Module, axes: Sequence[int] = (0, 1, 2)) -> None:
         super().__init__()
         if len(set(axes)) != len(axes) or not set(axes) <= {0, 1, 2}:
-            raise ValueError(f"axes must be different ones of 0, 1 and 2, got {tuple(axes)}")
+            raise ValueError(f"axes must be distinct and among 0, 1 and 2, got {tuple(axes)}")
         self.network = network
         dims = [axis + 2 for axis in axes]
         self.flips = [some for count in range(1, len(dims) + 1) for some in combinations(dims, count)]

@@ -42,20 +42,20 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         if "unsupported global" in str(error).lower():
             named = re.search(r"GLOBAL ([\w.]+)", str(error))
             raise CheckpointError(
-                f"{path}: refused, since it holds {named[1] if named else 'something'}, neither tensor nor plain data, "
-                "and reading such things can run code from the file; "
-                "save its tensors alone (a state dict) and load that"
+                f"{path}: refused, since it contains {named[1] if named else 'something'}, which is neither a tensor "
+                "nor plain data, and reading that can run code from the file; "
+                "save only its tensors (a state dict) and load that"
             ) from error
         if isinstance(error, pickle.UnpicklingError):  # its message advises to disable the protection
             raise CheckpointError(
-                f"{path}: damaged, not a checkpoint, or pickled in another way than torch.save does; "
-                "copy it again, or save its tensors alone (a state dict) with torch.save"
+                f"{path}: damaged, not a checkpoint, or not written by torch.save; "
+                "copy it again, or save only its tensors (a state dict) with torch.save"
             ) from error
         # torch raises many error types for damaged files; only the first line helps a user.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{path}: damaged or not a checkpoint ({reason}); copy it again") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a dictionary of weights")
+        raise CheckpointError(f"{path}: contains a {type(content).__name__}, not a dictionary of weights")
     return content
 
 
@@ -65,7 +65,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         from safetensors.torch import load_file
     except ImportError as error:
         raise CheckpointError(
-            f"{path}: reading it needs the package safetensors; `pip install kits-unet3d[safetensors]`"
+            f"{path}: the package safetensors is needed to read it; `pip install kits-unet3d[safetensors]`"
         ) from error
     try:
         return dict(load_file(path, device="cpu"))
@@ -92,7 +92,7 @@ def load_weights(network: nn.Module, state: dict[str, torch.Tensor], source: str
         CheckpointError: if tensors differ; it names the first ones, and nothing is copied.
     """
     wanted = network.state_dict()
-    differences = [f"{name}: missing in the file" for name in wanted if name not in state]
+    differences = [f"{name}: missing from the file" for name in wanted if name not in state]
     differences += [f"{name}: not in the network" for name in state if name not in wanted]
     differences += [
         f"{name}: {tuple(state[name].shape)} in the file, {tuple(wanted[name].shape)} in the network"
@@ -101,5 +101,5 @@ def load_weights(network: nn.Module, state: dict[str, torch.Tensor], source: str
     ]
     if differences:
         more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
-        raise CheckpointError(f"{source}: weights of another network. {'; '.join(differences[:3])}{more}")
+        raise CheckpointError(f"{source}: the weights belong to another network. {'; '.join(differences[:3])}{more}")
     network.load_state_dict(state)

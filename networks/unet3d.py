@@ -38,7 +38,7 @@ class UNet3D(nn.Module):
         super().__init__()
         widths = tuple(int(c) for c in channels)
         if len(widths) < 2 or min(widths) < 1:
-            raise ValueError(f"channels must be at least two positive widths, got {tuple(channels)}")
+            raise ValueError(f"channels must be at least two positive numbers, got {tuple(channels)}")
         if in_channels < 1 or out_channels < 1:
             raise ValueError(f"in_channels and out_channels must be positive, got {in_channels}, {out_channels}")
         self.in_channels, self.out_channels, self.channels = in_channels, out_channels, widths

@@ -65,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
         )
         module.add_arguments(subparser)
         subparser.add_argument("--json", action="store_true", help="print the results as one JSON document")
-        subparser.add_argument("--debug", action="store_true", help="show where an error came from")
+        subparser.add_argument("--debug", action="store_true", help="show the traceback of an error")
         subparser.set_defaults(run=module.run)
     return parser
 
@@ -94,7 +94,7 @@ def _outcome(argv: Sequence[str]) -> Outcome:
         outcome: Outcome = arguments.run(arguments)
         return outcome
     except KeyboardInterrupt:
-        text, code = "interrupted; what is finished is kept", 130
+        text, code = "interrupted; finished work is kept", 130
         print(text, file=sys.stderr)
     except Exception as error:  # the last place that can turn an error into a message and an exit code
         if "--debug" in argv:

@@ -97,7 +97,7 @@ def _register(kind: str) -> None:
     present = tuple(int(part) for part in torch.__version__.split(".")[:2])
     built_for = re.search(r"torch(\d+)\.(\d+)", version)
     if present < OLDEST_TORCH or (built_for and present != (int(built_for[1]), int(built_for[2]))):
-        raise DeviceError(f"{package} {version} and torch {torch.__version__} do not serve; take both from {source}")
+        raise DeviceError(f"{package} {version} and torch {torch.__version__} do not match; take both from {source}")
 
 
 def _available(kind: str) -> bool:
@@ -109,12 +109,12 @@ def _missing(kind: str) -> str:
     """Explain in an error message why a device is missing."""
     about = _about(kind)
     if _module(kind) is None and about.package is not None:
-        return f"the package {about.package} is not installed; it comes in {about.source}"
+        return f"the package {about.package} is not installed; it is part of {about.source}"
     if about.package is None and getattr(torch.version, kind, "") is None:
         return f"torch {torch.__version__} is built without {kind.upper()}; install a build of that version with it"
     if _module(kind) is None:
-        return f"torch {torch.__version__} knows no such device"
-    return "the driver shows no card; check it and the variable that limits the visible cards"
+        return f"torch {torch.__version__} does not know this device"
+    return "the driver shows no accelerator; check it and the variable that limits the visible ones"
 
 
 def _tf32_switches(kind: str) -> list[tuple[Any, str]]:
@@ -263,16 +263,16 @@ def resolve(
     name = _automatic() if device in (None, "auto") else str(device)
     kind = name.split(":")[0]
     if not _available(kind):
-        raise DeviceError(f"device {name!r} is not there: {_missing(kind)}")
+        raise DeviceError(f"device {name!r} is not available: {_missing(kind)}")
     try:
         wanted = torch.device(name)
     except RuntimeError as error:
-        raise DeviceError(f"{name!r} is no device; give a kind, or a card as in '{kind}:0'") from error
+        raise DeviceError(f"{name!r} is not a device; give a kind, or an accelerator as in '{kind}:0'") from error
     if (module := _module(kind)) is not None:
         rank = int(os.environ.get("LOCAL_RANK", 0)) if local_rank is None else local_rank
         index = rank if wanted.index is None else wanted.index
         if index >= module.device_count():
-            raise DeviceError(f"{kind}:{index} is not there: {module.device_count()} card(s) are visible")
+            raise DeviceError(f"{kind}:{index} is not available: {module.device_count()} accelerator(s) are visible")
         wanted = torch.device(kind, index)
         getattr(module, "set_device", lambda _: None)(wanted)  # kinds with a single device have no such call
     if precision == "auto":

@@ -59,7 +59,7 @@ def describe_network(factory: partial[nn.Module]) -> dict[str, Any]:
         factory: ``functools.partial(NetworkClass, **arguments)``, as a bundle's ``"_mode_": "callable"`` gives.
     """
     if factory.args:
-        raise ValueError("a network is described by named arguments only")
+        raise ValueError("a network takes keyword arguments only")
     module = factory.func.__module__
     public = next(
         (p.rstrip(".") for p in TRUSTED if f"{module}.".startswith(p)), module
@@ -76,10 +76,10 @@ def build_network(description: Mapping[str, Any], source: str | Path = "checkpoi
     target = str(description.get("_target_", ""))
     module, _, name = target.rpartition(".")
     if f"{module}." not in TRUSTED or not name.isidentifier():
-        raise CheckpointError(f"{source}: names the network {target!r}, which is none of {', '.join(TRUSTED)}*")
+        raise CheckpointError(f"{source}: its network {target!r} is not one of {', '.join(TRUSTED)}*")
     cls = getattr(importlib.import_module(module), name, None)
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
-        raise CheckpointError(f"{source}: {target!r} is no network of this version")
+        raise CheckpointError(f"{source}: its network {target!r} does not exist in this version")
     arguments = {key: value for key, value in description.items() if key != "_target_"}
     given = {name: parameter.default for name, parameter in signature(cls).parameters.items()} | arguments
     for name in filter(FETCHING.match, given):
@@ -122,7 +122,7 @@ def read_model(
     first, *others = (_read_one(Path(one), factory, missing_ok) for one in paths)
     for one, other in zip(paths[1:], others, strict=True):
         if other.recipe != first.recipe:
-            raise CheckpointError(f"{one}: prepares its images in another way than {paths[0]}; predict one by one")
+            raise CheckpointError(f"{one}: preprocesses images differently from {paths[0]}; predict with each alone")
     network = Ensemble([first.network, *(other.network for other in others)]) if others else first.network
     sources = tuple(source for model in (first, *others) for source in model.sources)
     datasets = tuple(dict.fromkeys(name for model in (first, *others) for name in model.datasets))
@@ -142,13 +142,13 @@ def _read_one(path: Path, factory: partial[nn.Module] | None, missing_ok: bool) 
         network = factory()
     else:
         raise CheckpointError(
-            f"{path}: does not say which network it is of; the bundle's inference.json does (`--ckpt_path {path}`)"
+            f"{path}: does not contain its network's name; the bundle's inference.json does (`--ckpt_path {path}`)"
         )
     load_weights(network, network_state(content, path), path)
     try:
         recipe = Recipe.from_dict(content.get("recipe", {}))
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: its recipe is not usable ({error})") from error
+        raise CheckpointError(f"{path}: its preprocessing parameters are invalid ({error})") from error
     configuration = content.get("configuration")
     dataset = configuration.get("dataset") if isinstance(configuration, Mapping) else None
     return Model(network, recipe, (path,), datasets=(dataset,) if isinstance(dataset, str) else ())

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # `best` for a CPU with each of its parts switched off alone, and with the strong augmentation that it leaves out, at an
 # equal budget of training time: trained on four fifths of the training label maps and scored on the others. Effect and
-# cost; the evaluation cases have no say in it. `best` itself is that fold's training of cross_validation.sh, made if it is
-# not there; so in one OUT both want the same MINUTES.
+# cost; the evaluation cases do not influence it. `best` itself is that fold's training of cross_validation.sh, made if
+# missing; so in one OUT both need the same MINUTES.
 #   bash scripts/ablation.sh LABELS OUT [MINUTES [SEEDS [PARTS]]]
-# Arguments as of compare_recipes.sh, whose OUT may be given; PARTS are names of scripts/compare/parts.json, all if none
-# is given. Settings: BEST, FOLD (0), FOLDS (5), and those of scripts/compare/steps.sh.
+# Arguments as of compare_recipes.sh, whose OUT may be given; PARTS are names of scripts/compare/parts.json, all by
+# default. Settings: BEST, FOLD (0), FOLDS (5), and those of scripts/compare/steps.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ $# -ge 2 ] || { sed -n '2,/^set/p' "$0" | grep '^#' | cut -c3- >&2; exit 2; }
@@ -14,7 +14,7 @@ BEST=${BEST:-bundle/configs/best.json,bundle/configs/best_cpu.json} FOLD=${FOLD:
 . scripts/compare/steps.sh
 known=$("$PYTHON" -c 'import json; print(*json.load(open("scripts/compare/parts.json")))')
 for part in $PARTS; do
-    [[ " $known " == *" $part "* ]] || { echo "error: no part $part; there are $known" >&2; exit 2; }
+    [[ " $known " == *" $part "* ]] || { echo "error: unknown part $part; known are $known" >&2; exit 2; }
 done
 PARTS=${PARTS:-$known}
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs programs that are too heavy for the tests, each in an environment of its own, on a small bundle that is trained on
+# Run programs that are too heavy for the tests, each in its own environment, on a small bundle that is trained on
 # phantoms here: `bash scripts/check_consumers.sh [label] [deploy] [mlflow]`, all if none is named. Downloads up to 6 GB.
-# Settings: WORK (folder to work in, kept; what is there is used again), PYTHON (an interpreter with this project).
+# Settings: WORK (directory to work in, kept and used again), PYTHON (an interpreter with this project).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/environment.sh
@@ -48,7 +48,7 @@ check_label() {
     environment label 'pydicom<3,dicomweb-client<0.60,pynetdicom<3' monailabel==0.8.5
     local site
     site=$(echo "$WORK"/label/lib/python3.*/site-packages)
-    # The torchvision that it brings is built for another torch, and asks for two operators while it is imported.
+    # Its torchvision is built for another torch, and needs two operators during import.
     cat >"$site/torchvision_operators.py" <<END
 import torch
 library = torch.library.Library("torchvision", "DEF")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the wheel, installs it with its requirements into an empty environment and tries it there, away from the
-# repository. Downloads everything anew: a few minutes. Settings: WORK (a new folder under TMPDIR, removed at the end).
+# Build the wheel, install it with its requirements into an empty environment and try it there, away from the
+# repository. Downloads everything anew: a few minutes. Settings: WORK (a new directory under TMPDIR, removed at the end).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 repository=$PWD

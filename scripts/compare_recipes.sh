@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Recipes at an equal budget of training time, on phantoms around real label maps: data, trainings one after another,
-# scores, tables and figures. What is finished is not done again, so it may be stopped and started at will.
+# scores, tables and figures. Finished steps are skipped, so it can be stopped and restarted.
 #   bash scripts/compare_recipes.sh LABELS OUT [MINUTES [SEEDS [RECIPES]]]
-# LABELS holds case_XXXXX/segmentation.nii.gz of KiTS19. MINUTES (10) of each training, SEEDS ("1 2 3"), RECIPES
+# LABELS contains case_XXXXX/segmentation.nii.gz of KiTS19. MINUTES (10) of each training, SEEDS ("1 2 3"), RECIPES
 # ("mlperf best nnunet nnunet-small"):
-#   mlperf        the reference's loss, optimiser, augmentation, sampling and rate, with a network that a CPU can train;
+#   mlperf        the reference's loss, optimiser, augmentation, sampling and learning rate; a network for a CPU;
 #                 its warm-up is as large a share of the time as of the epochs that the reference needs (warmup.py)
 #   best          bundle/configs/best.json and best_cpu.json
 #   nnunet        nnU-Net as it plans itself, with our spacing, patch, batch size and precision
-#   nnunet-small  the same with the widths of mlperf, which makes many more steps in the time
+#   nnunet-small  the same with the channels of mlperf, for many more steps in the same time
 # Settings: BEST (its configurations, comma-separated), MLPERF_RATE (0.8, the reference's), VARIANTS ("mirror ensemble";
 # without mirror, of which nnU-Net's takes longest, or without both) and those of scripts/compare/steps.sh and nnunet.sh.
 set -euo pipefail
@@ -16,12 +16,12 @@ cd "$(dirname "$0")/.."
 [ $# -ge 2 ] || { sed -n '2,/^set/p' "$0" | grep '^#' | cut -c3- >&2; exit 2; }
 LABELS=$1 OUT=$2 MINUTES=${3:-10} SEEDS=${4:-1 2 3} RECIPES=${5:-mlperf best nnunet nnunet-small}
 for recipe in $RECIPES; do
-    case $recipe in mlperf | best | nnunet | nnunet-small) ;; *) echo "error: no recipe $recipe" >&2; exit 2 ;; esac
+    case $recipe in mlperf | best | nnunet | nnunet-small) ;; *) echo "error: unknown recipe $recipe" >&2; exit 2 ;; esac
 done
 BEST=${BEST:-bundle/configs/best.json,bundle/configs/best_cpu.json}
 VARIANTS=${VARIANTS-mirror ensemble}
 for variant in $VARIANTS; do
-    case $variant in mirror | ensemble) ;; *) echo "error: no variant $variant" >&2; exit 2 ;; esac
+    case $variant in mirror | ensemble) ;; *) echo "error: unknown variant $variant" >&2; exit 2 ;; esac
 done
 . scripts/compare/steps.sh
 . scripts/compare/nnunet.sh

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # A cross-validation of `best` for a CPU inside the training label maps, each fold with an equal budget of training time;
 # the post-processing that the held out cases choose; the folds' networks together on the evaluation cases, with and
-# without it; and the held out cases by the default windows and the reference's. The evaluation cases have no say in it.
+# without it; and the held out cases by the default windows and the reference's. Evaluation cases do not influence it.
 #   bash scripts/cross_validation.sh LABELS OUT [MINUTES [SEEDS]]
-# Arguments as of compare_recipes.sh, whose OUT may be given; MINUTES (10) of each fold, SEEDS ("1"). What is finished is
-# not done again. Settings: BEST, FOLDS (5), and those of scripts/compare/steps.sh.
+# Arguments as of compare_recipes.sh, whose OUT may be given; MINUTES (10) of each fold, SEEDS ("1"). Finished steps
+# are skipped. Settings: BEST, FOLDS (5), and those of scripts/compare/steps.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ $# -ge 2 ] || { sed -n '2,/^set/p' "$0" | grep '^#' | cut -c3- >&2; exit 2; }

@@ -1,14 +1,14 @@
 # Sourced by the launch scripts. Settings, all with defaults:
-#   DEVICE                    mlu (default), cuda, cpu or auto; with cpu, if there are no data, the demo's network trains
+#   DEVICE                    mlu (default), cuda, cpu or auto; with cpu and without data, the demo's network trains
 #                             on phantoms made here
 #   CARDS                     processes on this host
-#   PYTORCH_TRAIN_DATASET     prepared KiTS19 under KiTS19/pre_data_dir
-#   PYTORCH_TRAIN_CHECKPOINT  where checkpoints go (default models), and logs and scores, into its folder eval
-#   MLU_VISIBLE_DEVICES       which cards, as everywhere on that platform
+#   PYTORCH_TRAIN_DATASET     preprocessed KiTS19 under KiTS19/pre_data_dir
+#   PYTORCH_TRAIN_CHECKPOINT  directory of checkpoints (default models); logs and scores go into its subdirectory eval
+#   MLU_VISIBLE_DEVICES       MLU cards to use, as everywhere on that platform
 #   SEED                      of the run (default 0, as in Cambricon's scripts), unless --seed follows
 #   NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT   as torchrun's
-#   RESTARTS                  how often all processes are started anew after one of them died (default 0); needs
-#                             --resume True to go on from the last checkpoint
+#   RESTARTS                  how often to restart all processes after one of them died (default 0); needs
+#                             --resume True to continue from the last checkpoint
 #   PYTHON                    interpreter with this project installed (default .venv/bin/python, else python)
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 DEVICE=${DEVICE:-mlu} SEED=${SEED:-0}
@@ -23,7 +23,7 @@ if [ -z "${PYTHON:-}" ]; then
     [ ! -x .venv/bin/python ] || PYTHON=.venv/bin/python
 fi
 OVERLAYS=() DATASET=()
-# On hardware an operation that the device lacks is to be an error, not a slow training.
+# On hardware a missing operation must be an error, not a slow training.
 export ENABLE_FALLBACK_TO_CPU=${ENABLE_FALLBACK_TO_CPU:-0}
 
 # On a CPU without data: a network that a CPU can train, and phantoms for it (in PHANTOMS, by default beside the
@@ -40,7 +40,7 @@ if [ "$DEVICE" = cpu ] && [ -z "${PYTORCH_TRAIN_DATASET:-}" ]; then
     fi
 fi
 
-# run_bundle PROCESSES ACTION OVERLAY… -- OVERRIDES…: one process plainly, several through torchrun.
+# run_bundle PROCESSES ACTION OVERLAY… -- OVERRIDES…: run one process directly, several through torchrun.
 run_bundle() {
     local processes=$1 action=$2 configs="'bundle/configs/train.json'" overlay launcher=()
     shift 2
@@ -55,7 +55,7 @@ run_bundle() {
         launcher=(-m torch.distributed.run --nnodes "${NNODES:-1}" --nproc_per_node "$processes")
         launcher+=(--max-restarts "${RESTARTS:-0}")
         if [ "${NNODES:-1}" -gt 1 ]; then
-            # Else a restarted group would meet in the store of the one that died, and find its addresses there.
+            # Otherwise a restarted group would use the store of the dead one, with its old addresses.
             export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
             launcher+=(--rdzv-backend c10d --rdzv-id "${MASTER_PORT:-29500}")
             launcher+=(--rdzv-endpoint "$MASTER_ADDR:${MASTER_PORT:-29500}")
@@ -68,7 +68,7 @@ run_bundle() {
         --device_name "$DEVICE" --output_dir "$CHECKPOINTS/eval" ${DATASET[@]+"${DATASET[@]}"} "$@"
 }
 
-# timed COMMAND…: runs it and prints the line that MLPerf's run_and_time.sh ends with.
+# timed COMMAND…: run it and print the last line of MLPerf's run_and_time.sh.
 timed() {
     local started started_text status=0
     started=$(date +%s) started_text=$(date '+%Y-%m-%d %r')

@@ -1,4 +1,4 @@
-# Sourced by the other scripts: makes .venv with this project in it, once, and again when setup.cfg or the pins change.
+# Sourced by the other scripts: make .venv with this project in it, once, and again when setup.cfg or the pins change.
 # Usage: make_environment EXTRAS   (such as "figures" or "test,dev"); leaves the interpreter in $PYTHON.
 
 make_environment() {
@@ -14,7 +14,7 @@ make_environment() {
                 break
             fi
         done
-        "$PYTHON" -m pip --version >/dev/null 2>&1 || { echo "error: no Python 3.10 to 3.13 with venv found; set BASE_PYTHON" >&2; return 2; }
+        "$PYTHON" -m pip --version >/dev/null 2>&1 || { echo "error: Python 3.10 to 3.13 with venv was not found; set BASE_PYTHON" >&2; return 2; }
     fi
     if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
         echo "installing into $venv …"

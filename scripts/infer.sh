@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The score of a checkpoint over the evaluation cases: `bash scripts/infer.sh [path/to/model.pt] [settings]`.
+# Score a checkpoint on the evaluation cases: `bash scripts/infer.sh [path/to/model.pt] [settings]`.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 checkpoint=$CHECKPOINTS/model.pt

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A few minutes' check before a long run: two training steps and two evaluation cases on each of four cards.
+# A few minutes' check before a long run: two training steps and two evaluation cases on each of four MLU cards.
 set -euo pipefail
 CARDS=${CARDS:-4}
 . "$(dirname "$0")/env.sh"

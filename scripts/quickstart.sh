@@ -27,10 +27,10 @@ status=0
     --dataset_dir "$OUT/prepared" --ckpt_dir "$OUT/models" --output_dir "$OUT/curves" --max_minutes "$MINUTES" \
     --seed "$SEED" --resume True --save_minutes 1 || status=$?
 if [ "$status" -ne 0 ]; then
-    [ "$status" -ne 3 ] || echo "$OUT holds another training; use another OUT, or the CASES and SEED of that one" >&2
+    [ "$status" -ne 3 ] || echo "$OUT contains another training; use another OUT, or the CASES and SEED of that one" >&2
     exit "$status"
 fi
-echo "== 4/5 prediction of scans that training never saw"
+echo "== 4/5 prediction of scans that were not trained on"
 mkdir -p "$OUT/scans"
 for case in "$OUT"/raw/case_*; do
     number=$((10#${case##*_}))

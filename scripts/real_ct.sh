@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A network on a real CT whose kidneys are known from a label map of TotalSegmentator: mask, scores of the kidneys,
-# volumes and a picture. That label map is a model's output, not the truth, and knows no tumours: whatever the network
-# calls a tumour counts as kidney here, and its volume is in OUT/masks/summary.json.
+# volumes and a picture. That label map is a model's output, not ground truth, and has no tumours: a tumour
+# that the network predicts counts as kidney here, and its volume is in OUT/masks/summary.json.
 #   bash scripts/real_ct.sh CHECKPOINT CT LABELS OUT [OPTIONS OF PREDICT…]
 # Settings: KIDNEYS (values of the kidneys in LABELS, "2 3"), PYTHON.
 set -euo pipefail

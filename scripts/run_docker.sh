@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs a command in the image, as the calling user, with data, checkpoints and all Cambricon cards of this host:
+# Run a command in the image, as the calling user, with data, checkpoints and all MLU cards of this host:
 #   bash scripts/run_docker.sh kits-unet3d device --device mlu --cards 8
 # Settings: IMAGE (default kits-unet3d), DATA (data), CHECKPOINTS (bundle/models), DOCKER (docker; `echo` shows the
 # command alone), DEVICES (/dev), CNMON (/usr/bin/cnmon).
@@ -12,13 +12,13 @@ mkdir -p "$DATA" "$CHECKPOINTS"
 options=(run --rm --ipc=host --network=host --user "$(id -u):$(id -g)" -e HOME=/tmp)
 options+=(-v "$(cd "$DATA" && pwd):/data" -v "$(cd "$CHECKPOINTS" && pwd):/checkpoints")
 [ -t 0 ] && options+=(-it)
-# Without a command that falls back quietly: a run on hardware should say which operation the device lacks.
+# Disable the silent fallback to the CPU: a run on hardware must report missing operations.
 options+=(-e "ENABLE_FALLBACK_TO_CPU=${ENABLE_FALLBACK_TO_CPU:-0}")
 for variable in MLU_VISIBLE_DEVICES CUDA_VISIBLE_DEVICES OMP_NUM_THREADS DEVICE CARDS SEED RESTARTS NNODES NODE_RANK \
     MASTER_ADDR MASTER_PORT; do
     [ -z "${!variable:-}" ] || options+=(-e "$variable=${!variable}")
 done
-# Without data the scripts make phantoms on a CPU, unless they are told where data should be.
+# Without data the scripts make phantoms on a CPU, unless a data directory is set.
 [ "${DEVICE:-}" != cpu ] || [ -e "$DATA/KiTS19/pre_data_dir/index.json" ] || options+=(-e PYTORCH_TRAIN_DATASET=)
 for node in "$DEVICES"/cambricon_dev[0-9]* "$DEVICES"/cambricon_ctl "$DEVICES"/cambricon_ipcm[0-9]*; do
     [ ! -e "$node" ] || options+=(--device "$node" --group-add "$(stat -c %g "$node")")

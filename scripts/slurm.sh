@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# One host's part of a job of many: tells a launch script, through the variables it reads, which host this is.
+# Run one host's part of a multi-host job: set the variables from which a launch script reads its rank.
 #   srun --nodes 2 --ntasks-per-node 1 bash scripts/slurm.sh bash scripts/train_8mlu.sh
 set -euo pipefail
-[ -n "${SLURM_STEP_NODELIST:-}" ] || { echo "error: this is to be started by srun, one task a host" >&2; exit 2; }
+[ -n "${SLURM_STEP_NODELIST:-}" ] || { echo "error: start this with srun, one task per host" >&2; exit 2; }
 NNODES=$SLURM_STEP_NUM_NODES NODE_RANK=$SLURM_NODEID
 # The whole list is read: `| head -n 1` may close the pipe while scontrol still writes, which then fails, and with it this.
 hosts=$(scontrol show hostnames "$SLURM_STEP_NODELIST")

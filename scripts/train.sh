@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains by the bundle's configuration on one card, many cards or many hosts (settings in env.sh); further settings of
+# Train with the bundle's configuration on one or many accelerators or hosts (settings in env.sh); further settings of
 # the configuration can follow: `CARDS=8 bash scripts/train.sh --dataset_dir path/to/prepared --epochs 4000`.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"

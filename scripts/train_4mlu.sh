@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Four cards, from scratch, as Cambricon trains it: rate 3.2, evaluations every 20 epochs from the 1000th.
+# Train on four MLU cards from scratch, as Cambricon does: learning rate 3.2, evaluations every 20 epochs from the 1000th.
 # More settings of the configuration can follow: `bash scripts/train_4mlu.sh --resume True`.
 set -euo pipefail
 CARDS=${CARDS:-4}

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Eight cards, from scratch, as Cambricon trains it: rate 3.2, halved after epochs 1500 and 3000, evaluations every 10
-# epochs from the 1400th, until 0.903.
+# Train on eight MLU cards from scratch, as Cambricon does: learning rate 3.2, halved after epochs 1500 and 3000,
+# evaluations every 10 epochs from the 1400th, until 0.903.
 set -euo pipefail
 CARDS=${CARDS:-8}
 . "$(dirname "$0")/env.sh"

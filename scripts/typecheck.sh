@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# mypy over the installed names: the folders are seen as the namespace they are installed as.
+# Run mypy over the installed names: it sees the directories as the installed namespace.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/environment.sh

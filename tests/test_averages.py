@@ -89,7 +89,7 @@ def test_several_checkpoints_are_read_as_their_mean(checkpoints):
     with torch.no_grad():
         torch.testing.assert_close(both.network.eval()(x), (first(x) + second(x)) / 2)
     assert both.sources == tuple(checkpoints[:2])
-    with pytest.raises(CheckpointError, match="2.pt: prepares its images in another way than"):
+    with pytest.raises(CheckpointError, match="2.pt: preprocesses images differently from"):
         read_model(checkpoints)
 
 
@@ -136,7 +136,7 @@ def test_networks_mirrored_along_other_axes_do_not_look_alike():
 
 
 def test_a_model_already_read_is_not_mirrored_afterwards(checkpoints):
-    with pytest.raises(UsageError, match="mirror is for a model that is read here"):
+    with pytest.raises(UsageError, match="mirror does not apply to a model that was read already"):
         Predictor(read_model(checkpoints[0]), "cpu", mirror=True)
     assert Predictor(read_model(checkpoints[0], mirror=True), "cpu", mirror=True).settings["mirror"]
 
@@ -144,7 +144,7 @@ def test_a_model_already_read_is_not_mirrored_afterwards(checkpoints):
 def test_a_bundle_run_reports_one_unusable_checkpoint_among_several(checkpoints, capsys):
     factory = partial(UNet3D, channels=[2, 4])
     assert model_of_run(checkpoints[:2], factory, mirror=True).mirror
-    for wrong, message in ((checkpoints[0].with_name("typo.pt"), "typo.pt"), (checkpoints[2], "in another way")):
+    for wrong, message in ((checkpoints[0].with_name("typo.pt"), "typo.pt"), (checkpoints[2], "differently")):
         with pytest.raises(SystemExit) as ended:
             model_of_run([checkpoints[0], wrong], factory)
         assert ended.value.code == 3 and message in capsys.readouterr().err

@@ -49,7 +49,7 @@ def test_blocks_begin_anew_in_turn_and_their_first_steps_are_not_counted():
     seconds = in_blocks({"p": begin("p"), "o": begin("o")}, 4, length=5, dropped=2)
     assert "".join(order) == "PpppppOooooo" * 2
     assert [len(values) for values in seconds.values()] == [6, 6]
-    with pytest.raises(ValueError, match="no step would be counted"):
+    with pytest.raises(ValueError, match="no step would be measured"):
         in_blocks({}, 4, length=2, dropped=2)
 
 
@@ -81,7 +81,7 @@ def test_without_matplotlib_the_plot_is_left_out_and_that_is_said_first(tmp_path
     arguments = ["benchmark", "memory", "--quick", "--out", str(tmp_path / "out")]
     assert main([*arguments, "--config", str(ROOT / "bundle" / "configs" / "train.json")]) == 0
     first, *others = capsys.readouterr().out.splitlines()
-    assert first.startswith("no benchmark.png: matplotlib is not installed; `pip install")
+    assert first.startswith("benchmark.png was not written: matplotlib is not installed; `pip install")
     assert others == ["| predict by size | 64 slices | 2 s |  |  |"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["benchmark.json", "benchmark.md"]
 

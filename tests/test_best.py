@@ -160,7 +160,7 @@ def test_the_network_is_exported(checkpoints, kind, ending, tmp_path, caplog):
                      "--bundle", str(ROOT / "bundle")]) == 0  # fmt: skip
     assert path.stat().st_size > 0
     if kind == "torchscript":
-        assert "recorded as it computes one window" in caplog.text
+        assert "traced on one sliding window" in caplog.text
         network = read_model(checkpoints[0]).network.eval()
         with torch.no_grad():
             torch.testing.assert_close(torch.jit.load(path)(x), network(x), atol=1e-4, rtol=1e-4)
@@ -241,8 +241,8 @@ def test_folds_are_summed_up_and_their_choice_and_mean_predict(cross_validated, 
         (["--fold", "5"], "fold must be a whole number from 0 and below folds, got 5 of 5"),
         (["--set", "epochs"], "must be KEY=VALUE"),
         (["--set", "epoch=3"], "the nearest known one is epochs"),
-        (["--config", "nowhere.json"], "no usable configuration"),
-        (["--fold", "0", "--dataset-dir", "nowhere"], "no prepared data here"),
+        (["--config", "nowhere.json"], "not a usable configuration"),
+        (["--fold", "0", "--dataset-dir", "nowhere"], "contains no preprocessed data"),
     ],
 )
 def test_what_cannot_be_trained_is_said_in_a_sentence(given, message, capsys, monkeypatch, tmp_path):
@@ -252,5 +252,5 @@ def test_what_cannot_be_trained_is_said_in_a_sentence(given, message, capsys, mo
 
 
 def test_a_factory_of_positional_arguments_is_no_description():
-    with pytest.raises(ValueError, match="named arguments"):
+    with pytest.raises(ValueError, match="keyword arguments"):
         describe_network(partial(DynUNet, 3))

@@ -37,10 +37,10 @@ def test_help_does_not_wait_for_torch():
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["prepare", "--data-dir", "nowhere", "--out", "out"], 2, "nowhere: no such folder"),
+        (["prepare", "--data-dir", "nowhere", "--out", "out"], 2, "nowhere: no such directory"),
         (["phantom", "--out", "out"], 2, "--cases"),
         (["phantom", "--out", "out", "--cases", "0"], 2, "cases"),
-        (["verify", "--out", "nowhere"], 2, "no prepared file"),
+        (["verify", "--out", "nowhere"], 2, "no preprocessed file"),
         (["predict", "nowhere.nii.gz", "-o", "out"], 2, "nowhere.nii.gz"),
         (["evaluate", "--predictions", ".", "--labels", "."], 2, "no mask"),
         (["evaluate", "--predictions", ".", "--labels", ".", "--out", "a.csv"], 2, "both JSON and CSV"),
@@ -129,8 +129,11 @@ def test_for_machines_a_command_prints_one_json_document_and_nothing_else(tmp_pa
 
 def test_for_machines_an_error_is_a_document_too(tmp_path, capsys):
     code, results, told = printed_json(capsys, "verify", "--out", tmp_path)
-    assert code == 2 and results == {"error": f"{tmp_path}: holds no prepared file", "exit_code": 2}
-    assert told.endswith(f"error: {tmp_path}: holds no prepared file\n")
+    assert code == 2 and results == {
+        "error": f"{tmp_path}: contains no preprocessed file; run `kits-unet3d prepare` first",
+        "exit_code": 2,
+    }
+    assert told.endswith(f"error: {tmp_path}: contains no preprocessed file; run `kits-unet3d prepare` first\n")
 
 
 def test_the_version_is_that_of_the_package(capsys):

@@ -47,7 +47,7 @@ def test_polynomial_decay_starts_after_warm_up_and_ends_near_zero():
 
 @pytest.mark.parametrize("wrong", [{"poly_power": 0.0}, {"poly_power": 0.9, "decay_epochs": (3,)}])
 def test_a_polynomial_and_steps_exclude_each_other(wrong):
-    with pytest.raises(ValueError, match="poly_power must be positive, and takes the place of decay_epochs"):
+    with pytest.raises(ValueError, match="poly_power must be positive, and decay_epochs empty beside it"):
         Schedule(10, 1, 1, **wrong)
 
 
@@ -77,7 +77,7 @@ def test_a_rate_by_time_needs_a_polynomial_and_a_time(power, minutes):
 
 
 def test_a_share_without_a_limit_is_an_error_and_a_limit_is_not_negative():
-    with pytest.raises(ValueError, match="max_minutes above 0"):
+    with pytest.raises(ValueError, match="max_minutes must be above 0"):
         _ = Clock().share
     with pytest.raises(ValueError, match="must not be negative"):
         Clock(-1)

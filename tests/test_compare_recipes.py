@@ -115,9 +115,9 @@ def test_without_arguments_a_script_says_how_it_is_called(script):
 @pytest.mark.parametrize(
     ("script", "variants", "names", "message"),
     [
-        ("compare_recipes", "mirror", "mlperf unet", "no recipe unet"),
-        ("compare_recipes", "mirrored", "mlperf", "no variant mirrored"),
-        ("ablation", "mirror", "no_average no_region", "no part no_region; there are no_deep_supervision"),
+        ("compare_recipes", "mirror", "mlperf unet", "unknown recipe unet"),
+        ("compare_recipes", "mirrored", "mlperf", "unknown variant mirrored"),
+        ("ablation", "mirror", "no_average no_region", "unknown part no_region; known are no_deep_supervision"),
     ],
 )
 def test_unknown_names_are_refused_before_anything_is_made(tmp_path, script, variants, names, message):

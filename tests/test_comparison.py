@@ -50,7 +50,7 @@ def test_a_case_without_a_score_is_left_out_of_its_seeds_mean(tmp_path):
     [
         ([{"a": 0.1}, {"b": 0.1}], r"has the cases \['b'\], but the first file \['a'\]"),
         ([{}], "has the cases"),
-        ([], "best: has no scores"),
+        ([], "best: scores are missing"),
     ],
 )
 def test_scores_of_other_cases_are_refused(tmp_path, contents, message):
@@ -62,7 +62,7 @@ def test_scores_of_other_cases_are_refused(tmp_path, contents, message):
 def test_what_is_no_score_file_or_has_failed_cases_is_refused(tmp_path):
     (tmp_path / "no.json").write_text("[]")
     for path in (tmp_path / "no.json", tmp_path / "missing.json"):
-        with pytest.raises(UsageError, match="no scores of `kits-unet3d evaluate`"):
+        with pytest.raises(UsageError, match="not a score file of `kits-unet3d evaluate`"):
             Runs.read("best", [path])
     with pytest.raises(UsageError, match="a failed; score all cases first"):
         Runs.read("best", [scores(tmp_path, "failed", {"b": 0.1}, failed=["a"])])

@@ -56,7 +56,7 @@ def test_the_command_makes_them_and_keeps_them_apart(tmp_path, capsys):
     usual = write_dataset(tmp_path / "usual", 1, **TINY)
     assert (image != np.asanyarray(nib.load(usual[0] / "imaging.nii.gz").dataobj)).any()
     assert main(["phantom", "--out", str(tmp_path), *options]) == 2
-    assert "choose another folder" in capsys.readouterr().err
+    assert "choose another directory" in capsys.readouterr().err
 
 
 def test_an_unknown_contrast_is_refused(tmp_path):

@@ -96,7 +96,7 @@ def test_weights_out_of_range_are_refused(wrong, match):
 
 
 def test_a_class_without_a_weight_is_named():
-    with pytest.raises(ValueError, match="of classes 1 to 2"):
+    with pytest.raises(ValueError, match="for classes 1 to 2"):
         drawn(1, class_weights=[1.0])
 
 

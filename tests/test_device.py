@@ -31,7 +31,7 @@ def test_auto_finds_a_device_and_says_what_it_is():
         ("mlu", "torch_mlu is not installed"),
         ("cuda", "without CUDA"),
         ("xpu", "built without XPU"),
-        ("abacus", "no such device"),
+        ("abacus", "does not know this device"),
     ],
 )
 def test_a_device_that_is_not_there_is_an_error_never_a_quiet_cpu_run(name, reason):
@@ -148,7 +148,7 @@ def test_an_overflow_leaves_the_weights_and_halves_the_scale():
 def test_fp16_training_ends_if_no_loss_scale_gives_finite_gradients():
     trainer, step = half_precision_trainer([1e30] * 30)
     trainer.logger.disabled = True
-    with pytest.raises(NotFiniteError, match="scale of the loss is down to 0.5 in epoch 17, iteration 17"):
+    with pytest.raises(NotFiniteError, match="loss scale dropped to 0.5 in epoch 17, iteration 17"):
         trainer.run()
     assert step.scaler.get_scale() == 0.5
 
@@ -226,7 +226,7 @@ def test_bf16_that_a_card_only_emulates_does_not_count(monkeypatch):
 
 @pytest.mark.parametrize("name", ["cpu:abc", "cpu:", "cpu:0:1"])
 def test_what_is_no_device_is_said_to_be_none(name):
-    with pytest.raises(DeviceError, match=f"'{name}' is no device"):
+    with pytest.raises(DeviceError, match=f"'{name}' is not a device"):
         resolve(name)
 
 

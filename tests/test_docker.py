@@ -93,7 +93,7 @@ def test_the_torch_of_the_base_image_is_never_replaced(tmp_path):
     pretend(environment, "torch_mlu", "1.33.0")
     done = install(environment, tmp_path, "--dry-run")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert "kept as they are: torch==2.11.0+vendor torch_mlu==1.33.0" in done.stdout
+    assert "kept unchanged: torch==2.11.0+vendor torch_mlu==1.33.0" in done.stdout
     (would,) = [line for line in done.stdout.splitlines() if line.startswith("Would install")]
     assert "monai-1.6.1" in would and not re.search(r" torch(_mlu)?-\d", would)
 
@@ -117,7 +117,7 @@ def test_the_install_step_gives_the_command_with_the_packages_of_the_base(tmp_pa
     shown = subprocess.run(
         [str(environment / "bin" / "kits-unet3d"), "--help"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert "predict" in shown.stdout and (site / "kits_unet3d" / "pipeline" / "selfcheck").is_dir()
+    assert "predict" in shown.stdout and (site / "kits_unet3d" / "pipeline" / "device_check").is_dir()
     assert not (site / "torch").exists()
 
 
@@ -128,7 +128,7 @@ def test_on_a_base_with_nothing_but_python_the_pinned_torch_is_installed(tmp_pat
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     (pinned,) = re.findall(r"^torch==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     (would,) = [line for line in done.stdout.splitlines() if line.startswith("Would install")]
-    assert "kept as they are" not in done.stdout and f" torch-{pinned}" in would
+    assert "kept unchanged" not in done.stdout and f" torch-{pinned}" in would
 
 
 @pytest.mark.slow

@@ -180,8 +180,8 @@ def test_a_whole_file_arrives_from_a_server_that_is_not_past_help(server, tmp_pa
         ("missing", 1, "HTTP 404"),
         ("ill", 4, "HTTP 500"),
         ("mute", 4, "timed out"),
-        ("long", 4, "broke off after|HTTP 416"),
-        ("short", 4, "cut short"),
+        ("long", 4, "connection ended after|HTTP 416"),
+        ("short", 4, "truncated"),
         ("page", 4, "an HTML page"),
         ("pointer", 4, "a Git LFS pointer"),
         ("flipped", 4, "CRC"),
@@ -242,9 +242,9 @@ def test_cases_are_named_by_number_or_range():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--images-url", "file:///etc"], "no http(s) address"),
+        (["--images-url", "file:///etc"], "not an http(s) address"),
         (["--timeout", "0"], "timeout must be positive"),
-        (["--parallel", "0"], "at least one file at a time"),
+        (["--parallel", "0"], "parallel must be at least 1"),
     ],
 )
 def test_what_cannot_be_meant_is_exit_code_2(tmp_path, capsys, arguments, message):

@@ -155,7 +155,7 @@ def test_auto_falls_back_with_a_warning_to_an_engine_that_agrees(monkeypatch, ca
     with caplog.at_level(logging.WARNING, "kits_unet3d.inference"):
         engine = choice.choose_engine(plain, resolve("cpu"), WINDOW, 8)
     assert type(engine).__name__ == "ChannelsLast"
-    assert "the engine openvino is not used" in caplog.text
+    assert "the inference backend openvino is not used" in caplog.text
     image = torch.randn(WINDOW)
     torch.testing.assert_close(engine(image), plain(image))
 
@@ -174,7 +174,7 @@ def test_auto_outlives_an_engine_that_fails_without_a_word(monkeypatch, caplog):
     monkeypatch.setattr(choice, "WORTH_MAKING", {"channels_last": 0})
     monkeypatch.setattr(choice, "make_engine", fail)
     assert type(choice.choose_engine(network(), resolve("cpu"), WINDOW, 8)).__name__ == "Eager"
-    assert "the engine channels_last is not used: AssertionError" in caplog.text
+    assert "the inference backend channels_last is not used: AssertionError" in caplog.text
 
 
 def test_auto_runs_eagerly_what_cannot_be_counted(caplog):
@@ -193,7 +193,7 @@ def test_auto_runs_eagerly_what_cannot_be_counted(caplog):
 
 def test_openvino_says_what_it_cannot_do():
     require("openvino")
-    with pytest.raises(MissingEngineError, match="not on cpu in fp16; choose the engine eager"):
+    with pytest.raises(MissingEngineError, match="not on cpu in fp16; use --engine eager"):
         make_engine("openvino", network(), resolve("cpu", "fp16"), WINDOW)
 
 

@@ -132,7 +132,7 @@ def test_the_command_writes_each_case_and_the_means_as_json_and_csv(tmp_path, ra
     assert main(["evaluate", "--predictions", str(masks), "--labels", str(raw_phantoms), "--out", str(out)]) == 1
     printed = capsys.readouterr()
     written = strict_json(out)
-    assert "case_00002_seg.nii.gz: holds" in written["failed"]["case_00002"] and "value 3" in printed.err
+    assert "case_00002_seg.nii.gz: contains" in written["failed"]["case_00002"] and "value 3" in printed.err
     perfect = {"dice": 1.0, "hd95_mm": 0.0, "surface_dice_1mm": 1.0, "surface_dice_3mm": 1.0}
     missed = {"dice": 0.0, "hd95_mm": None, "surface_dice_1mm": 0.0, "surface_dice_3mm": 0.0}
     kidney = {f"kidney_{name}": value for name, value in perfect.items()}
@@ -146,7 +146,7 @@ def test_the_command_writes_each_case_and_the_means_as_json_and_csv(tmp_path, ra
         rows = {row.pop("case_id"): row for row in csv.DictReader(stream)}
     assert list(rows) == ["case_00000", "case_00001", "mean", "counted"]
     assert rows["case_00001"]["tumour_hd95_mm"] == "" and rows["mean"]["tumour_dice"] == "0.5"
-    assert "tumour_hd95_mm is not defined where just one mask is empty: mean of 1 of 2 cases" in printed.out
+    assert "tumour_hd95_mm is undefined where exactly one mask is empty: mean of 1 of 2 cases" in printed.out
     assert "case_00001   tumour  dice 0.0000  hd95_mm none" in printed.out
 
 
@@ -157,7 +157,7 @@ def test_masks_are_scored_in_every_format_that_predict_writes(ending, raw_phanto
     scores, failed = score_folders(tmp_path, raw_phantoms)
     assert not failed and scores.by_case["case_00000"]["kidney_dice"] == 1
     sitk.WriteImage(truth, str(tmp_path / "case_00000.nii.gz"))
-    with pytest.raises(UsageError, match="case_00000 has another mask"):
+    with pytest.raises(UsageError, match="case_00000 also has the mask"):
         score_folders(tmp_path, raw_phantoms)
 
 

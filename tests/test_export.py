@@ -113,7 +113,7 @@ def test_the_configurations_in_the_zip_agree_with_its_checkpoint(archive, tmp_pa
     parameters = sum(p.numel() for p in UNet3D(channels=(4, 8, 8)).parameters())
     assert f"widths 4 8 8, instance norm, {parameters:,} parameters; patches of 32 × 32 × 32 voxels" in readme
     assert "Resampled to 8 × 6 × 6 mm" in readme and "phantoms." in readme and "mean_dice 0.2500" in readme
-    assert "batch 2, SGD, rate 0.05 after 1 epochs" in readme
+    assert "batch 2, SGD, learning rate 0.05 after 1 epochs" in readme
     assert "210 labelled" not in readme and "31,190,243" not in readme and "$" not in readme
     content = torch.load(folder / "models" / "model.pt", weights_only=True)
     assert content["recipe"]["roi_size"] == TINY["roi_size"] and content["best"] == {"mean_dice": 0.25}
@@ -138,7 +138,7 @@ def test_a_reference_checkpoint_is_exported_with_the_bundle_network(tmp_path):
     [
         (["bundle", "--out", "b.tar"], 2, "must end in .zip"),
         (["onnx", "--out", "b.onnx", "--without", "onnx"], 2, "--without"),
-        (["torchscript", "--out", "m.ts", "--bundle", "nowhere"], 2, "nowhere: is no bundle"),
+        (["torchscript", "--out", "m.ts", "--bundle", "nowhere"], 2, "nowhere: is not a bundle"),
         (["torchscript", "--out", "m.ts", "--checkpoint", "none.pt"], 3, "none.pt: no such checkpoint"),
     ],
 )
@@ -166,7 +166,7 @@ def test_the_same_files_give_the_same_zip(small, tmp_path):
 
 def test_what_is_there_is_not_unpacked_over(small, tmp_path):
     assert unpack(small, tmp_path / "o") == tmp_path / "o" / "small"
-    with pytest.raises(ValueError, match="is there already"):
+    with pytest.raises(ValueError, match="exists already"):
         unpack(small, tmp_path / "o")
 
 
@@ -209,24 +209,24 @@ def link():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update({"small/configs/a.json": b"[]"}), "differs from what manifest.json says"),
-        (lambda m: m.update({"small/configs/a.json": b"{" * 99}), "longer than its manifest.json says"),
+        (lambda m: m.update({"small/configs/a.json": b"[]"}), "differs from its entry in manifest.json"),
+        (lambda m: m.update({"small/configs/a.json": b"{" * 99}), "longer than its manifest.json lists"),
         (lambda m: m.update({"small/more.py": b"print()"}), "more.py is in the zip or in its manifest.json"),
         (lambda m: m.pop("small/configs/a.json") and None, "a.json is in the zip or in its manifest.json"),
-        (lambda m: m.pop("small/manifest.json") and None, "not one folder with a manifest.json"),
+        (lambda m: m.pop("small/manifest.json") and None, "not one directory with a manifest.json"),
         (lambda m: m.update({"small/manifest.json": b"{}"}), "manifest.json is not usable"),
-        (stating(a=-2), "manifest.json says that models/a has -2 bytes"),
-        (stating(a=9 << 30, b=-9 << 30), "manifest.json says that models/b has -9663676416 bytes"),
+        (stating(a=-2), "manifest.json lists models/a with -2 bytes"),
+        (stating(a=9 << 30, b=-9 << 30), "manifest.json lists models/b with -9663676416 bytes"),
         (stating(a=float("inf")), "manifest.json is not usable"),
         (stating(a=9 << 30), "more than 4 GiB"),
-        (lambda m: m.update({".": b""}), "parts of which are empty"),
-        (lambda m: m.update({"small//configs/a.json": b""}), "parts of which are empty"),
-        (lambda m: [(packed_by(zipfile.ZIP_LZMA), b"weights")], "packed by a method"),
-        (lambda m: m.update({"../escaped": b""}), "leads elsewhere"),
-        (lambda m: m.update({"/escaped": b""}), "leads elsewhere"),
-        (lambda m: m.update({"small\\..\\..\\escaped": b""}), "leads elsewhere"),
-        (lambda m: m.update({"other/file": b""}), "not one folder"),
-        (lambda m: m.update({"file": b""}), "lies beside the bundle's folder"),
+        (lambda m: m.update({".": b""}), "with an empty part"),
+        (lambda m: m.update({"small//configs/a.json": b""}), "with an empty part"),
+        (lambda m: [(packed_by(zipfile.ZIP_LZMA), b"weights")], "uses a compression method"),
+        (lambda m: m.update({"../escaped": b""}), "leads outside"),
+        (lambda m: m.update({"/escaped": b""}), "leads outside"),
+        (lambda m: m.update({"small\\..\\..\\escaped": b""}), "leads outside"),
+        (lambda m: m.update({"other/file": b""}), "not one directory"),
+        (lambda m: m.update({"file": b""}), "is outside the bundle's directory"),
         (lambda m: [(link(), b"/etc/passwd")], "is a link or a device"),
         (lambda m: m.update({f"small/{n}": b"" for n in range(300)}), "more than 200 files"),
     ],

@@ -107,7 +107,7 @@ def test_trainings_by_different_recipes_or_on_different_data_are_refused(tmp_pat
 
     first = trained("first", 0)
     require_alike([first, trained("second", 1, fold="1 of 2", seed=2, training_cases=4, epoch_length=3)])
-    with pytest.raises(UsageError, match=r"other: was not trained as .*first \(loss::a, sources\)"):
+    with pytest.raises(UsageError, match=r"other: was not trained like .*first \(loss::a, sources\)"):
         require_alike([first, trained("other", 1, loss={"a": 2}, sources="ffff", fold="1 of 2")])
 
 
@@ -162,7 +162,7 @@ def test_what_was_chosen_is_read_by_predict_and_nothing_else_with_it(tmp_path, p
     chosen.write_text(json.dumps({"keep_kidneys": False, "tumour_touches_kidney": True, "min_tumour_mm3": 50.0}))
     assert PostProcessing.read(chosen) == PostProcessing(tumour_touches_kidney=True, min_tumour_mm3=50.0)
     both = ["predict", "x.nii.gz", "-o", str(tmp_path / "o"), "--postprocessing", str(chosen), "--keep-kidneys"]
-    assert main(both) == 2 and "leave out the other options" in capsys.readouterr().err
+    assert main(both) == 2 and "leave out the other post-processing options" in capsys.readouterr().err
     for content in ("{", '{"least": 3}', "[1]", '{"min_tumour_mm3": -1}', '{"keep_kidneys": "false"}'):
         chosen.write_text(content)
         with pytest.raises(UsageError):

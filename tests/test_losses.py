@@ -95,5 +95,5 @@ def test_regions_that_are_none_are_refused(regions):
 
 @pytest.mark.parametrize("region", [[3], [0, 1, 2]])
 def test_a_region_of_a_class_that_there_is_not_or_of_all_is_refused(region):
-    with pytest.raises(ValueError, match="a region must be some of the 3 classes"):
+    with pytest.raises(ValueError, match="a region must contain some of the 3 classes"):
         region_logits(torch.zeros(1, 3, 1, 1, 1), [region])

@@ -124,7 +124,7 @@ def test_a_dead_worker_stops_the_others_and_a_restart_goes_on(tmp_path, train, p
     kill_one_after(1)
     reached = 4
     until = time.monotonic() + 120
-    while "going on from" not in log.read_text():
+    while "resuming from" not in log.read_text():
         assert time.monotonic() < until and launcher.poll() is None, log.read_text()[-3000:]
         time.sleep(0.1)
     reached = int(last_checkpoints(tmp_path)[-1].stem[5:])
@@ -175,5 +175,5 @@ def test_two_hosts_go_on_after_one_lost_its_worker(tmp_path, tiny_config, prepar
         for host in hosts:
             for process in [*below(host.pid), host.pid] if host.poll() is None else []:
                 os.kill(process, signal.SIGKILL)
-    assert "going on from" in log.read_text()
+    assert "resuming from" in log.read_text()
     assert torch.load(tmp_path / "model_final.pt", weights_only=True)["epoch"] == 150

@@ -284,7 +284,7 @@ def test_training_labels_get_several_bodies_and_evaluation_labels_one(tmp_path):
 
 def test_other_settings_into_the_same_folder_are_refused(tmp_path):
     write_dataset(tmp_path, 1, **TINY)
-    with pytest.raises(ValueError, match="choose another folder"):
+    with pytest.raises(ValueError, match="choose another directory"):
         write_dataset(tmp_path, 1, seed=5, **TINY)
 
 

@@ -58,11 +58,11 @@ def test_data_lists_are_checked_and_the_directory_only_for_its_own_lists(prepare
     require_data(tmp_path, tiny_recipe, given, given, cases_a_step=2)
     with pytest.raises(UsageError, match="2 training case.*each of which needs 3"):
         require_data(tmp_path, tiny_recipe, given, given, cases_a_step=3)
-    with pytest.raises(UsageError, match="no prepared data here"):
+    with pytest.raises(UsageError, match="contains no preprocessed data"):
         require_data(tmp_path, tiny_recipe, [], given)
     own = Index.or_empty(prepared_phantoms).data_list("evaluation")
     require_data(prepared_phantoms, tiny_recipe, own)
-    with pytest.raises(UsageError, match="was prepared with spacing_mm"):
+    with pytest.raises(UsageError, match="was preprocessed with spacing_mm"):
         require_data(prepared_phantoms, Recipe(), own)
     assert Index.or_empty(tmp_path).cases == {}
 

@@ -40,7 +40,7 @@ def relabel(path, change):
     [
         (lambda i: nib.Nifti1Image(np.asarray(i.dataobj)[:-1], i.affine), "shape"),
         (lambda i: nib.Nifti1Image(np.asarray(i.dataobj) + np.uint8(1), i.affine), "unknown label values"),
-        (lambda i: nib.Nifti1Image(np.asarray(i.dataobj) * np.uint8(0), i.affine), "whole label is 0"),
+        (lambda i: nib.Nifti1Image(np.asarray(i.dataobj) * np.uint8(0), i.affine), "every voxel is 0"),
     ],
 )
 def test_a_bad_label_fails_its_case_by_name_and_the_others_are_prepared(
@@ -60,7 +60,7 @@ def test_a_label_lying_elsewhere_fails_its_case(tmp_path, two_cases, tiny_recipe
         return nib.Nifti1Image(np.asarray(image.dataobj), affine)
 
     relabel(two_cases / "case_00000" / "segmentation.nii.gz", shifted)
-    assert "lies elsewhere" in prepare_dataset(two_cases, tmp_path / "out", tiny_recipe)["case_00000"]
+    assert "affine differs" in prepare_dataset(two_cases, tmp_path / "out", tiny_recipe)["case_00000"]
 
 
 def test_a_truncated_image_fails_its_case(tmp_path, two_cases, tiny_recipe):
@@ -119,10 +119,13 @@ def test_other_numbers_into_the_same_folder_are_refused(tmp_path, two_cases, tin
 def test_a_case_in_both_splits_or_in_none_is_refused(two_cases, tmp_path):
     for content, reason in [
         ({"training": ["case_00000", "case_00001"], "evaluation": ["case_00001"]}, "both splits"),
-        ({"training": ["case_00000"], "evaluation": []}, "in no split"),
+        ({"training": ["case_00000"], "evaluation": []}, "not in any split"),
         ({"training": 3}, "must be JSON"),
-        ({"training": ["../case_00000"], "evaluation": ["case_00001", "case_00000"]}, "no name of a case's folder"),
-        ({"training": [7], "evaluation": ["case_00001", "case_00000"]}, "no name of a case's folder"),
+        (
+            {"training": ["../case_00000"], "evaluation": ["case_00001", "case_00000"]},
+            "not the name of a case directory",
+        ),
+        ({"training": [7], "evaluation": ["case_00001", "case_00000"]}, "not the name of a case directory"),
     ]:
         (two_cases / "dataset.json").write_text(json.dumps(content))
         with pytest.raises(UsageError, match=reason):
@@ -156,9 +159,9 @@ def with_pixdim(path, value):
     [
         (lambda path: relabel(path, rgb), "colour"),
         (lambda path: relabel(path, flat), "singular"),
-        (lambda path: with_pixdim(path, np.nan), "pixdim says"),
-        (lambda path: with_pixdim(path, 17.0), "pixdim says"),
-        (lambda path: relabel(path, lambda i: nib.Nifti1Image(np.full(i.shape, 1e9), i.affine)), "are no HU"),
+        (lambda path: with_pixdim(path, np.nan), "pixdim is"),
+        (lambda path: with_pixdim(path, 17.0), "pixdim is"),
+        (lambda path: relabel(path, lambda i: nib.Nifti1Image(np.full(i.shape, 1e9), i.affine)), "are not HU"),
         (lambda path: path.write_bytes(b"\0" * 1000), "cannot be read"),
     ],
     ids=["rgb", "singular", "nan", "other size", "1e9", "zeros"],
@@ -184,9 +187,9 @@ def fractional(image):
     ("row", "break_it", "reason"),
     [
         (28, lambda raw: relabel(raw / "segmentation.nii.gz", lambda i: i.slicer[1:]), "differs from the image's"),
-        (29, lambda raw: relabel(raw / "segmentation.nii.gz", fractional), "holds 0.5, and labels are whole numbers"),
+        (29, lambda raw: relabel(raw / "segmentation.nii.gz", fractional), "contains 0.5, but labels are whole"),
         (30, lambda raw: relabel(raw / "segmentation.nii.gz", lambda i: nib.Nifti1Image(i.get_fdata() * 0, i.affine)),
-         "the whole label is 0"),
+         "every voxel is 0"),
     ],
 )  # fmt: skip
 def test_a_bad_label_is_exit_code_1(tmp_path, two_cases, row, break_it, reason, capsys):

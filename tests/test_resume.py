@@ -131,7 +131,7 @@ def test_a_signal_ends_the_run_with_its_state_saved(tmp_path, command, whole, nu
     assert process.wait(60) == 130, log.read_text()[-3000:]
     (saved,) = last_checkpoints(tmp_path)
     iteration = torch.load(saved, weights_only=True)["iteration"]
-    assert iteration >= 4 and "go on with `--resume True`" in log.read_text()
+    assert iteration >= 4 and "continue with `--resume True`" in log.read_text()
     if number == signal.SIGTERM:
         assert iteration < 16, "it ended too late for the rest of the test"
         process = start(command(tmp_path, "--resume", "True"), log)
@@ -147,7 +147,7 @@ def test_checkpoints_are_never_mixed(tmp_path, command, prepared_phantoms):
     assert run(command(tmp_path, "--epochs", "1", "--first_evaluation", "1")).returncode == 0
     *_, before, last = last_checkpoints(tmp_path)
     again = run(command(tmp_path))
-    assert again.returncode == 3 and "holds checkpoints of an earlier run" in again.stderr
+    assert again.returncode == 3 and "contains checkpoints of an earlier run" in again.stderr
     other = run(command(tmp_path, "--resume", "True", "--seed", "2", "--learning_rate", "0.04"))
     assert other.returncode == 3 and "differs in learning_rate, seed;" in other.stderr, other.stderr[-2000:]
     fewer = run(command(tmp_path, "--resume", "True", "--training_cases", "2", "--loss::lambda_dice", "1.0"))
@@ -159,7 +159,7 @@ def test_checkpoints_are_never_mixed(tmp_path, command, prepared_phantoms):
     others = run(command(tmp_path, "--resume", "True", "--dataset_dir", os.fspath(tmp_path / "others")))
     assert others.returncode == 3 and "differs in sources;" in others.stderr, others.stderr[-2000:]
     older = run(command(tmp_path, "--resume", os.fspath(before)))
-    assert older.returncode == 3 and "go on from the newest" in older.stderr
+    assert older.returncode == 3 and "resume from the newest" in older.stderr
     elsewhere = tmp_path / "elsewhere"
     weights = torch.load(last, weights_only=True)["model"]
     torch.save({"model": weights}, tmp_path / "weights.pt")

@@ -128,7 +128,7 @@ def test_a_damaged_newest_checkpoint_is_told_of_and_the_one_before_it_used(tmp_p
     with caplog.at_level(logging.INFO):
         run.start(4)
     assert started == [2] and run.trainer.state.epoch == 4
-    assert f"{newest}: damaged" in caplog.text and f"going on from {before}" in caplog.text
+    assert f"{newest}: damaged" in caplog.text and f"resuming from {before}" in caplog.text
 
 
 def test_damaged_checkpoints_are_refused_by_name_and_by_directory(tmp_path, capsys):

@@ -68,7 +68,7 @@ def test_a_scaled_int16_scan_is_read_in_hu_and_its_mask_is_unscaled(tmp_path):
         (np.zeros((4, 4, 1), np.int16), AFFINE, "three axes"),
         (np.zeros((4, 4, 4, 2), np.int16), AFFINE, "three axes"),
         (np.zeros((4, 4, 4), np.complex64), AFFINE, "complex"),
-        (np.zeros((4, 4, 4), np.int16), np.diag([30.0, 1, 1, 1]), "not believable"),
+        (np.zeros((4, 4, 4), np.int16), np.diag([30.0, 1, 1, 1]), "not plausible"),
         (np.zeros((4, 4, 4), np.int16), np.diag([0.0, 1, 1, 1]), "singular"),
     ],
 )

@@ -70,4 +70,4 @@ def test_a_missing_ground_truth_fails_that_case_alone(tmp_path, raw_phantoms):
     scores, failed = score_folders(masks, raw_phantoms)
     assert (scores.mean["kidney_dice"], scores.mean["tumour_dice"]) == (1.0, 1.0)
     assert sorted(scores.by_case) == ["case_00000", "case_00001"]
-    assert "segmentation.nii.gz is missing" in failed["stranger"]
+    assert "segmentation.nii.gz does not exist" in failed["stranger"]

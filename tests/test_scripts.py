@@ -75,7 +75,7 @@ def test_the_benchmark_prints_throughput_and_percentiles(script, tmp_path):
 def test_a_missing_device_is_an_error_and_the_result_line_still_comes(script, name, phantoms):
     done = script(name, DEVICE="xpu:7", CARDS="1")
     assert done.returncode != 0
-    assert "is not there" in done.stderr and RESULT.search(done.stdout)
+    assert "is not available" in done.stderr and RESULT.search(done.stdout)
 
 
 def test_the_result_line_has_the_seed_that_was_given_to_the_script(script):
@@ -164,4 +164,4 @@ def test_the_quickstart_runs_and_a_larger_budget_continues_its_training(quicksta
 
     _, done, longer = quickstart("0.3")
     assert longer["iteration"] > first["iteration"] and longer["seconds"] >= 18
-    assert f"going on from {out}/models/last_{first['iteration']:08d}.pt" in done.stdout + done.stderr
+    assert f"resuming from {out}/models/last_{first['iteration']:08d}.pt" in done.stdout + done.stderr

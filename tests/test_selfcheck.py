@@ -16,7 +16,7 @@ def test_two_processes_on_a_cpu_are_found_sound_alone_and_together(capfd, tiny_c
     together = ("all-reduce", "training together")
     for check in ("native operations", "training step", "window", "bf16", "step time", *together):
         assert printed.out.count(f"ok     {check}") == 1, check
-    assert printed.out.count("deterministic") == printed.out.count("all is well") == 1
+    assert printed.out.count("deterministic") == printed.out.count("all checks passed") == 1
 
 
 def test_the_configurations_network_is_read_without_running_it(tiny_config, tmp_path):
@@ -31,4 +31,4 @@ def test_the_configurations_network_is_read_without_running_it(tiny_config, tmp_
 
 def test_a_device_that_is_not_there_is_exit_code_2(capfd):
     assert main(["device", "--device", "abacus", "--config", TRAIN]) == 2
-    assert "knows no such device" in capfd.readouterr().err
+    assert "does not know this device" in capfd.readouterr().err

@@ -82,4 +82,4 @@ def test_the_benchmark_without_synthetic_data_says_what_is_missing(tmp_path, cap
     with pytest.raises(SystemExit) as stopped:
         benchmark(tmp_path, synthetic=False, dataset_dir=str(tmp_path / "none"))
     assert stopped.value.code == 2
-    assert "no prepared data here" in capsys.readouterr().err
+    assert "contains no preprocessed data" in capsys.readouterr().err

@@ -103,7 +103,9 @@ class RandBalancedCrop(Randomizable, Transform):
         if not 0 <= foreground_probability <= 1:
             raise ValueError(f"foreground_probability must be in [0, 1], got {foreground_probability}")
         if class_weights is not None and not (len(class_weights) and all(0 <= w < np.inf for w in class_weights)):
-            raise ValueError(f"class_weights must be numbers from 0, one for each class from 1, got {class_weights}")
+            raise ValueError(
+                f"class_weights must be numbers of at least 0, one for each class from 1, got {class_weights}"
+            )
         if component_power is not None and not np.isfinite(component_power):
             raise ValueError(f"component_power must be a number, got {component_power}")
         self.foreground_probability = foreground_probability
@@ -132,7 +134,7 @@ class RandBalancedCrop(Randomizable, Transform):
             number = classes[self._below(len(classes))]
         else:
             if classes and classes[-1] > len(self.class_weights):
-                raise ValueError(f"class_weights must be of classes 1 to {classes[-1]}, got {self.class_weights}")
+                raise ValueError(f"class_weights must be for classes 1 to {classes[-1]}, got {self.class_weights}")
             weights = [self.class_weights[number - 1] for number in classes]
             if not any(weights):
                 return None

@@ -79,7 +79,7 @@ class Recipe:
         known = {field.name for field in fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
-            raise ValueError(f"unknown recipe entries {unknown}; known are {sorted(known)}")
+            raise ValueError(f"unknown preprocessing parameters {unknown}; known are {sorted(known)}")
         return cls(**dict(values))
 
 

@@ -87,7 +87,7 @@ def in_blocks(
         length, dropped: number of steps of a block, and of uncounted ones at its beginning.
     """
     if counted < 1 or not 0 <= dropped < length:
-        raise ValueError(f"no step would be counted: {counted=}, {length=}, {dropped=}")
+        raise ValueError(f"no step would be measured: {counted=}, {length=}, {dropped=}")
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(math.ceil(counted / (length - dropped))):
         for name, begin in contenders.items():
@@ -127,7 +127,7 @@ def linearity(work: Sequence[float], values: Sequence[float]) -> float:
     """Return R² of the straight line through (work, values); 1 if values are a linear function of the work."""
     x, y = np.asarray(work, dtype=np.float64), np.asarray(values, dtype=np.float64)
     if len(x) < 3 or np.ptp(x) == 0:
-        raise ValueError(f"a straight line needs at least 3 different amounts of work, got {list(work)}")
+        raise ValueError(f"a line fit needs at least 3 different amounts of work, got {list(work)}")
     if np.ptp(y) == 0:
         return 1.0
     return float(np.corrcoef(x, y)[0, 1] ** 2)
@@ -148,7 +148,7 @@ def in_own_process(function: Callable[..., None], *arguments: Any) -> tuple[floa
     try:
         seconds, memory = receiver.recv()
     except EOFError as error:
-        raise RuntimeError(f"{function.__name__} failed in a process of its own; its error is above") from error
+        raise RuntimeError(f"{function.__name__} failed in its own process; its error is above") from error
     finally:
         process.join()
     return seconds, memory
@@ -173,7 +173,7 @@ def aside(make: Callable[..., Callable[[], Any]], *arguments: Any, **options: An
             ours.send(None)
             ours.recv()
         except (EOFError, OSError) as error:
-            raise RuntimeError(f"{make.__name__} failed in a process of its own; its error is above") from error
+            raise RuntimeError(f"{make.__name__} failed in its own process; its error is above") from error
 
     try:
         yield run

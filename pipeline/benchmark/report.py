@@ -86,7 +86,7 @@ def draw(rows: Sequence[Row], path: Path) -> Path:
             if " by " in row.what:
                 series.setdefault((row.what, kind, row.unit), []).append((amount, row.value))
     if not series:
-        raise UsageError("nothing was measured at several amounts of work; `kits-unet3d benchmark memory` does")
+        raise UsageError("nothing was measured at several amounts of work; run `kits-unet3d benchmark memory`")
     figure = Figure(figsize=(4 * len(series), 3.2), layout="constrained")
     for axes, ((what, kind, unit), points) in zip(
         figure.subplots(1, len(series), squeeze=False)[0], series.items(), strict=True

@@ -8,31 +8,29 @@ from pathlib import Path
 
 from . import Outcome
 
-HELP = "measure speed and memory beside the plain path of stock parts, in one run"
+HELP = "measure speed and memory, and compare them with a baseline of stock MONAI"
 EXAMPLE = "kits-unet3d benchmark windows loader --out path/to/benchmark"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = ("windows", "case", "train-step", "loader", "prepare", "memory", "all")
-    parser.add_argument("kind", nargs="*", choices=kinds, default=["all"], help="what is measured")
+    parser.add_argument("kind", nargs="*", choices=kinds, default=["all"], help="what to measure")
+    parser.add_argument("--out", required=True, help="directory for the table, JSON, plot and temporary data")
     parser.add_argument(
-        "--out", required=True, help="folder for table, JSON, plot, and the files that are measured with"
+        "--config", default="bundle/configs/train.json", help="bundle config that defines the network and the loss"
     )
     parser.add_argument(
-        "--config", default="bundle/configs/train.json", help="bundle config whose network and loss are run"
+        "--widths", type=int, nargs="+", default=None, help="channels per level, instead of the network's"
     )
     parser.add_argument(
-        "--widths", type=int, nargs="+", default=None, help="features per level instead of the network's"
+        "--repeats", type=int, default=5, help="repeats of fast measurements; slow ones run at most 3 times"
     )
     parser.add_argument(
-        "--repeats", type=int, default=5, help="of what is quick; what is slow is measured up to 3 times"
+        "--quick", action="store_true", help="use tiny sizes to check that everything runs; the numbers mean nothing"
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="tiny sizes, to see that all runs; the numbers mean nothing"
-    )
-    parser.add_argument("--checkpoint", default=None, help="trained model, whose masks on --scans are compared")
-    parser.add_argument("--scans", default=None, help="folder of NIfTI scans for --checkpoint")
-    parser.add_argument("--labels", default=None, help="folder of case_XXXXX/segmentation.nii.gz for --scans")
+    parser.add_argument("--checkpoint", default=None, help="trained model to compare masks on --scans")
+    parser.add_argument("--scans", default=None, help="directory of NIfTI scans for --checkpoint")
+    parser.add_argument("--labels", default=None, help="directory of case_XXXXX/segmentation.nii.gz for --scans")
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
@@ -42,7 +40,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     from ..runtime.errors import UsageError
 
     if (arguments.checkpoint is None) != (arguments.scans is None):
-        raise UsageError("--checkpoint and --scans go together")
+        raise UsageError("--checkpoint and --scans need each other; give both")
     if arguments.repeats < 1:
         raise UsageError(f"--repeats must be at least 1, got {arguments.repeats}")
     network, loss = section("network_factory", arguments.config), section("loss", arguments.config)
@@ -64,7 +62,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         try:
             require_drawing()
         except UsageError as error:  # reported before hours of measurement, which go ahead all the same
-            print(f"no benchmark.png: {error}", flush=True)
+            print(f"benchmark.png was not written: {error}", flush=True)
             drawn = False
     rows = []
     for row in run_benchmark(arguments.kind, setting):

@@ -12,19 +12,24 @@ from typing import Any
 
 from . import Outcome
 
-HELP = "check that a device computes what a CPU does, on one card or many"
+HELP = "check that one or several accelerators compute the same as a CPU"
 EXAMPLE = "kits-unet3d device --device auto --cards 4"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="auto", help="auto, cpu, or an accelerator's name")
-    parser.add_argument("--cards", type=int, default=1, help="how many to check, alone and together, one process each")
-    parser.add_argument("--patch", type=int, default=64, help="edge of the patch in voxels; the recipe's is 128")
+    parser.add_argument("--device", default="auto", help="auto, cpu, or the name of an accelerator")
+    parser.add_argument(
+        "--cards",
+        type=int,
+        default=1,
+        help="number of accelerators to check, alone and together, with one process each",
+    )
+    parser.add_argument("--patch", type=int, default=64, help="patch size in voxels; training uses 128")
     parser.add_argument(
         "--config",
         nargs="+",
         default=["bundle/configs/train.json"],
-        help="bundle config whose network and loss are run; further ones replace its top-level entries",
+        help="bundle config that defines the network and the loss; further ones replace its top-level entries",
     )
 
 
@@ -53,7 +58,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     if not told:
         return Outcome(None, done.returncode)
     if not done.stdout:
-        raise UsageError(f"the processes ended with {done.returncode} before they had results; see above")
+        raise UsageError(f"the processes ended with exit code {done.returncode} and without results; see above")
     results = json.loads(done.stdout)
     return Outcome(results, results.get("exit_code", done.returncode))
 
@@ -72,7 +77,7 @@ def _check(arguments: argparse.Namespace, network: dict[str, Any], loss: dict[st
     failed = sum(not check.ok for check in checks)
     if first:
         _table((f"{'ok' if check.ok else 'FAILED':<7}{check.name}", check.detail) for check in checks)
-        print(f"{failed} of {len(checks)} checks failed" if failed else "all is well")
+        print(f"{failed} of {len(checks)} checks failed" if failed else "all checks passed")
     results = {"device": accelerator.describe(), "checks": [asdict(check) for check in checks], "failed": failed}
     return Outcome(results if first else None, 1 if failed else 0)
 

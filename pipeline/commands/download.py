@@ -7,20 +7,20 @@ import sys
 
 from . import Outcome
 
-HELP = "fetch KiTS19's scans and labels from where its authors publish them"
+HELP = "download KiTS19's scans and labels from its authors' servers"
 EXAMPLE = "kits-unet3d download --out path/to/kits19/data --cases 0-9"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", required=True, help="folder for case_XXXXX/imaging.nii.gz, segmentation.nii.gz")
-    parser.add_argument("--cases", nargs="+", default=(), help="such as 3 or 0-9; all 210 labelled ones, if not given")
-    parser.add_argument("--only", choices=("images", "labels"), default=None, help="one part of each case")
-    parser.add_argument("--parallel", type=int, default=3, help="files at a time")
-    parser.add_argument("--retries", type=int, default=6, help="further tries of a file, with growing waits")
-    parser.add_argument("--timeout", type=float, default=60.0, help="seconds to wait for a server that says nothing")
-    parser.add_argument("--images-url", default=None, help="mirror of the images: folder of case_00000.nii.gz, …")
+    parser.add_argument("--out", required=True, help="directory for case_XXXXX/imaging.nii.gz, segmentation.nii.gz")
+    parser.add_argument("--cases", nargs="+", default=(), help="such as 3 or 0-9; default: all 210 labelled cases")
+    parser.add_argument("--only", choices=("images", "labels"), default=None, help="only the images or only the labels")
+    parser.add_argument("--parallel", type=int, default=3, help="number of files to download at a time")
+    parser.add_argument("--retries", type=int, default=6, help="retries per file, with growing waits")
+    parser.add_argument("--timeout", type=float, default=60.0, help="seconds to wait for a server's response")
+    parser.add_argument("--images-url", default=None, help="mirror of the images: directory of case_00000.nii.gz, …")
     parser.add_argument(
-        "--labels-url", default=None, help="mirror of the labels: folder of case_00000/segmentation.nii.gz, …"
+        "--labels-url", default=None, help="mirror of the labels: directory of case_00000/segmentation.nii.gz, …"
     )
 
 

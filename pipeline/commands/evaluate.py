@@ -10,23 +10,23 @@ from pathlib import Path
 
 from . import Outcome
 
-HELP = "score masks against truth on each scan's own grid: KiTS19's Dice, and how far the surfaces are apart"
+HELP = "score masks against ground truth on each scan's own grid: KiTS19's Dice and surface distances"
 EXAMPLE = "kits-unet3d evaluate --predictions path/to/masks --labels path/to/kits19/data --out scores.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--predictions", required=True, help="folder of masks <case>_seg.nii.gz or <case>.nii.gz (.nii, .nrrd, …)"
+        "--predictions", required=True, help="directory of masks <case>_seg.nii.gz or <case>.nii.gz (.nii, .nrrd, …)"
     )
-    parser.add_argument("--labels", required=True, help="folder of case_XXXXX/segmentation.nii.gz or <case>.nii.gz")
+    parser.add_argument("--labels", required=True, help="directory of case_XXXXX/segmentation.nii.gz or <case>.nii.gz")
     parser.add_argument(
         "--structures",
         nargs="+",
         default=["kidney=1,2", "tumour=2"],
-        help="what to score, each as name=classes; for other data sets than KiTS19",
+        help="regions to score, each as name=classes, for data sets other than KiTS19",
     )
     parser.add_argument("--out", default=None, help="JSON file for the scores by case and their means")
-    parser.add_argument("--csv", default=None, help="CSV file for the same; beside --out if not given")
+    parser.add_argument("--csv", default=None, help="CSV file for the same scores; default: beside --out")
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
@@ -46,7 +46,9 @@ def run(arguments: argparse.Namespace) -> Outcome:
             print(line)
     for name, count in scores.counted.items():
         if count < len(scores.by_case):
-            print(f"{name} is not defined where just one mask is empty: mean of {count} of {len(scores.by_case)} cases")
+            print(
+                f"{name} is undefined where exactly one mask is empty: mean of {count} of {len(scores.by_case)} cases"
+            )
     for reason in failed.values():
         print(f"failed: {reason}", file=sys.stderr)
     scores.write(arguments.out, csv, failed=failed)

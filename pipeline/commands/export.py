@@ -16,9 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", choices=tuple(ENDINGS), help="what to write")
     parser.add_argument("--checkpoint", required=True, help="trained model")
     parser.add_argument("--out", required=True, help="file to write: .zip, .ts, .onnx or .xml")
-    parser.add_argument("--bundle", default="bundle", help="folder of the bundle whose configurations go with it")
+    parser.add_argument("--bundle", default="bundle", help="directory of the bundle with the configurations to include")
     parser.add_argument(
-        "--without", nargs="+", choices=("torchscript", "onnx"), default=(), help="what to leave out of a bundle"
+        "--without", nargs="+", choices=("torchscript", "onnx"), default=(), help="what to leave out of the bundle"
     )
 
 
@@ -30,9 +30,9 @@ def run(arguments: argparse.Namespace) -> Outcome:
 
     ending = ENDINGS[arguments.kind]
     if Path(arguments.out).suffix != ending:
-        raise UsageError(f"{arguments.out}: must end in {ending}, by which others know what it is")
+        raise UsageError(f"{arguments.out}: must end in {ending}, so that other programs recognise it")
     if arguments.without and arguments.kind != "bundle":
-        raise UsageError("--without leaves something out of a bundle; it means nothing for other kinds")
+        raise UsageError("--without applies only to a bundle; leave it out")
     described = describe(arguments.checkpoint, arguments.bundle)
     if arguments.kind == "bundle":
         path = export_bundle(described, arguments.out, arguments.without)

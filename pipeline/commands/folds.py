@@ -8,20 +8,22 @@ from typing import Any
 
 from . import Outcome
 
-HELP = "sum up a cross-validation, and choose the post-processing by the cases that were held out"
+HELP = "summarise a cross-validation, and choose the post-processing on the held-out cases"
 EXAMPLE = "kits-unet3d folds path/to/fold_* --data-dir path/to/kits19/data --out path/to/choice"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", nargs="+", help="of `kits-unet3d train --fold`, one for each fold")
-    parser.add_argument("--data-dir", required=True, help="the raw cases that were prepared, as for `prepare`")
-    parser.add_argument("--out", required=True, help="folder for folds.json and postprocessing.json")
-    parser.add_argument("--device", default="auto", help="auto, cpu, or an accelerator's name")
+    parser.add_argument("folder", nargs="+", help="output directories of `kits-unet3d train --fold`, one for each fold")
+    parser.add_argument("--data-dir", required=True, help="directory of the raw cases, as for `prepare`")
+    parser.add_argument("--out", required=True, help="directory for folds.json and postprocessing.json")
+    parser.add_argument("--device", default="auto", help="auto, cpu, or the name of an accelerator")
     precisions = ("auto", "fp32", "tf32", "bf16", "fp16")
-    parser.add_argument("--precision", choices=precisions, default="fp32", help="of the network")
+    parser.add_argument("--precision", choices=precisions, default="fp32", help="precision of the network")
     engines = ("auto", "openvino", "compiled", "channels_last", "eager")
-    parser.add_argument("--engine", choices=engines, default="auto", help="what runs the network")
-    parser.add_argument("--max-memory", default=None, help="refuse scans that need more, such as 8GB; what is free")
+    parser.add_argument("--engine", choices=engines, default="auto", help="inference backend")
+    parser.add_argument(
+        "--max-memory", default=None, help="refuse scans that need more, such as 8GB; default: the free memory"
+    )
 
 
 def run(arguments: argparse.Namespace) -> Outcome:

@@ -7,24 +7,28 @@ import argparse
 from ..runtime.errors import UsageError
 from . import Outcome
 
-HELP = "make a data set of synthetic CT in KiTS19's layout"
+HELP = "make a data set of synthetic CT scans in KiTS19's layout"
 EXAMPLE = "kits-unet3d phantom --cases 10 --out path/to/phantoms"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--cases", type=int, default=None, help="how many (with --labels: all, if not given)")
-    parser.add_argument("--out", required=True, help="folder to write to")
-    parser.add_argument("--labels", default=None, help="folder of real label maps to build the bodies around")
-    parser.add_argument("--bodies", type=int, default=1, help="with --labels: how many around each training label map")
+    parser.add_argument("--cases", type=int, default=None, help="number of cases (default with --labels: all)")
+    parser.add_argument("--out", required=True, help="directory to write to")
+    parser.add_argument("--labels", default=None, help="directory of real label maps to build the bodies around")
+    parser.add_argument(
+        "--bodies", type=int, default=1, help="with --labels: number of bodies around each training label map"
+    )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes")
-    parser.add_argument("--shape", type=int, nargs=3, default=None, metavar=("D", "H", "W"), help="grid, else drawn")
+    parser.add_argument(
+        "--shape", type=int, nargs=3, default=None, metavar=("D", "H", "W"), help="size of the grid; default: random"
+    )
     parser.add_argument(
         "--spacing-mm",
         type=float,
         nargs=3,
         default=None,
         metavar=("D", "H", "W"),
-        help="voxel size, else drawn",
+        help="voxel size; default: random",
     )
     parser.add_argument(
         "--contrast",
@@ -32,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="enhanced",
         help="enhanced: late arterial to portal venous, as in KiTS19; wide: none to late",
     )
-    parser.add_argument("--workers", type=int, default=1, help="cases at a time")
+    parser.add_argument("--workers", type=int, default=1, help="number of cases to make at a time")
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
@@ -41,7 +45,9 @@ def run(arguments: argparse.Namespace) -> Outcome:
     from ..phantoms import write_dataset
 
     if arguments.cases is None and arguments.labels is None:
-        raise UsageError("say how many cases to make (--cases), or which label maps to build them around (--labels)")
+        raise UsageError(
+            "give the number of cases to make (--cases), or the label maps to build them around (--labels)"
+        )
     with tqdm(desc="phantoms", unit="case") as bar:
 
         def show(_: str, done: int, total: int) -> None:

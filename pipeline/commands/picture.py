@@ -6,14 +6,14 @@ import argparse
 
 from . import Outcome
 
-HELP = "draw a scan, the truth and a prediction side by side"
+HELP = "draw a scan, the ground truth and a prediction side by side"
 EXAMPLE = "kits-unet3d picture path/to/scan.nii.gz --mask path/to/scan_seg.nii.gz --out picture.png"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("scan", help="the scan that was segmented")
-    parser.add_argument("--mask", required=True, help="its predicted mask")
-    parser.add_argument("--truth", default=None, help="its true mask, if known")
+    parser.add_argument("--mask", required=True, help="predicted mask")
+    parser.add_argument("--truth", default=None, help="ground truth mask, if known")
     parser.add_argument("--out", required=True, help="PNG file to write")
 
 

@@ -17,45 +17,69 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "scan",
         nargs="+",
-        help="NIfTI, NRRD or MetaImage files, DICOM folders, folders of these, globs, .txt or .csv lists",
+        help="NIfTI, NRRD or MetaImage files, DICOM directories, directories of these, globs, .txt or .csv lists",
     )
-    parser.add_argument("-o", "--output-dir", required=True, help="folder for the masks and the report")
-    model = "trained model, bundle/models/model.pt if not given; given again: the mean of several"
+    parser.add_argument("-o", "--output-dir", required=True, help="directory for the masks and the report")
+    model = "trained model (default: bundle/models/model.pt); repeat it to average several"
     parser.add_argument("--checkpoint", action="append", help=model)
-    parser.add_argument("--mirror", action="store_true", help="the mean over mirror images too; takes 8 times as long")
-    parser.add_argument("--device", default="auto", help="auto, cpu, or an accelerator's name")
+    parser.add_argument(
+        "--mirror", action="store_true", help="test-time augmentation (TTA) by flipping; takes 8 times as long"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, or the name of an accelerator")
     precisions = ("auto", "fp32", "tf32", "bf16", "fp16")
-    parser.add_argument("--precision", choices=precisions, default="fp32", help="of the network")
+    parser.add_argument("--precision", choices=precisions, default="fp32", help="precision of the network")
     engines = ("auto", "openvino", "compiled", "channels_last", "eager")
-    parser.add_argument("--engine", choices=engines, default="auto", help="what runs the network")
+    parser.add_argument("--engine", choices=engines, default="auto", help="inference backend")
     fewer = ("reference", "body", "skip-air", "even")
     parser.add_argument(
-        "--windows", nargs="+", choices=fewer, default=["body", "skip-air"], help="fewer than the reference's, or those"
+        "--windows",
+        nargs="+",
+        choices=fewer,
+        default=["body", "skip-air"],
+        help="default: fewer sliding windows than the reference; reference: the same",
     )
     parser.add_argument("--roi", choices=("full", "coarse"), default="full", help="coarse: find the kidneys first")
-    parser.add_argument("--output", choices=("mask", "probabilities"), default="mask", help="probabilities: those too")
-    parser.add_argument("--dicom-seg", action="store_true", help="DICOM segmentations of DICOM scans too")
+    parser.add_argument(
+        "--output", choices=("mask", "probabilities"), default="mask", help="probabilities: write these too"
+    )
+    parser.add_argument("--dicom-seg", action="store_true", help="write DICOM segmentations of DICOM scans too")
     parser.add_argument(
         "--page",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="a picture of each scan, and a page of all: report.html; where the extra figures is installed",
+        help="write pictures and the HTML report report.html; default: if the extra figures is installed",
     )
-    parser.add_argument("--overwrite", action="store_true", help="do again what is finished")
-    parser.add_argument("--keep-names", action="store_true", help="let patients' names appear in names and reports")
-    parser.add_argument("--max-memory", default=None, help="refuse scans that need more, such as 8GB; what is free")
-    masks = parser.add_argument_group("what is taken out of the masks; nothing, if not asked for")
-    masks.add_argument("--keep-kidneys", action="store_true", help="all but the largest part on each side of the body")
-    masks.add_argument("--tumour-touches-kidney", action="store_true", help="tumour that touches no kidney")
-    masks.add_argument("--min-tumour-mm3", type=float, default=0.0, metavar="MM3", help="parts of tumour below this")
-    masks.add_argument("--postprocessing", default=None, metavar="JSON", help="what `folds` chose, instead of these")
-    reading = parser.add_argument_group("what a file does not say, or says wrongly")
+    parser.add_argument("--overwrite", action="store_true", help="predict finished scans again")
+    parser.add_argument("--keep-names", action="store_true", help="keep patients' names in file names and reports")
+    parser.add_argument(
+        "--max-memory", default=None, help="refuse scans that need more, such as 8GB; default: the free memory"
+    )
+    masks = parser.add_argument_group("what to remove from the masks; default: nothing")
+    masks.add_argument(
+        "--keep-kidneys",
+        action="store_true",
+        help="remove all but the largest connected component on each side of the body",
+    )
+    masks.add_argument("--tumour-touches-kidney", action="store_true", help="remove tumours that touch no kidney")
+    masks.add_argument(
+        "--min-tumour-mm3",
+        type=float,
+        default=0.0,
+        metavar="MM3",
+        help="remove connected components of tumour below this volume",
+    )
+    masks.add_argument(
+        "--postprocessing", default=None, metavar="JSON", help="use the file that `folds` wrote, instead of these"
+    )
+    reading = parser.add_argument_group("correct missing or wrong header values")
     reading.add_argument("--series", default=None, help="DICOM series by number, UID or description, or all")
     reading.add_argument("--allow-gaps", action="store_true", help="fill in missing DICOM slices")
-    reading.add_argument("--volume", type=int, default=None, help="which volume of 4-D files, from 1")
-    reading.add_argument("--hu-offset", type=float, default=0.0, help="added to every voxel")
+    reading.add_argument("--volume", type=int, default=None, help="number of the volume in 4-D files, from 1")
+    reading.add_argument("--hu-offset", type=float, default=0.0, help="value to add to every voxel")
     reading.add_argument("--spacing", type=float, nargs=3, default=None, metavar="MM", help="size of a voxel")
-    reading.add_argument("--trust", choices=("sform", "qform"), default=None, help="where the two disagree")
+    reading.add_argument(
+        "--trust", choices=("sform", "qform"), default=None, help="which one to use where the two disagree"
+    )
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
@@ -78,7 +102,9 @@ def run(arguments: argparse.Namespace) -> Outcome:
     postprocessing = PostProcessing(arguments.keep_kidneys, arguments.tumour_touches_kidney, arguments.min_tumour_mm3)
     if arguments.postprocessing is not None:
         if postprocessing:
-            raise UsageError(f"{arguments.postprocessing} says what is taken out; leave out the other options for that")
+            raise UsageError(
+                f"{arguments.postprocessing} defines what is removed; leave out the other post-processing options"
+            )
         postprocessing = PostProcessing.read(arguments.postprocessing)
     limit = memory_limit(arguments.max_memory)
     skipped: dict[str, str] = {}

@@ -7,7 +7,7 @@ import sys
 
 from . import Outcome
 
-HELP = "resample, clip, normalise and pad raw cases as the MLPerf reference does"
+HELP = "preprocess raw cases as the MLPerf reference does: resample, clip, normalise and pad"
 EXAMPLE = "kits-unet3d prepare --data-dir path/to/kits19/data --out path/to/prepared --workers 4"
 
 
@@ -15,13 +15,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data-dir",
         required=True,
-        help="folder of case_XXXXX/imaging.nii.gz, segmentation.nii.gz, or a data list (JSON)",
+        help="directory of case_XXXXX/imaging.nii.gz, segmentation.nii.gz, or a data list (JSON)",
     )
-    parser.add_argument("--out", required=True, help="folder for the prepared cases and their index")
-    parser.add_argument("--config", default=None, help="bundle config whose recipe keys replace the reference's")
-    parser.add_argument("--workers", type=int, default=1, help="cases at a time")
+    parser.add_argument("--out", required=True, help="directory for the preprocessed cases and their index")
     parser.add_argument(
-        "--max-memory", default=None, help="start no further case beyond, such as 8GB; what is free if not given"
+        "--config", default=None, help="bundle config with preprocessing parameters that replace the reference's"
+    )
+    parser.add_argument("--workers", type=int, default=1, help="number of cases to preprocess at a time")
+    parser.add_argument(
+        "--max-memory", default=None, help="start no further case beyond this, such as 8GB; default: the free memory"
     )
 
 

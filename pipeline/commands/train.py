@@ -10,21 +10,32 @@ from typing import Any
 
 from . import Outcome
 
-HELP = "run the bundle's training, on all training cases or on those outside one fold"
+HELP = "train on all training cases, or on those outside one fold"
 EXAMPLE = "kits-unet3d train --fold 0 --dataset-dir path/to/prepared --out path/to/fold_0"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", required=True, help="folder for models, curves and result.json")
+    parser.add_argument("--out", required=True, help="directory for models, curves and result.json")
     parser.add_argument(
-        "--config", nargs="+", default=["bundle/configs/train.json"], help="the bundle's train.json, and overlays on it"
+        "--config",
+        nargs="+",
+        default=["bundle/configs/train.json"],
+        help="the bundle's train.json, and configurations that override it",
     )
-    parser.add_argument("--dataset-dir", default=None, help="folder of the prepared cases; the configuration's own")
-    parser.add_argument("--fold", type=int, default=None, help="held out, from 0: evaluated, and not trained on")
-    parser.add_argument("--folds", type=int, default=None, help="how many there are; the configuration's own")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
     parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="other keys of the configuration, such as epochs=100"
+        "--dataset-dir", default=None, help="directory of the preprocessed cases; default: from the configuration"
+    )
+    parser.add_argument(
+        "--fold", type=int, default=None, help="fold to hold out, from 0: evaluate it, and do not train on it"
+    )
+    parser.add_argument("--folds", type=int, default=None, help="number of folds; default: from the configuration")
+    parser.add_argument("--resume", action="store_true", help="resume from the newest checkpoint in --out")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="set other keys of the configuration, such as epochs=100",
     )
 
 
@@ -33,7 +44,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
 
     from ..data import Index, folds_of, require_fold
     from ..evaluation import CaseScores
-    from ..evaluation.fold_results import FoldResult
+    from ..evaluation.fold_results import RESULT_FILE, FoldResult
     from ..runtime.distributed import gather, rank
 
     overrides = parse_settings(arguments.set)
@@ -60,7 +71,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
     result = FoldResult(
         folder, fold, folds, sorted(trained), sorted(case for share in shares for case in share), scores.table.as_dict()
     )
-    if rank() == 0 and result.scores["cases"]:  # none where the time of a continued run was used up before
+    # A run that continues with its time used up is not evaluated again; its result stays.
+    if rank() == 0 and (result.scores["cases"] or not (folder / RESULT_FILE).is_file()):
         result.write()
     workflow.finalize()
     mean = result.scores["mean"]
@@ -92,6 +104,6 @@ def require_known(configs: list[str], overrides: dict[str, Any]) -> None:
     try:
         contents = [json.loads(Path(config).read_text(encoding="utf-8")) for config in configs]
     except (OSError, ValueError) as error:
-        raise UsageError(f"{', '.join(configs)}: no usable configuration ({error})") from error
+        raise UsageError(f"{', '.join(configs)}: not a usable configuration ({error})") from error
     if found := unread_key(contents, overrides):
         raise UsageError(unknown_key(*found))

@@ -6,13 +6,13 @@ import argparse
 
 from . import Outcome
 
-HELP = "unpack a bundle's zip, if every file in it is as its manifest says"
+HELP = "unpack a bundle's zip if every file matches its manifest"
 EXAMPLE = "kits-unet3d unpack path/to/kits_unet3d.zip --out path/to/bundles"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("archive", help="zip made by `kits-unet3d export bundle`")
-    parser.add_argument("--out", required=True, help="folder to unpack into")
+    parser.add_argument("archive", help="zip file of `kits-unet3d export bundle`")
+    parser.add_argument("--out", required=True, help="directory to unpack into")
 
 
 def run(arguments: argparse.Namespace) -> Outcome:

@@ -7,19 +7,19 @@ from collections import Counter
 
 from . import Outcome
 
-HELP = "compare prepared files with KiTS19's known MD5s, or with their own index"
+HELP = "compare preprocessed files with KiTS19's known MD5s, or with their own index"
 EXAMPLE = "kits-unet3d verify --out path/to/prepared"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", required=True, help="folder of prepared cases")
+    parser.add_argument("--out", required=True, help="directory of preprocessed cases")
     parser.add_argument(
         "--against",
         choices=("auto", "kits19", "index"),
         default="auto",
-        help="auto: kits19 unless it is another data set",
+        help="auto: kits19, unless it is another data set",
     )
-    parser.add_argument("--all", action="store_true", help="list the right files too")
+    parser.add_argument("--all", action="store_true", help="list matching files too")
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
@@ -33,6 +33,6 @@ def run(arguments: argparse.Namespace) -> Outcome:
             print(f"{verdict.outcome:<9} {verdict.file}")
     counts = Counter(files.values())
     if not counts["right"] and not counts["different"] and not counts["unknown"]:
-        raise UsageError(f"{arguments.out}: holds no prepared file")
+        raise UsageError(f"{arguments.out}: contains no preprocessed file; run `kits-unet3d prepare` first")
     print(", ".join(f"{counts[outcome]} {outcome}" for outcome in ("right", "different", "missing", "unknown")))
     return Outcome({"files": files, "counts": counts}, 0 if set(counts) <= {"right"} else 1)

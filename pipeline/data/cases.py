@@ -53,12 +53,12 @@ def read_volume(path: Path) -> tuple[np.ndarray, tuple[float, float, float], np.
     except Exception as error:  # nibabel, gzip and zlib raise many types for a damaged file
         raise CaseError(f"{path}: cannot be read ({error}); copy or download it again") from error
     if voxels.ndim != 3:
-        raise CaseError(f"{path}: has shape {voxels.shape}, not three axes")
+        raise CaseError(f"{path}: has shape {voxels.shape}, but must have three axes")
     require_numbers(path, voxels.dtype)
     check_geometry(path, voxels.shape, affine)
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
     if not believable(zooms) or (np.abs(sizes - zooms) > AGREEMENT * sizes).any():
-        raise CaseError(f"{path}: pixdim says {zooms} mm where the affine has {sizes.round(3)}; correct the header")
+        raise CaseError(f"{path}: pixdim is {zooms} mm, but the affine has {sizes.round(3)}; correct the header")
     voxels, affine, order = _in_ipl(voxels, affine)
     d, h, w = (float(zooms[axis]) for axis in order)
     return voxels, (d, h, w), affine
@@ -110,19 +110,21 @@ def read_case(case: RawCase, classes: int) -> dict[str, Any]:
     labels = read_labels(case.label)
     label, label_affine, _ = _in_ipl(labels.voxels, labels.affine)
     if image.shape != label.shape:
-        raise CaseError(f"{case.label}: shape {label.shape} differs from the image's {image.shape}; use its own")
+        raise CaseError(
+            f"{case.label}: shape {label.shape} differs from the image's {image.shape}; use the label map of this image"
+        )
     if not np.allclose(affine, label_affine, atol=1e-2):
-        raise CaseError(f"{case.label}: lies elsewhere than its image (the affines differ); use its own")
+        raise CaseError(f"{case.label}: the affine differs from the image's; use the label map of this image")
     counts = _counts(label)
     strange = {value: count for value, count in counts.items() if value not in range(classes)}
     if strange:
         raise CaseError(f"{case.label}: unknown label values {strange}; known are 0 to {classes - 1}")
     if len(counts) == 1:
-        raise CaseError(f"{case.label}: the whole label is {next(iter(counts)):g}, which nothing can be learnt from")
+        raise CaseError(f"{case.label}: every voxel is {next(iter(counts)):g}; use another label map")
     if image.dtype.kind == "f" and not np.isfinite(image).all():
-        raise CaseError(f"{case.image}: holds voxels that are not finite numbers; export it again")
+        raise CaseError(f"{case.image}: contains voxels that are not finite numbers; export it again")
     if max(-float(image.min()), float(image.max())) > ABSURD:
-        raise CaseError(f"{case.image}: values from {image.min():g} to {image.max():g} are no HU; export it again")
+        raise CaseError(f"{case.image}: values from {image.min():g} to {image.max():g} are not HU; export it again")
     return {
         "image": (image if image.dtype == np.int16 else image.astype(np.float32))[None],
         "label": label.astype(np.uint8, copy=False)[None],

@@ -62,9 +62,7 @@ def find_cases(source: str | Path) -> tuple[str, list[RawCase]]:
     described = source if source.suffix == ".json" else source / DATASET_FILE
     folder = described.parent
     if not (folder.is_dir() and (described.is_file() or described is not source)):
-        raise UsageError(
-            f"{source}: no such folder; name the one that holds case_00000, case_00001, … or a dataset.json"
-        )
+        raise UsageError(f"{source}: no such directory; name the one with case_00000, case_00001, … or a dataset.json")
     content = _content(described) if described.is_file() else None
     if content is not None and all(isinstance(case, dict) for case in content["training"]):
         return _data_list(described, content)
@@ -72,7 +70,7 @@ def find_cases(source: str | Path) -> tuple[str, list[RawCase]]:
     found = {path.parent.name: path.parent for path in sorted(folder.glob("*/segmentation.nii.gz"))}
     if not any((path / "imaging.nii.gz").is_file() for path in found.values()):
         raise UsageError(
-            f"{folder}: holds no case_XXXXX/imaging.nii.gz with segmentation.nii.gz beside it; "
+            f"{folder}: contains no case_XXXXX/imaging.nii.gz with segmentation.nii.gz beside it; "
             "for your own scans list images and labels in a dataset.json (docs/other_data.md), fetch KiTS19 with "
             "`kits-unet3d download`, or make a data set with `kits-unet3d phantom`"
         )
@@ -80,7 +78,7 @@ def find_cases(source: str | Path) -> tuple[str, list[RawCase]]:
     unknown = [case_id for case_id in found if case_id not in splits]
     if unknown:
         raise UsageError(
-            f"{folder}: {', '.join(unknown[:3])} in no split; list each under training or evaluation in {described}"
+            f"{folder}: {', '.join(unknown[:3])} not in any split; list each as training or evaluation in {described}"
         )
     if content is not None:
         # Preprocessing reports listed cases that are missing. Without a list the expected cases are unknown.
@@ -111,7 +109,7 @@ def _splits(described: Path, content: dict[str, Any] | None) -> tuple[str, dict[
         case_id for case_id in splits if not isinstance(case_id, str) or Path(case_id).name != case_id or not case_id
     ]
     if strange:
-        raise UsageError(f"{described}: {strange[0]!r} is no name of a case's folder beside it; correct the list")
+        raise UsageError(f"{described}: {strange[0]!r} is not the name of a case directory beside it; correct the list")
     return str(content.get("name", described.parent.name)), splits
 
 
@@ -139,14 +137,16 @@ def _data_list(described: Path, content: dict[str, Any]) -> tuple[str, list[RawC
         for image, label in entries:
             case_id = image.name.removesuffix(".gz").removesuffix(".nii")
             if files.setdefault(case_id, (image, label)) != (image, label) or case_id in ids[split]:
-                raise UsageError(f"{described}: lists {case_id} twice; give each case a file name of its own, and once")
+                raise UsageError(f"{described}: lists {case_id} twice; list each case once, with its own file name")
             ids[split].append(case_id)
     if not ids["training"]:
         raise UsageError(f"{described}: lists no case under training")
     if not ids["evaluation"]:
         ids["evaluation"] = sorted(ids["training"])[::EVALUATION_SHARE]
         ids["training"] = sorted(set(ids["training"]) - set(ids["evaluation"]))
-        logger.info("%s: has no list validation; one case in %d is for evaluation", described, EVALUATION_SHARE)
+        logger.info(
+            "%s: the list validation is missing; one case in %d is used for evaluation", described, EVALUATION_SHARE
+        )
     splits = _in_one_split(described, ids["training"], ids["evaluation"])
     name = str(content.get("name", described.parent.name))
     return name, [RawCase(case_id, *files[case_id], splits[case_id]) for case_id in sorted(files)]

@@ -55,8 +55,8 @@ class Index:
         path = Path(folder) / INDEX_FILE
         if not path.is_file():
             raise UsageError(
-                f"{folder}: no prepared data here; run `kits-unet3d prepare --data-dir path/to/kits19/data "
-                f"--out {folder}`, or `bash scripts/quickstart.sh` for a demo that needs no data"
+                f"{folder}: contains no preprocessed data; run `kits-unet3d prepare --data-dir path/to/kits19/data "
+                f"--out {folder}`, or `bash scripts/quickstart.sh` for a demo without data"
             )
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -64,7 +64,7 @@ class Index:
                 raise ValueError(f"version {content['version']}, known is {VERSION}")
             return cls(Path(folder), content["name"], Recipe.from_dict(content["recipe"]), dict(content["cases"]))
         except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{path}: not a usable index ({error}); prepare into a new folder") from error
+            raise UsageError(f"{path}: not a usable index ({error}); preprocess into a new directory") from error
 
     @classmethod
     def or_empty(cls, folder: str | Path) -> Index:
@@ -99,7 +99,7 @@ class Index:
             prepared, wanted = getattr(self.recipe, name), getattr(recipe, name)
             if prepared != wanted:
                 raise UsageError(
-                    f"{self.folder}: was prepared with {name} {prepared}, but {wanted} is needed; prepare "
+                    f"{self.folder}: was preprocessed with {name} {prepared}, but {wanted} is needed; preprocess "
                     "again with `kits-unet3d prepare --config` and the configuration of the training"
                 )
 
@@ -161,7 +161,7 @@ def require_data(
         if count < each * processes:
             raise UsageError(
                 f"{folder}: {count} {split} case(s) for {processes} process(es), each of which needs "
-                f"{each}; prepare more cases, or start fewer processes"
+                f"{each}; preprocess more cases, or start fewer processes"
             )
     if distributed.rank() == 0 and Index.or_empty(folder).name == KITS19:
         for split, (count, _) in found.items():

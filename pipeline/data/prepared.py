@@ -45,8 +45,8 @@ class OpenPreparedd(MapTransform):
                 d[key] = np.load(path, mmap_mode="c", allow_pickle=False)
             except (OSError, ValueError) as error:
                 raise CaseError(
-                    f"{path}: cannot be opened ({error}); `kits-unet3d verify` tells which files are "
-                    "damaged, and `kits-unet3d prepare` makes them again once they are removed"
+                    f"{path}: cannot be opened ({error}); `kits-unet3d verify` lists the files that are "
+                    "damaged, and `kits-unet3d prepare` makes them again after you remove them"
                 ) from error
         return d
 

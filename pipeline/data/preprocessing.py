@@ -94,8 +94,8 @@ def prepare_dataset(
     index = Index.read(folder) if Index.exists(folder) else Index(folder, name, recipe)
     if (index.name, index.recipe) != (name, recipe):
         raise UsageError(
-            f"{folder}: holds {index.name} prepared as {index.recipe.as_dict()}; choose another --out for "
-            f"{name} as {recipe.as_dict()}"
+            f"{folder}: contains {index.name} preprocessed with {index.recipe.as_dict()}; choose another --out for "
+            f"{name} with {recipe.as_dict()}"
         )
     todo = [case for case in cases if not _finished(case, index)]
     failed: dict[str, str] = {}
@@ -147,4 +147,4 @@ def _attempt(case: RawCase, folder: Path, recipe: Recipe) -> dict[str, Any] | Ca
     except CaseError as error:
         return error
     except Exception as error:  # any other fault of one case must not stop the others
-        return CaseError(f"{case.image}: cannot be prepared ({type(error).__name__}: {error}); export it again")
+        return CaseError(f"{case.image}: cannot be preprocessed ({type(error).__name__}: {error}); export it again")

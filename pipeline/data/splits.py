@@ -32,7 +32,7 @@ def folds_of(cases: Mapping[str, Mapping[str, Any]], folds: int) -> dict[str, in
             groups.setdefault(case.get("source_sha256", {}).get("label", case_id), []).append(case_id)
     if len(groups) < folds:
         raise UsageError(
-            f"{len(groups)} training label map(s) for {folds} folds; prepare more cases, or set fewer --folds"
+            f"{len(groups)} training label map(s) for {folds} folds; preprocess more cases, or set fewer --folds"
         )
     return {case_id: number % folds for number, group in enumerate(groups.values()) for case_id in group}
 

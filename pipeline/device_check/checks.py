@@ -76,7 +76,7 @@ def _native(accelerator: Accelerator, workload: Workload, computed: dict[str, to
         computed["logits"] = workload.window(accelerator)
     computed["update"] = _weights(network) - before
     lacking = ", ".join(sorted(detours.operations))
-    return not lacking, f"would run on the CPU: {lacking}" if lacking else "the device has all that are used"
+    return not lacking, f"would run on the CPU: {lacking}" if lacking else "the device has all operations used"
 
 
 def _step(reference: Accelerator, workload: Workload, computed: dict[str, torch.Tensor]) -> tuple[bool, str]:
@@ -103,13 +103,13 @@ def _bf16(accelerator: Accelerator, workload: Workload, computed: dict[str, torc
     try:
         mixed = resolve(accelerator.device, "bf16")
     except DeviceError:
-        return True, "this device does not compute in it; use fp32 or fp16"
+        return True, "this device does not compute in bf16; use fp32 or fp16"
     try:
         difference = _relative(workload.window(mixed), computed["logits"])
     finally:
         resolve(accelerator.device, accelerator.precision)
     return 0 < difference <= BF16_TOLERANCE, (
-        f"logits differ from FP32's by {difference:.1e} (at most {BF16_TOLERANCE:.0e}, and not 0: it must be at work)"
+        f"logits differ from FP32's by {difference:.1e} (at most {BF16_TOLERANCE:.0e}, and not 0, or bf16 is not used)"
     )
 
 
@@ -134,7 +134,7 @@ def _all_reduce(accelerator: Accelerator, workload: Workload) -> tuple[bool, str
         seconds = time.perf_counter() - started
     cases = distributed.gather_by_case({f"case {distributed.rank()}": distributed.rank()})
     ok = bool((numbers == expected).all()) and len(cases) == size
-    return ok, f"{count:,} numbers over {size} cards in {1000 * seconds:.1f} ms by {accelerator.backend}"
+    return ok, f"{count:,} numbers over {size} accelerators in {1000 * seconds:.1f} ms by {accelerator.backend}"
 
 
 def _together(accelerator: Accelerator, workload: Workload) -> tuple[bool, str]:
@@ -145,7 +145,7 @@ def _together(accelerator: Accelerator, workload: Workload) -> tuple[bool, str]:
     lowest, highest = weights.clone(), weights.clone()
     dist.all_reduce(lowest, dist.ReduceOp.MIN)
     dist.all_reduce(highest, dist.ReduceOp.MAX)
-    return torch.equal(lowest, highest), "weights after two steps are the same on all cards, bit for bit"
+    return torch.equal(lowest, highest), "weights after two steps are the same on all accelerators, bit for bit"
 
 
 def gathered(checks: list[Check]) -> list[Check]:
@@ -153,6 +153,6 @@ def gathered(checks: list[Check]) -> list[Check]:
     by_rank = distributed.gather_by_case({f"{distributed.rank():06d}": checks})
     merged = []
     for card_checks in zip(*by_rank.values(), strict=True):
-        bad = [f"card {card}: {check.detail}" for card, check in enumerate(card_checks) if not check.ok]
+        bad = [f"accelerator {card}: {check.detail}" for card, check in enumerate(card_checks) if not check.ok]
         merged.append(replace(card_checks[0], ok=False, detail="; ".join(bad)) if bad else card_checks[0])
     return merged

@@ -97,6 +97,6 @@ class Workload:
     def _loss(self) -> nn.Module:
         name = str(self.loss.get("_target_", "")).rpartition(".")[2]
         if not hasattr(monai.losses, name):
-            raise UsageError(f"the configuration's loss {name!r} is none of MONAI's; check the device with another one")
+            raise UsageError(f"the configuration's loss {name!r} is not MONAI's; check the device with another one")
         arguments = {key: value for key, value in self.loss.items() if not key.startswith("_")}
         return getattr(monai.losses, name)(**arguments)  # type: ignore[no-any-return]

@@ -65,7 +65,7 @@ def fetch(url: str, path: Path, patience: Patience, stop: threading.Event) -> No
         KeyboardInterrupt: if ``stop`` was set.
     """
     if not url.startswith(("https://", "http://")):
-        raise UsageError(f"{url}: is no http(s) address")
+        raise UsageError(f"{url}: is not an http(s) address")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".part-{path.name}")
     reason = ""
@@ -79,7 +79,7 @@ def fetch(url: str, path: Path, patience: Patience, stop: threading.Event) -> No
             if attempt < patience.retries and stop.wait(max(patience.wait(attempt), error.after_s)):
                 raise KeyboardInterrupt from None
     raise CaseError(
-        f"{url}: not downloaded in {patience.retries + 1} tries, the last of which: {reason}; "
+        f"{url}: not downloaded in {patience.retries + 1} tries (last error: {reason}); "
         "run the same command again later, or name a mirror"
     )
 
@@ -104,14 +104,16 @@ def require_whole_gzip(path: Path) -> None:
     with open(path, "rb") as stream:
         head = stream.read(32)
     if head[:2] != b"\x1f\x8b":
-        what = next((what for start, what in KNOWN_BEGINNINGS.items() if head.lstrip().startswith(start)), "no gzip")
-        raise CaseError(f"{path}: is {what}, not the file that was asked for")
+        what = next(
+            (what for start, what in KNOWN_BEGINNINGS.items() if head.lstrip().startswith(start)), "not gzip data"
+        )
+        raise CaseError(f"{path}: is {what}, not the requested file")
     try:
         with gzip.open(path) as content:
             while content.read(1 << 20):
                 pass
     except (OSError, EOFError, zlib.error) as error:
-        raise CaseError(f"{path}: is cut short or damaged ({error})") from error
+        raise CaseError(f"{path}: is truncated or damaged ({error})") from error
 
 
 def _validator(part: Path) -> Path:
@@ -141,7 +143,7 @@ def _receive(url: str, part: Path, timeout_s: float, stop: threading.Event) -> N
                         raise KeyboardInterrupt
         received = part.stat().st_size
         if length is not None and received != length:
-            raise _TryAgainError(f"it broke off after {received} of {length} bytes")
+            raise _TryAgainError(f"the connection ended after {received} of {length} bytes")
     except urllib.error.HTTPError as error:
         if error.code == 416:  # the server has no further bytes, yet the file was not whole
             part.unlink(missing_ok=True)
@@ -151,7 +153,7 @@ def _receive(url: str, part: Path, timeout_s: float, stop: threading.Event) -> N
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
         raise _TryAgainError(str(getattr(error, "reason", error)) or type(error).__name__) from error
     except OSError as error:
-        raise CaseError(f"{part}: cannot be written ({error.strerror}); what is finished is kept") from error
+        raise CaseError(f"{part}: cannot be written ({error.strerror}); finished files are kept") from error
 
 
 def _length(headers: http.client.HTTPMessage, start: int | None) -> int | None:
@@ -161,7 +163,7 @@ def _length(headers: http.client.HTTPMessage, start: int | None) -> int | None:
         return int(announced) if announced.isdigit() else None
     found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", "").strip())
     if found is None or int(found.group(1)) != start:
-        raise _TryAgainError("it was continued at another place than asked for")
+        raise _TryAgainError("the server resumed at another position than requested")
     return int(found.group(2)) if found.group(2) != "*" else None
 
 

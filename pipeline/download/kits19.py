@@ -54,7 +54,7 @@ def case_ids(given: Iterable[str]) -> list[str]:
     for text in given:
         found = re.fullmatch(r"(?:case_)?(\d{1,5})(?:-(?:case_)?(\d{1,5}))?", text.strip())
         if found is None:
-            raise UsageError(f"{text!r} names no case; write 3, case_00003 or 0-9")
+            raise UsageError(f"{text!r} is not a case; write 3, case_00003 or 0-9")
         first, last = int(found.group(1)), int(found.group(2) or found.group(1))
         numbers = {f"case_{number:05d}" for number in range(first, last + 1)}
         unknown = sorted(numbers - known_cases().keys())
@@ -70,7 +70,7 @@ def summary(out: str | Path, cases: Sequence[str], parts: Sequence[str]) -> str:
     return (
         f"KiTS19: {' and '.join(parts)} of {len(cases)} cases, about {size / 1e9:.1f} GB, into {out}\n"
         f"Licence: {LICENCE}\n"
-        "  not for commercial use; name the source; share what you make of it under the same licence\n"
+        "  not for commercial use; name the source; share derived works under the same licence\n"
         f"Source to name: {CITATION}"
     )
 
@@ -93,7 +93,7 @@ def download_dataset(
     """
     folder, sources, patience = Path(out), sources or Sources(), patience or Patience()
     if parallel < 1:
-        raise UsageError(f"at least one file at a time, got {parallel}")
+        raise UsageError(f"parallel must be at least 1, got {parallel}")
     folder.mkdir(parents=True, exist_ok=True)
     manifest = _read_manifest(folder / MANIFEST)
     wanted = {f"{case}/{FILES[part][0]}": (part, sources.url(part, case)) for case in cases for part in parts}
@@ -144,7 +144,7 @@ def _require_space(folder: Path, missing: Sequence[str]) -> None:
     if needed > free:
         raise UsageError(
             f"{folder}: about {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free; "
-            "name another folder, or fewer cases with --cases"
+            "name another directory, or fewer cases with --cases"
         )
 
 
@@ -157,7 +157,7 @@ def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
             for name, entry in json.loads(path.read_text(encoding="utf-8"))["files"].items()
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{path}: not a usable manifest ({error}); remove it, and what is whole is kept") from error
+        raise UsageError(f"{path}: not a usable manifest ({error}); remove it; complete files are kept") from error
 
 
 def _write_manifest(path: Path, files: dict[str, dict[str, Any]]) -> None:

@@ -44,13 +44,13 @@ class Runs:
                 content = json.loads(Path(file).read_text(encoding="utf-8"))
                 runs.append(content["cases"])
             except (OSError, ValueError, KeyError, TypeError) as error:
-                raise UsageError(f"{file}: no scores of `kits-unet3d evaluate` ({error})") from error
+                raise UsageError(f"{file}: not a score file of `kits-unet3d evaluate` ({error})") from error
             if content.get("failed"):
                 raise UsageError(f"{file}: {', '.join(content['failed'])} failed; score all cases first")
             if not runs[-1] or runs[-1].keys() != runs[0].keys():
                 raise UsageError(f"{file}: has the cases {sorted(runs[-1])}, but the first file {sorted(runs[0])}")
         if not runs:
-            raise UsageError(f"{name}: has no scores")
+            raise UsageError(f"{name}: scores are missing")
         return cls(name, runs)
 
     @property

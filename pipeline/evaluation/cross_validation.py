@@ -46,13 +46,15 @@ def out_of_fold_masks(
     """
     lacking = sorted(set(result.evaluation_cases) - set(cases))
     if lacking:
-        raise UsageError(f"{result.folder}: held out {lacking[0]}, which the data set does not have; name its raw data")
+        raise UsageError(
+            f"{result.folder}: held out {lacking[0]}, which the data set does not contain; name its raw data"
+        )
     folder = result.folder / "masks"
     scans = {case_id: Found(cases[case_id].image, case_id) for case_id in result.evaluation_cases}
     batch = Batch(Predictor(result.checkpoint, accelerator, engine=engine), folder, limit=limit, page=False)
     failed = batch.run(list(scans.values()))
     if failed:
-        raise UsageError(f"{folder}: {', '.join(failed)} could not be predicted; {folder / 'summary.json'} says why")
+        raise UsageError(f"{folder}: {', '.join(failed)} could not be predicted; see {folder / 'summary.json'}")
     masks = find_masks(folder)
     return {case_id: masks[anonymous(found, found.identity).name] for case_id, found in scans.items()}
 
@@ -135,6 +137,6 @@ def _tried(
 ) -> Iterable[tuple[PostProcessing, dict[str, float | None]]]:
     mask, scan, truth = read_labels(path), read_scan(case.image), read_labels(case.label)
     if not (same_grid(mask, scan) and same_grid(mask, truth)):
-        raise CaseError(f"{path}: lies on another grid than {case.image} or {case.label}; predict that scan again")
+        raise CaseError(f"{path}: is on another grid than {case.image} or {case.label}; predict that scan again")
     for candidate in candidates:
         yield candidate, kits19_scores(candidate(mask.voxels, scan), truth.voxels)

@@ -60,12 +60,14 @@ class FoldResult:
         """
         path = Path(folder) / RESULT_FILE
         if not path.is_file():
-            raise UsageError(f"{folder}: holds no finished training; run `kits-unet3d train --fold … --out {folder}`")
+            raise UsageError(
+                f"{folder}: contains no finished training; run `kits-unet3d train --fold … --out {folder}`"
+            )
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             return cls(Path(folder), **content)
         except (ValueError, TypeError) as error:
-            raise UsageError(f"{path}: not usable ({error}); train again into a new folder") from error
+            raise UsageError(f"{path}: not usable ({error}); train again into a new directory") from error
 
 
 def read_results(folders: Sequence[str | Path]) -> list[FoldResult]:
@@ -79,10 +81,10 @@ def read_results(folders: Sequence[str | Path]) -> list[FoldResult]:
     seen: dict[str, FoldResult] = {}
     for result in results:
         if result.fold is None:
-            raise UsageError(f"{result.folder}: was trained on all cases, and tells nothing about unseen ones")
+            raise UsageError(f"{result.folder}: was trained on all cases, so no case is unseen; train with --fold")
         if result.folds != results[0].folds:
             raise UsageError(
-                f"{result.folder}: is of {result.folds} folds, {results[0].folder} of {results[0].folds}; "
+                f"{result.folder}: has {result.folds} folds, {results[0].folder} has {results[0].folds}; "
                 "name the trainings of one cross-validation"
             )
         for case_id in result.evaluation_cases:
@@ -107,6 +109,6 @@ def require_alike(results: Sequence[FoldResult]) -> None:
     for result, other in zip(results[1:], others, strict=True):
         if named := ", ".join(name for name in differing(first, other) if name not in OF_ONE_FOLD):
             raise UsageError(
-                f"{result.folder}: was not trained as {results[0].folder} ({named}); "
+                f"{result.folder}: was not trained like {results[0].folder} ({named}); "
                 "name the trainings of one cross-validation"
             )

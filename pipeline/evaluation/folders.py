@@ -26,7 +26,7 @@ def find_masks(folder: str | Path) -> dict[str, Path]:
         if ending_of(path):
             case_id = scan_name(path).removesuffix("_seg")
             if case_id in masks:
-                raise UsageError(f"{path}: {case_id} has another mask, {masks[case_id].name}; keep one of them")
+                raise UsageError(f"{path}: {case_id} also has the mask {masks[case_id].name}; keep one of them")
             masks[case_id] = path
     return masks
 
@@ -50,7 +50,7 @@ def score_folders(
     """
     masks = find_masks(predictions)
     if not masks:
-        raise UsageError(f"{predictions}: holds no mask <case>_seg.nii.gz; run `kits-unet3d predict` first")
+        raise UsageError(f"{predictions}: contains no mask <case>_seg.nii.gz; run `kits-unet3d predict` first")
     scores, failed = Scores(), {}
     for case_id, path in masks.items():
         try:
@@ -62,10 +62,10 @@ def score_folders(
 
 def _score(mask_path: Path, truth_path: Path, structures: Mapping[str, Sequence[int]]) -> dict[str, float | None]:
     if not truth_path.is_file():
-        raise CaseError(f"{mask_path}: has no truth, {truth_path} is missing")
+        raise CaseError(f"{mask_path}: ground truth {truth_path} does not exist")
     mask, truth = read_labels(mask_path), read_labels(truth_path)
     if not same_grid(mask, truth):
-        raise CaseError(f"{mask_path}: lies on another grid than {truth_path}; predict from that case's scan")
+        raise CaseError(f"{mask_path}: is on another grid than {truth_path}; predict from that case's scan")
     for labels in (mask, truth):
         _require_classes(labels, structures)
     return kits19_scores(mask.voxels, truth.voxels, truth.spacing_mm, structures)
@@ -79,5 +79,5 @@ def _require_classes(labels: LabelMap, structures: Mapping[str, Sequence[int]]) 
         values = ", ".join(f"{value:g}" for value in np.unique(unknown)[:5])
         made = ", ".join(f"{name} of {' and '.join(map(str, classes))}" for name, classes in structures.items())
         raise CaseError(
-            f"{labels.path}: holds {unknown.size} voxels of value {values}; scored are {made} (--structures)"
+            f"{labels.path}: contains {unknown.size} voxels of value {values}; scored are {made} (--structures)"
         )

@@ -38,7 +38,7 @@ def kits19_scores(
     Source: the KiTS19 challenge's evaluation (Dice).
     """
     if predicted.shape != truth.shape:
-        raise ValueError(f"the masks must have one shape, got {predicted.shape} and {truth.shape}")
+        raise ValueError(f"the masks must have the same shape, got {predicted.shape} and {truth.shape}")
     inside = _foreground(predicted, truth)
     predicted, truth = predicted[inside], truth[inside]
     scores: dict[str, float | None] = {}
@@ -89,7 +89,7 @@ def surface_scores(
     the surface elements of Nikolov et al., https://arxiv.org/abs/1809.04430.
     """
     if predicted.shape != truth.shape:
-        raise ValueError(f"the masks must have one shape, got {predicted.shape} and {truth.shape}")
+        raise ValueError(f"the masks must have the same shape, got {predicted.shape} and {truth.shape}")
     if len(spacing_mm) != 3 or not all(0 < s < np.inf for s in spacing_mm):
         raise ValueError(f"spacing_mm must be 3 positive numbers, got {tuple(spacing_mm)}")
     names = [f"surface_dice_{tolerance:g}mm" for tolerance in tolerances_mm]

@@ -56,7 +56,7 @@ def unpack(archive: str | Path, folder: str | Path) -> Path:
             members, top = _members(packed)
             target = folder / top
             if target.exists():
-                raise UsageError(f"{target}: is there already; choose another folder, or remove it first")
+                raise UsageError(f"{target}: exists already; choose another directory, or remove it first")
             listed = _manifest(packed, members)
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as temporary:
@@ -75,28 +75,30 @@ def _members(packed: zipfile.ZipFile) -> tuple[dict[str, zipfile.ZipInfo], str]:
     members: dict[str, zipfile.ZipInfo] = {}
     tops: set[str] = set()
     if len(packed.infolist()) > MOST_FILES:
-        raise UsageError(f"it holds more than {MOST_FILES} files")
+        raise UsageError(f"it contains more than {MOST_FILES} files")
     for member in packed.infolist():
         parts = PurePosixPath(member.filename).parts
         # zipfile turns \ into / on Windows only, where it separates directories
         if member.filename.startswith("/") or ".." in parts or "\\" in member.filename or ":" in member.filename:
-            raise UsageError(f"it holds the path {member.filename!r}, which leads elsewhere")
+            raise UsageError(f"it contains the path {member.filename!r}, which leads outside")
         # PurePosixPath drops "." and empty parts: two names could mean one file, or no file at all
         if not {"", "."}.isdisjoint(member.filename.removesuffix("/").split("/")):
-            raise UsageError(f"it holds the path {member.filename!r}, parts of which are empty")
+            raise UsageError(f"it contains the path {member.filename!r} with an empty part")
         if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise UsageError(f"{member.filename} is a link or a device")
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise UsageError(f"{member.filename} is packed by a method that `kits-unet3d export bundle` does not use")
+            raise UsageError(
+                f"{member.filename} uses a compression method that `kits-unet3d export bundle` does not use"
+            )
         if member.is_dir():
             continue
         tops.add(parts[0])
         name = "/".join(parts[1:])
         if len(parts) < 2 or name in members:
-            raise UsageError(f"{member.filename} lies beside the bundle's folder, or occurs twice")
+            raise UsageError(f"{member.filename} is outside the bundle's directory, or occurs twice")
         members[name] = member
     if len(tops) != 1 or MANIFEST not in members:
-        raise UsageError(f"it is not one folder with a {MANIFEST}; make it with `kits-unet3d export bundle`")
+        raise UsageError(f"it is not one directory with a {MANIFEST}; make it with `kits-unet3d export bundle`")
     return members, tops.pop()
 
 
@@ -117,9 +119,9 @@ def _manifest(packed: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]) -> d
     # Check each size: a negative one would lower the sum and make its read unlimited.
     negative = next((name for name, entry in listed.items() if entry["bytes"] < 0), None)
     if negative is not None:
-        raise UsageError(f"its {MANIFEST} says that {negative} has {listed[negative]['bytes']} bytes")
+        raise UsageError(f"its {MANIFEST} lists {negative} with {listed[negative]['bytes']} bytes")
     if sum(entry["bytes"] for entry in listed.values()) > MOST_BYTES:
-        raise UsageError(f"it holds more than {MOST_BYTES >> 30} GiB")
+        raise UsageError(f"it contains more than {MOST_BYTES >> 30} GiB")
     return listed
 
 
@@ -131,6 +133,6 @@ def _extract(packed: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, liste
         while block := source.read(min(1 << 20, most - target.tell() + 1)):
             target.write(block)
             if target.tell() > most:
-                raise UsageError(f"{member.filename} is longer than its {MANIFEST} says")
+                raise UsageError(f"{member.filename} is longer than its {MANIFEST} lists")
     if listed is not None and (path.stat().st_size, file_hash(path)) != (listed["bytes"], listed["sha256"]):
-        raise UsageError(f"{member.filename} differs from what {MANIFEST} says of it")
+        raise UsageError(f"{member.filename} differs from its entry in {MANIFEST}")

@@ -63,7 +63,7 @@ def _copy_documents(described: Description, folder: Path) -> None:
     source = described.folder
     for name in ("LICENSE", "docs/README.md", "docs/data_license.txt", "configs/logging.conf"):
         if not (source / name).is_file():
-            raise UsageError(f"{source / name}: no such file; a bundle is not complete without it")
+            raise UsageError(f"{source / name}: file does not exist; a bundle needs it")
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, folder / name)
     readme = folder / "docs" / "README.md"

@@ -51,7 +51,7 @@ def class_names(model: Path) -> list[str]:
         return [names[number] for number in sorted(names, key=int) if int(number) > 0]
     except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
         raise UsageError(
-            f"{model}: is no TorchScript of `kits-unet3d export torchscript`, or was renamed since ({error})"
+            f"{model}: is not a TorchScript file of `kits-unet3d export torchscript`, or was renamed ({error})"
         ) from error
 
 

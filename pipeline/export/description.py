@@ -101,14 +101,14 @@ def describe(checkpoint: str | Path, bundle: str | Path = "bundle") -> Descripti
 def _named(described: Description) -> dict[str, str]:
     """Return the metadata's texts: name, task, description and data source."""
     organs = ", ".join(described.model.recipe.classes[1:])
-    data = described.data or "data that the checkpoint does not name"
+    data = described.data or "data that is not recorded in the checkpoint"
     size = f"{described.parameters:,} parameters"
     how = " by the MLPerf 3D U-Net recipe" if described.network["_target_"].endswith(".UNet3D") else ""
     return {
         "name": f"3D U-Net: {organs}",
         "task": f"Segmentation of CT: {organs}",
         "description": f"A network of {size}, trained on {data}{how}",
-        "data_source": described.data or "not named by the checkpoint",
+        "data_source": described.data or "not recorded in the checkpoint",
     }
 
 
@@ -117,13 +117,13 @@ def _read_configs(folder: Path) -> dict[str, dict[str, Any]]:
     missing = {"metadata", "train", "inference"} - {path.stem for path in files}
     if missing:
         raise UsageError(
-            f"{folder}: is no bundle of this project, since configs/{min(missing)}.json is missing; "
+            f"{folder}: is not a bundle of this project, since configs/{min(missing)}.json is missing; "
             "name the one of the repository with --bundle"
         )
     try:
         return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in files}
     except ValueError as error:
-        raise UsageError(f"{folder / 'configs'}: holds a file that is not JSON ({error})") from error
+        raise UsageError(f"{folder / 'configs'}: contains a file that is not JSON ({error})") from error
 
 
 #: Description of KiTS19 for the bundle's README.
@@ -137,22 +137,22 @@ def filled(text: str, described: Description) -> str:
     """Replace ``$name`` in ``text`` by the model's values; a ``$`` of another kind stays."""
     recipe, settings = described.model.recipe, described.settings
     low, high = recipe.hu_window
-    training = "not said by its checkpoint"
+    training = "not recorded in its checkpoint"
     if settings:
         training = (
-            f"batch {settings.get('batch_size')}, {settings.get('optimizer', {}).get('name')}, rate "
+            f"batch {settings.get('batch_size')}, {settings.get('optimizer', {}).get('name')}, learning rate "
             f"{settings.get('learning_rate')} after {settings.get('warmup_epochs')} epochs of warm-up"
         )
     scores = ", ".join(f"{name} {value:.4f}" for name, value in described.scores.items())
     return Template(text).safe_substitute(
-        data=KITS19 if described.data == "KiTS19" else described.data or "not said by its checkpoint",
+        data=KITS19 if described.data == "KiTS19" else described.data or "not recorded in its checkpoint",
         spacing=" × ".join(f"{mm:g}" for mm in recipe.spacing_mm),
         window=f"{low:g} to {high:g}",
         mean=f"{recipe.hu_mean:g}",
         std=f"{recipe.hu_std:g}",
         patch=" × ".join(map(str, recipe.roi_size)),
         network=described.network["_target_"].rpartition(".")[2],
-        widths=" ".join(map(str, getattr(described.model.network, "channels", ()))) or "as its class has them",
+        widths=" ".join(map(str, getattr(described.model.network, "channels", ()))) or "the defaults of its class",
         parameters=f"{described.parameters:,}",
         training=training,
         classes=", ".join(f"{number} {name}" for number, name in enumerate(recipe.classes)),

@@ -52,6 +52,6 @@ def _scripted(network: torch.nn.Module, window: Sequence[int]) -> torch.nn.Modul
         return torch.jit.script(network)  # type: ignore[no-any-return]
     except Exception as error:  # the compiler raises many types for unsupported Python
         reason = str(error).strip().splitlines()[0]
-        logger.info("recorded as it computes one window, since it cannot be scripted (%s)", reason)
+        logger.info("traced on one sliding window, since it cannot be scripted (%s)", reason)
         with torch.no_grad():
             return torch.jit.trace(network, torch.zeros(tuple(window)), check_trace=False)  # type: ignore[no-any-return]

@@ -98,7 +98,7 @@ class Predictor:
         mirror: bool = False,
     ) -> None:
         if mirror and isinstance(model, Model) and not model.mirror:
-            raise UsageError("mirror is for a model that is read here; give read_model(…, mirror=True) instead")
+            raise UsageError("mirror does not apply to a model that was read already; use read_model(…, mirror=True)")
         self.accelerator = device if isinstance(device, Accelerator) else resolve(device)
         self.model = model if isinstance(model, Model) else read_model(model, mirror=mirror)
         self.network = self.model.network.to(self.accelerator.device).eval()

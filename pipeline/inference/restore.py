@@ -177,7 +177,7 @@ class RestoreToScand(MapTransform):
         for key in self.key_iterator(d):
             logits = d[key]
             if not isinstance(logits, MetaTensor) or "grid" not in logits.meta:
-                raise ValueError(f"{key} must be a MetaTensor that remembers the grid it was read with")
+                raise ValueError(f"{key} must be a MetaTensor with the grid it was read with")
             grid = Grid.from_text(logits.meta["grid"])
             labels = labels_on_grid(
                 logits.as_tensor().float().cpu(), logits.affine.cpu().numpy(), grid.shape, grid.affine

@@ -16,10 +16,10 @@ from .scan_lists import ITK, NIFTI, ending_of, folders_of_results, is_list, read
 
 #: Endings of scans that are not supported, and advice on each.
 UNREAD = {
-    (".hdr", ".img", ".hdr.gz", ".img.gz"): "a scan in two files is not read; convert the pair to one .nii.gz",
-    (".dcm.gz", ".ima.gz"): "compressed DICOM is not read; unpack it with gunzip",
-    (".mgz", ".mgh", ".mnc", ".par"): "this format is not read; convert it to .nii.gz",
-    (".zip", ".tar", ".tar.gz", ".tgz", ".7z"): "an archive is not looked into; unpack it",
+    (".hdr", ".img", ".hdr.gz", ".img.gz"): "a scan in two files is not supported; convert the pair to one .nii.gz",
+    (".dcm.gz", ".ima.gz"): "compressed DICOM is not supported; decompress it with gunzip",
+    (".mgz", ".mgh", ".mnc", ".par"): "this format is not supported; convert it to .nii.gz",
+    (".zip", ".tar", ".tar.gz", ".tgz", ".7z"): "an archive is not searched; extract it",
 }
 
 
@@ -78,7 +78,7 @@ def find_scans(
     if not found:
         reasons = "".join(f"; {path}: {reason}" for path, reason in list(skipped.items())[:3])
         raise UsageError(
-            f"{', '.join(map(str, named))}: holds neither {', '.join((*NIFTI, *ITK))} files nor a DICOM series{reasons}"
+            f"{', '.join(map(str, named))}: contains no {', '.join((*NIFTI, *ITK))} file and no DICOM series{reasons}"
         )
     return [replace(scan, identity=frozenset(identity)) for scan in _distinct(list(found.values()))]
 
@@ -98,7 +98,7 @@ def _expand(given: str | Path, options: ReadOptions, skipped: dict[str, str]) ->
         for match in matches:
             yield from _expand(match, options, skipped)
     else:
-        raise UsageError(f"{path}: no such file or folder")
+        raise UsageError(f"{path}: no such file or directory")
 
 
 def _matches(pattern: Path, skipped: dict[str, str]) -> list[Path]:
@@ -114,7 +114,7 @@ def _passed_over(path: Path, skipped: dict[str, str]) -> bool:
     if path.name.startswith("."):
         return True
     if stem(path).endswith("_seg") or stem(path) == "segmentation":
-        skipped[str(path)] = "a mask, by its name; rename it if it is a scan"
+        skipped[str(path)] = "its name is that of a mask; rename it if it is a scan"
         return True
     return False
 
@@ -152,7 +152,7 @@ def _dicom(slices: list[Slice], top: Path, options: ReadOptions, skipped: dict[s
         inside = folder.path.relative_to(top).parts
         name = "/".join(inside) or scan_name(top)
         if some and not folder.series and not folder.damaged:
-            skipped[str(folder.path)] = "no CT: " + ", ".join(f"{count} {kind}" for kind, count in folder.left_out)
+            skipped[str(folder.path)] = "no CT, only " + ", ".join(f"{count} {kind}" for kind, count in folder.left_out)
         elif options.series == "all" and len(folder.series) > 1:
             for series in folder.series:
                 label = series.label
@@ -168,11 +168,11 @@ def _list(path: Path, options: ReadOptions, skipped: dict[str, str]) -> Iterator
             near = path.parent / entry
             place = near if near.exists() or not Path(entry).exists() else Path(entry)
             places = [place] if place.exists() else _matches(near, skipped) or _matches(Path(entry), skipped) or [place]
-            unusable = "another list, which is not followed; name its scans" if any(map(is_list, places)) else ""
+            unusable = "another list, which is not supported; name its scans" if any(map(is_list, places)) else ""
         except OSError as error:  # the name is too long
-            unusable = f"no path ({error.strerror})"
+            unusable = f"not a path ({error.strerror})"
         if "\0" in entry:
-            unusable = "no path (it holds a zero byte)"
+            unusable = "not a path (it contains a zero byte)"
         if unusable:
             yield Found(path, f"{path.stem}-line{number}", error=f"line {number} is {unusable}")
             continue
@@ -220,12 +220,12 @@ def files_below(top: Path, skipped: dict[str, str]) -> Iterator[Path]:
         for name in sorted(folders):
             path, real = os.path.join(folder, name), os.path.realpath(os.path.join(folder, name))
             if real in seen:
-                skipped[path] = "a link back into what was searched already"
+                skipped[path] = "a link to a directory that was already searched"
                 folders.remove(name)
             elif name.startswith("."):
                 folders.remove(name)
             elif ending_of(Path(name)):
-                skipped[path] = "is a folder with the name of a file; what is in it was searched"
+                skipped[path] = "is a directory with the name of a file; its content was searched"
             seen.add(real)
         folders.sort()
         for name in sorted(files):
@@ -233,9 +233,9 @@ def files_below(top: Path, skipped: dict[str, str]) -> Iterator[Path]:
             if file.is_file():
                 yield file
             elif file.is_symlink() and not file.exists():
-                skipped[str(file)] = "a link to nothing, or to itself"
+                skipped[str(file)] = "a broken or circular symbolic link"
             else:
-                skipped[str(file)] = "is a pipe or device and no file"
+                skipped[str(file)] = "is a pipe or device, not a file"
 
 
 def _note(skipped: dict[str, str], error: OSError) -> None:

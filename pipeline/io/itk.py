@@ -59,7 +59,7 @@ def read_itk(path: Path, options: ReadOptions, admit: Admission, collect: Collec
     text = _text(path)
     axes = text.entries.get("ndims", text.entries.get("dimension", ""))
     if axes not in map(str, range(FEWEST_AXES, MOST_AXES + 1)):
-        raise CaseError(f"{path}: has {axes or 'an unknown number of'} axes where a scan has 3; export it again")
+        raise CaseError(f"{path}: has {axes or 'an unknown number of'} axes, but a scan has 3; export it again")
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -68,7 +68,7 @@ def read_itk(path: Path, options: ReadOptions, admit: Admission, collect: Collec
         raise _unreadable(path, error) from error
     shape, volume = choose_volume(path, _without_ones([int(n) for n in reader.GetSize()]), options)
     if reader.GetNumberOfComponents() > 1:
-        raise CaseError(f"{path}: each voxel has {reader.GetNumberOfComponents()} values, a colour; it is no CT")
+        raise CaseError(f"{path}: each voxel has {reader.GetNumberOfComponents()} values, a colour; it is not CT")
     dtype = _dtype(path, reader)
     _check_data(path, text, int(np.prod([int(n) for n in reader.GetSize()], dtype=object)) * dtype.itemsize)
     warnings: list[str] = []
@@ -117,9 +117,9 @@ def _geometry(
     if instead is not None:
         spacing = instead
     elif not told:
-        raise CaseError(f"{path}: does not say how large a voxel is; give it with --spacing")
+        raise CaseError(f"{path}: contains no voxel size; give it with --spacing")
     elif foreign:
-        raise CaseError(f"{path}: a voxel of {spacing} {', '.join(foreign)} is not in mm; give its size with --spacing")
+        raise CaseError(f"{path}: its voxel size {spacing} {', '.join(foreign)} is not in mm; give it with --spacing")
     direction = np.reshape(reader.GetDirection(), (dimension, dimension))[:3, :3]
     return ItkGeometry(spacing, tuple(reader.GetOrigin()[:3]), tuple(float(d) for d in direction.ravel()))
 
@@ -138,14 +138,14 @@ def _text(path: Path) -> _Text:
         start = stream.tell()
     name = entries.get("elementdatafile" if meta else "data file", entries.get("datafile", ""))
     if name.upper().startswith("LIST") or "%" in name:
-        raise CaseError(f"{path}: its voxels are in many files; convert it to one file")
+        raise CaseError(f"{path}: its voxels are in several files; convert it to one file")
     return _Text(entries, path.parent / name, 0) if name not in ("", "LOCAL") else _Text(entries, path, start)
 
 
 def _check_data(path: Path, text: _Text, wanted: int) -> None:
     """Verify length and checksum before reading, since ITK fills missing data with zeros."""
     if not text.data.is_file():
-        raise CaseError(f"{path}: its voxels should be in {text.data.name}, which is missing; copy both files")
+        raise CaseError(f"{path}: its voxel file {text.data.name} is missing; copy both files")
     encoding = text.entries.get("encoding", "raw").lower()
     packed = encoding in ("gz", "gzip") or text.entries.get("compresseddata", "").lower() == "true"
     if not packed and encoding != "raw":

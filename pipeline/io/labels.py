@@ -57,7 +57,7 @@ class Labels:
         try:
             self.voxels = np.empty(tuple(shape), np.uint8, order="F")
         except (MemoryError, ValueError) as error:
-            raise CaseError(f"{path}: {tuple(shape)} voxels have no room in memory; correct the header") from error
+            raise CaseError(f"{path}: {tuple(shape)} voxels do not fit into memory; correct the header") from error
 
     def put(self, first: int, slices: np.ndarray) -> None:
         """Take slices (X, Y, n) as stored, the first being number ``first`` along Z.
@@ -72,15 +72,15 @@ class Labels:
             far = ~(np.abs(scaled - values) <= self.tolerance)  # NaN is far from everything
             if far.any():
                 raise CaseError(
-                    f"{self.path}: holds {scaled[far][0]:g}, and labels are whole numbers; save it as integers, "
-                    "resampled to the nearest neighbour"
+                    f"{self.path}: contains {scaled[far][0]:g}, but labels are whole numbers; save it as integers, "
+                    "resampled by nearest neighbour"
                 )
         elif self.intercept:
             values = slices.astype(np.int64) + int(self.intercept)
         lowest, highest = values.min(), values.max()
         if lowest < 0 or highest > LARGEST:
             raise CaseError(
-                f"{self.path}: holds the values {lowest:g} to {highest:g}, and labels are 0 to {LARGEST}; "
+                f"{self.path}: contains the values {lowest:g} to {highest:g}, but labels are 0 to {LARGEST}; "
                 "name a label map, not a scan"
             )
         if highest > 255 and self.voxels.dtype == np.uint8:

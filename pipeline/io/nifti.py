@@ -27,7 +27,7 @@ def read_nifti(path: Path, options: ReadOptions, admit: Admission, collect: Coll
     packed = first_bytes(path)[:2] == GZIP
     warnings = []
     if packed != path.name.lower().endswith(".gz"):
-        warnings.append(f"the file is {'compressed' if packed else 'not compressed'}, unlike its name says")
+        warnings.append(f"the file is {'compressed' if packed else 'not compressed'}, contrary to its name")
     try:
         with open_packed(path) if packed else open(path, "rb") as stream:
             return _read(path, stream, packed, options, admit, warnings, collect)  # type: ignore[arg-type]
@@ -49,7 +49,7 @@ def _read(
     try:
         dtype = header.get_data_dtype()
     except Exception as error:  # nibabel's HeaderDataError, or a KeyError from its table of types
-        raise CaseError(f"{path}: cannot be read (unknown type of voxels {header['datatype']})") from error
+        raise CaseError(f"{path}: cannot be read (unknown voxel type {header['datatype']})") from error
     affine = _affine(path, header, options, warnings)
     start, volume = int(header["vox_offset"]), int(np.prod(shape, dtype=object)) * dtype.itemsize
     total = int(np.prod([int(n) for n in header.get_data_shape()], dtype=object)) * dtype.itemsize
@@ -82,10 +82,10 @@ def _header(path: Path, stream: BinaryIO) -> Any:
     if magic[:3] in (b"ni1", b"ni2"):
         raise CaseError(f"{path}: its voxels are in a second file; convert the pair to one .nii.gz")
     if not sizes & {348, 540} or magic[:3] not in (b"n+1", b"n+2"):
-        raise CaseError(f"{path}: cannot be read (it is no NIfTI); copy or export it again")
+        raise CaseError(f"{path}: cannot be read (it is not NIfTI); copy or export it again")
     header = kind(binaryblock=block, check=False)
     if not np.isfinite(header["vox_offset"]) or not 0 <= header["vox_offset"] < 1 << 31:
-        raise CaseError(f"{path}: cannot be read (its voxels begin at {header['vox_offset']}); export it again")
+        raise CaseError(f"{path}: cannot be read (its voxel offset is {header['vox_offset']}); export it again")
     header["vox_offset"] = max(int(header["vox_offset"]), stream.tell() + 4)
     return header
 
@@ -113,12 +113,12 @@ def choose_volume(path: Path, shape: list[int], options: ReadOptions) -> tuple[t
     volumes = int(np.prod(others)) if others else 1
     if volumes > 1 and options.volume is None:
         raise CaseError(
-            f"{path}: has shape {tuple(shape)}, {volumes} volumes where a scan has three axes; "
+            f"{path}: has shape {tuple(shape)}, {volumes} volumes, but a scan has three axes; "
             f"choose one with --volume 1 to {volumes}"
         )
     chosen = (options.volume or 1) if volumes > 1 else 1
     if chosen > volumes:
-        raise CaseError(f"{path}: has {volumes} volumes, there is no --volume {chosen}")
+        raise CaseError(f"{path}: --volume {chosen} does not exist; choose one from 1 to {volumes}")
     return (x, y, z), chosen - 1
 
 
@@ -126,7 +126,7 @@ def _scaling(header: Any, warnings: list[str]) -> tuple[float, float]:
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or not np.isfinite([slope, intercept]).all():
         # By the standard, a slope of 0 means that the values are not scaled.
-        warnings.append(f"scaling by {slope} and {intercept} is ignored, as the standard has it")
+        warnings.append(f"scaling by {slope} and {intercept} is ignored, as the NIfTI standard requires")
         return 1.0, 0.0
     return slope, intercept
 
@@ -150,7 +150,7 @@ def _affine(path: Path, header: Any, options: ReadOptions, warnings: list[str]) 
         header["pixdim"][1:4] = np.abs(pixdim)
     forms = _forms(path, header)
     if len(forms) == 2 and options.trust is None and not _agree(forms["sform"], forms["qform"], header["dim"][1:4]):
-        raise CaseError(f"{path}: its sform and qform put it at different places; choose with --trust sform or qform")
+        raise CaseError(f"{path}: its sform and qform place it differently; choose with --trust sform or qform")
     if not forms:
         warnings.append("neither sform nor qform is set: left and right are unknown")
         affine = np.asarray(header.get_base_affine(), dtype=np.float64)
@@ -171,7 +171,7 @@ def _unit(header: Any, warnings: list[str]) -> str:
     try:
         unit = str(header.get_xyzt_units()[0])
     except KeyError:
-        warnings.append(f"its unit of lengths (code {int(header['xyzt_units'])}) is unknown; mm are assumed")
+        warnings.append(f"its length unit (code {int(header['xyzt_units'])}) is unknown; mm is assumed")
         return "mm"
     return unit if unit in ("meter", "micron") else "mm"
 
@@ -185,7 +185,7 @@ def _forms(path: Path, header: Any) -> dict[str, np.ndarray]:
             forms["qform"] = np.asarray(header.get_qform(), dtype=np.float64)
         except Exception as error:  # a quaternion longer than 1
             if not forms:
-                raise CaseError(f"{path}: its qform is unusable ({error}); export it again") from error
+                raise CaseError(f"{path}: its qform is invalid ({error}); export it again") from error
     return forms
 
 
@@ -199,16 +199,16 @@ def _agree(sform: np.ndarray, qform: np.ndarray, shape: np.ndarray) -> bool:
 def _compare_spacing(path: Path, unit: str, pixdim: np.ndarray, affine: np.ndarray, warnings: list[str]) -> None:
     spacing, pixdim = np.linalg.norm(affine[:3, :3], axis=0), np.abs(pixdim)
     if unit != "mm":
-        raise CaseError(f"{path}: a voxel of {spacing} {unit} is not in mm; give its size with --spacing")
+        raise CaseError(f"{path}: its voxel size {spacing} {unit} is not in mm; give it with --spacing")
     if (np.abs(spacing - pixdim) > AGREEMENT * spacing).any():
-        warnings.append(f"pixdim says {pixdim.round(3)} mm where the affine has {spacing.round(3)}; the affine is used")
+        warnings.append(f"pixdim has {pixdim.round(3)} mm, but the affine has {spacing.round(3)}; the affine is used")
 
 
 def _fill(stream: BinaryIO, target: memoryview) -> None:
     while target:
         count = stream.readinto(target)  # type: ignore[attr-defined]
         if not count:
-            raise EOFError("its voxels stop early")
+            raise EOFError("its voxels end early")
         target = target[count:]
 
 
@@ -216,5 +216,5 @@ def _skip(stream: BinaryIO, count: int) -> None:
     while count > 0:
         got = len(stream.read(min(count, 1 << 20)))
         if not got:
-            raise EOFError("its voxels stop early")
+            raise EOFError("its voxels end early")
         count -= got

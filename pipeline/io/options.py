@@ -56,7 +56,7 @@ class ReadOptions:
             return self.spacing_mm
         told = " x ".join(f"{size:g}" for size in stored_mm)
         if not np.allclose(stored_mm, self.spacing_mm, rtol=0.01):
-            warnings.append(f"--spacing is not used: the file itself tells a voxel of {told} mm, which can be")
+            warnings.append(f"--spacing is ignored: the file contains a plausible voxel size of {told} mm")
         return None
 
 

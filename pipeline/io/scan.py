@@ -70,7 +70,7 @@ def read_scan(source: str | Path | Found, options: ReadOptions | None = None, ad
         CaseError: naming the file and the reason, if it cannot be read or is not a 3-D CT.
     """
     grid, stored = read_volume(source, options or ReadOptions(), Hounsfield, admit)
-    oblique = ("its axes are oblique to the body's; it is resampled through its whole affine",) if grid.oblique else ()
+    oblique = ("its axes are oblique to the body's; it is resampled with its full affine",) if grid.oblique else ()
     return Scan(grid, stored.voxels, (*stored.warnings, *oblique))
 
 
@@ -99,7 +99,7 @@ def _found(path: Path, options: ReadOptions) -> Found:
     if path.is_dir() and not ending_of(path):
         scans = find_scans(path, options)
         if len(scans) > 1:
-            raise CaseError(f"{path}: holds {len(scans)} scans; name one of them")
+            raise CaseError(f"{path}: contains {len(scans)} scans; name one of them")
         return scans[0]
     return Found(path, scan_name(path))
 
@@ -116,7 +116,7 @@ def _read(found: Found, options: ReadOptions, admit: Admission, collect: Collect
     if ending_of(path) in ITK:
         return read_itk(path, options, admit, collect)
     first_bytes(path)
-    raise CaseError(f"{path}: unknown kind of file; known are {', '.join((*NIFTI, *ITK))} and DICOM folders")
+    raise CaseError(f"{path}: unknown file type; supported are {', '.join((*NIFTI, *ITK))} and DICOM directories")
 
 
 def same_grid(a: Volume, b: Volume) -> bool:

@@ -55,7 +55,7 @@ def read_list(path: Path) -> dict[int, str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: no usable list ({error})") from error
+        raise UsageError(f"{path}: is not a usable list ({error})") from error
     entries = {n: line.strip() for n, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")}
     if path.suffix.lower() == ".csv":
         return _column(entries)

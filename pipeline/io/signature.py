@@ -21,11 +21,11 @@ def first_bytes(path: Path, count: int = 1024) -> bytes:
         CaseError: if it does not exist, is not a regular file, is empty, or is an incomplete download.
     """
     if path.is_symlink() and not path.exists():
-        raise CaseError(f"{path}: a link to nothing; restore what it pointed to")
+        raise CaseError(f"{path}: broken symbolic link; restore its target")
     if path.is_dir():
-        raise CaseError(f"{path}: is a folder with the name of a file; name the scan inside it")
+        raise CaseError(f"{path}: is a directory with the name of a file; name the scan inside it")
     if path.exists() and not path.is_file():
-        raise CaseError(f"{path}: is a pipe or device and no file; copy what it gives into a file")
+        raise CaseError(f"{path}: is a pipe or device, not a file; copy its content into a file")
     try:
         with open(path, "rb") as stream:
             head = stream.read(count)
@@ -37,7 +37,7 @@ def first_bytes(path: Path, count: int = 1024) -> bytes:
         raise CaseError(f"{path}: the file is empty; copy or export it again")
     text = head.lstrip().lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        raise CaseError(f"{path}: download incomplete, this is a web page and no image; download it again")
+        raise CaseError(f"{path}: download incomplete, this is a web page, not an image; download it again")
     if text.startswith(b"version https://git-lfs"):
         raise CaseError(f"{path}: download incomplete, this is a Git LFS pointer; fetch it with `git lfs pull`")
     return head
@@ -57,7 +57,7 @@ def require_bytes(path: Path, wanted: int, following: int, packed: bool) -> None
     """
     if wanted > (following * BEST_RATIO if packed else following):
         raise CaseError(
-            f"{path}: its header announces {wanted} bytes of voxels, but only {following}"
+            f"{path}: its header declares {wanted} bytes of voxels, but only {following}"
             f"{' compressed' if packed else ''} bytes follow; it is truncated, copy or export it again"
         )
 
@@ -80,15 +80,15 @@ def check_packed(path: Path, start: int, wanted: int) -> None:
             while not unpacker.eof and count <= wanted + TAIL:
                 data = unpacker.unconsumed_tail or stream.read(1 << 18)
                 if not data:
-                    raise CaseError(f"{path}: truncated, its compressed data stop early; copy or export it again")
+                    raise CaseError(f"{path}: truncated, its compressed data end early; copy or export it again")
                 count += len(unpacker.decompress(data, TAIL))
         except zlib.error as error:
             raise CaseError(f"{path}: damaged ({error}); copy or export it again") from error
     if count < wanted:
-        raise CaseError(f"{path}: holds {count} bytes of voxels, its header announces {wanted}; export it again")
+        raise CaseError(f"{path}: contains {count} bytes of voxels, its header declares {wanted}; export it again")
     if count > wanted + TAIL:
         raise endless(path, wanted)
 
 
 def endless(path: Path, wanted: int) -> CaseError:
-    return CaseError(f"{path}: unpacks to more than the {wanted} bytes its header announces; export it again")
+    return CaseError(f"{path}: decompresses to more than the {wanted} bytes its header declares; export it again")

@@ -50,7 +50,7 @@ class Hounsfield:
         try:
             self.voxels = np.empty(tuple(shape), np.int16 if whole else np.float32, order="F")
         except (MemoryError, ValueError) as error:
-            raise CaseError(f"{path}: {tuple(shape)} voxels have no room in memory; correct the header") from error
+            raise CaseError(f"{path}: {tuple(shape)} voxels do not fit into memory; correct the header") from error
         # An offset that a scan does not need must not turn its air into padding.
         self.floor = PADDING + min(offset, 0.0)
         self.lowest, self.highest, self.thinnest = np.inf, -np.inf, np.inf
@@ -102,21 +102,21 @@ class Hounsfield:
                 f"{self.path}: {self.strange} of {self.voxels.size} voxels are not finite numbers; export it again"
             )
         if max(-self.lowest, self.highest) > ABSURD:
-            raise CaseError(f"{self.path}: values from {self.lowest:g} to {self.highest:g} are no HU; export it again")
+            raise CaseError(f"{self.path}: values from {self.lowest:g} to {self.highest:g} are not HU; export it again")
         if self.thinnest >= 0 and self.highest > 100:
             raise CaseError(
                 f"{self.path}: values from {self.thinnest:g} to {self.highest:g} without any air near -1000 are not "
-                "HU; if they are HU plus a constant, give it back with --hu-offset (often --hu-offset=-1024)"
+                "HU; if they are HU plus a constant, correct it with --hu-offset (often --hu-offset=-1024)"
             )
         if self.offset and self.thinnest - self.offset < AIRY:
             stored = self.thinnest - self.offset
-            warnings.append(f"it has air at {stored:g} already, yet --hu-offset moved all by {self.offset:g}")
+            warnings.append(f"it has air at {stored:g} already, but --hu-offset added {self.offset:g} to all")
         if self.strange:
-            warnings.append(f"{self.strange} voxels were not finite numbers and count as air")
+            warnings.append(f"{self.strange} voxels were not finite numbers and were set to air")
         if self.wrapped:
-            warnings.append(f"{self.wrapped} unsigned voxels above {WRAPPED} were taken as wrapped negative ones")
+            warnings.append(f"{self.wrapped} unsigned voxels above {WRAPPED} were read as wrapped negative values")
         if self.padding:
-            warnings.append(f"{self.padding} voxels below {self.floor:g} HU are padding and count as air")
+            warnings.append(f"{self.padding} voxels below {self.floor:g} HU are padding and were set to air")
         return self.voxels, warnings
 
 
@@ -155,7 +155,7 @@ def require_regular(path: Path, affine: np.ndarray) -> None:
     """Raise a CaseError if an affine (4×4) is not finite or puts different voxels at one place."""
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= 1e-3 * np.prod(spacing):
-        raise CaseError(f"{path}: its affine is singular, so nothing says where a voxel lies; export it again")
+        raise CaseError(f"{path}: its affine is singular, so the positions of voxels are unknown; export it again")
 
 
 def check_geometry(path: Path, shape: Sequence[int], affine: np.ndarray, way_out: str = "") -> None:
@@ -166,7 +166,7 @@ def check_geometry(path: Path, shape: Sequence[int], affine: np.ndarray, way_out
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if not believable(spacing):
         raise CaseError(
-            f"{path}: a voxel of {' x '.join(f'{s:g}' for s in spacing)} mm is not believable "
+            f"{path}: a voxel size of {' x '.join(f'{s:g}' for s in spacing)} mm is not plausible "
             f"({SMALLEST_MM} to {LARGEST_MM} mm); correct the header{way_out}"
         )
 
@@ -175,4 +175,4 @@ def require_numbers(path: Path, stored: np.dtype) -> None:
     """Raise a CaseError if values of that type cannot be CT."""
     if stored.kind not in "iuf":
         kind = {"c": "complex", "V": "colour"}.get(stored.kind, "unknown")
-        raise CaseError(f"{path}: its voxels are {kind} ({stored}), not numbers in HU; it is no CT")
+        raise CaseError(f"{path}: its voxels are {kind} ({stored}), not numbers in HU; it is not CT")

@@ -42,7 +42,7 @@ class PostProcessing:
             if not isinstance(getattr(self, name), bool):
                 raise UsageError(f"{name} must be true or false, got {getattr(self, name)!r}")
         if not (math.isfinite(self.min_tumour_mm3) and self.min_tumour_mm3 >= 0):
-            raise UsageError(f"min_tumour_mm3 must be a number from 0, got {self.min_tumour_mm3}")
+            raise UsageError(f"min_tumour_mm3 must be a number of 0 or more, got {self.min_tumour_mm3}")
 
     @classmethod
     def read(cls, path: str | Path) -> PostProcessing:
@@ -55,7 +55,7 @@ class PostProcessing:
             return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise UsageError(
-                f"{path}: no usable settings of post-processing ({error}); known are {[f.name for f in fields(cls)]}"
+                f"{path}: post-processing settings are invalid ({error}); known are {[f.name for f in fields(cls)]}"
             ) from error
 
     def __bool__(self) -> bool:

@@ -81,7 +81,7 @@ def phantom_around(
         raise ValueError(f"label must have 3 dimensions (D, H, W), got shape {values.shape}")
     if values.size and (values.min() < 0 or values.max() > 2 or values.dtype.kind not in "iub"):
         raise ValueError(
-            f"label must hold whole numbers 0, 1, 2, got {values.dtype} from {values.min()} to {values.max()}"
+            f"label must contain whole numbers 0, 1, 2, got {values.dtype} from {values.min()} to {values.max()}"
         )
     mask = values.astype(np.uint8)
     spacing = _three_positive(np.linalg.norm(matrix[:3, :3], axis=0).tolist(), "the affine's spacing")

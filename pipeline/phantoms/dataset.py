@@ -129,7 +129,7 @@ def _refuse_a_mixture(out: Path, made: dict[str, Any]) -> None:
         return
     before = json.loads((out / _DESCRIPTION).read_text(encoding="utf-8")).get("made")
     if before != made:
-        raise UsageError(f"{out}: holds phantoms made with {before}; choose another folder for {made}")
+        raise UsageError(f"{out}: contains phantoms made with {before}; choose another directory for {made}")
 
 
 def _write_description(out: Path, made: dict[str, Any]) -> None:
@@ -157,7 +157,7 @@ def _label_files(folder: Path) -> list[tuple[str, Path | None]]:
         if re.fullmatch(r"case_\d+", path.parent.name)
     ]
     if not found:
-        raise UsageError(f"no case_XXXXX/{SEGMENTATION} in {folder}")
+        raise UsageError(f"{folder}: contains no case_XXXXX/{SEGMENTATION}")
     return found
 
 

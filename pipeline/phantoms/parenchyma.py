@@ -39,7 +39,7 @@ class Parenchyma:
         margin = 34.0
         box = model.box(points_mm.min(0) - margin, points_mm.max(0) + margin)
         if box is None:
-            raise ValueError("the label map lies outside its own grid")
+            raise ValueError("the label map is outside its own grid")
         grid = model.within(box)
         coarse = label[np.ix_(*voxels.nearest(grid))]
         pitch = grid.spacing_mm[0]

@@ -90,7 +90,7 @@ def _scan(
     ends = [o + n * MODEL_PITCH_MM for o, n in zip(kidneys.grid.origin_mm, kidneys.grid.shape, strict=True)]
     box = grid.box(kidneys.grid.origin_mm, ends)
     if box is None:
-        raise ValueError("the kidneys lie outside the field of view")
+        raise ValueError("the kidneys are outside the field of view")
     to_inner = [interpolation(kidneys.grid, grid.within(box), a) for a in range(3)]
     voxels = np.empty(grid.shape, np.int16)
     for first in range(0, grid.shape[0], _SLAB):

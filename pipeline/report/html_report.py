@@ -41,7 +41,7 @@ def page_wanted(asked: bool | None) -> bool:
         try:
             require_page()
         except UsageError as error:
-            print(f"no pictures and no {PAGE}: {error}")
+            print(f"pictures and {PAGE} are not written: {error}")
             return False
     elif asked:
         require_page()

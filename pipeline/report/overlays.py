@@ -110,7 +110,7 @@ def picture_of_files(scan: str | Path, mask: str | Path, path: str | Path, truth
     def on_the_grid(file: str | Path) -> np.ndarray:
         labels = read_labels(file)
         if not same_grid(labels, read):
-            raise CaseError(f"{file}: lies on another grid than {scan}")
+            raise CaseError(f"{file}: is not on the grid of {scan}; give the mask of this scan")
         return labels.voxels
 
     return save_picture(read, on_the_grid(mask), path, None if truth is None else on_the_grid(truth))

@@ -24,6 +24,6 @@ def compiled(network: nn.Module, accelerator: Accelerator) -> nn.Module:
         DeviceError: if a CPU has no C++ compiler.
     """
     if not can_compile(accelerator):
-        raise DeviceError("`compiled` needs a C++ compiler (g++, or CXX); install one, or leave it out")
+        raise DeviceError("`compiled` needs a C++ compiler (g++, or CXX); install one, or leave out `compiled`")
     network.compile()
     return network

@@ -39,7 +39,7 @@ def recipe_of(config: str | Path | None) -> Recipe:
             raise UsageError(unknown_key(*found))
         return Recipe.from_dict({name: value for name, value in content.items() if name in names})
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UsageError(f"{config}: no usable configuration ({error})") from error
+        raise UsageError(f"{config}: not a usable configuration ({error})") from error
 
 
 def section(name: str, *configs: str | Path) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def section(name: str, *configs: str | Path) -> dict[str, Any]:
         raise UsageError(f"{', '.join(map(str, configs))}: {error}") from error
     except (OSError, ValueError, TypeError, KeyError) as error:
         given = ", ".join(map(str, configs))
-        raise UsageError(f"{given}: no usable configuration ({error}); name the bundle's train.json") from error
+        raise UsageError(f"{given}: not a usable configuration ({error}); name the bundle's train.json") from error
     followed = {
         key: content.get(value[1:], value) if isinstance(value, str) and value.startswith("@") else value
         for key, value in found.items()
@@ -104,7 +104,7 @@ def unread_key(configs: Sequence[Mapping[str, Any]], overrides: Iterable[str] = 
 def unknown_key(key: str, near: str | None) -> str:
     """Format the result of :func:`unread_key` as an error message."""
     way_out = f"the nearest known one is {near}" if near else "see the first configuration"
-    return f"unknown key {key}, which nothing reads; {way_out}"
+    return f"unknown key {key}; {way_out}"
 
 
 def _nearest(key: str, known: Iterable[str]) -> str | None:
@@ -151,7 +151,7 @@ def require_known_keys(argv: Sequence[str] | None = None) -> None:
         if nothing is not None:  # MONAI silently drops it and keeps the configuration's own value
             raise UsageError(
                 f"--{nothing} None: MONAI would leave it at {values[nothing]}; "
-                f"write {json.dumps({nothing: None})} to a file, and name that after the others of --config_file"
+                f"write {json.dumps({nothing: None})} to a file, and name it last in --config_file"
             )
 
 

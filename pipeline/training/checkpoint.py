@@ -139,8 +139,8 @@ class Resume:
         named = Path(self.wanted) if isinstance(self.wanted, str | Path) and not (restarted and there) else None
         if there and (not self.wanted or (named is not None and named.resolve() != there[0].resolve())):
             raise CheckpointError(
-                f"{self.folder}: holds checkpoints of an earlier run; go on from the newest with `--resume True`, "
-                "or start in another folder with `--ckpt_dir`"
+                f"{self.folder}: contains checkpoints of an earlier run; resume from the newest with `--resume True`, "
+                "or start in another directory with `--ckpt_dir`"
             )
         return there if named is None else [named]
 
@@ -155,11 +155,11 @@ class Resume:
                 logger.warning("%s; trying the one before it, %s", error, older.name)
                 continue
             if "random" not in content:
-                raise CheckpointError(f"{path}: holds weights but not the state of a run; name one of last_*.pt")
+                raise CheckpointError(f"{path}: contains weights but not the state of a run; name one of last_*.pt")
             if different := self.run.differences(content, engine):
                 raise CheckpointError(
-                    f"{path}: is of another configuration, which differs in {', '.join(different)}; "
-                    "set these as they were, or start anew with another --ckpt_dir"
+                    f"{path}: belongs to another configuration, which differs in {', '.join(different)}; "
+                    "set these as before, or start again with another --ckpt_dir"
                 )
             return path, content
         return None, {}
@@ -185,4 +185,4 @@ class Resume:
         if path is None:
             return
         self.run.restore(content, engine)
-        logger.info("going on from %s: epoch %d, iteration %d", path, content["epoch"], content["iteration"])
+        logger.info("resuming from %s: epoch %d, iteration %d", path, content["epoch"], content["iteration"])

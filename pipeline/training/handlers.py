@@ -123,7 +123,7 @@ class StopAfter:
 
     def _started(self, engine: Engine) -> None:
         if engine.state.iteration > 0 and self.clock.up:
-            logger.info("the %g minutes of this run are used up; raise max_minutes to continue", self.clock.minutes)
+            logger.info("the %g minutes of this run are used; raise max_minutes to continue", self.clock.minutes)
             if self.evaluator is not None and self.run is not None and self.run.evaluated < engine.state.iteration:
                 self.evaluator.run(math.ceil(engine.state.iteration / (engine.state.epoch_length or 1)))
             engine.terminate()

@@ -65,10 +65,10 @@ class Interruption:
     def _after_iteration(self, engine: Engine) -> None:
         if self.step.finished(engine) and distributed.any_of(self.asked_at is not None):
             engine.fire_event(Events.INTERRUPT)
-            logger.warning("interrupted in epoch %d; go on with `--resume True`", engine.state.epoch)
+            logger.warning("interrupted in epoch %d; continue with `--resume True`", engine.state.epoch)
             raise SystemExit(EXIT_CODE)
 
     def _during_evaluation(self) -> None:
         if self.asked_at is not None:
-            logger.warning("interrupted in an evaluation; go on with `--resume True`")
+            logger.warning("interrupted in an evaluation; continue with `--resume True`")
             raise SystemExit(EXIT_CODE)

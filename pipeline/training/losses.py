@@ -108,7 +108,9 @@ def region_logits(logits: torch.Tensor, regions: Sequence[Sequence[int]]) -> tor
     for region in regions:
         rest = [number for number in classes if number not in region]
         if not rest or not set(region) <= set(classes):
-            raise ValueError(f"a region must be some of the {len(classes)} classes and not all, got {list(region)}")
+            raise ValueError(
+                f"a region must contain some of the {len(classes)} classes but not all, got {list(region)}"
+            )
         parts.append(_together(logits, region) - _together(logits, rest))
     return torch.cat(parts, dim=1)
 

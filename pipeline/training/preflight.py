@@ -47,7 +47,7 @@ def refuse_shallow_bf16(network: nn.Module, roi_size: Sequence[int], accelerator
         return
     with errors_reported():
         raise UsageError(
-            f"patches of {size} reach a convolution two slices deep, whose gradient in bf16 is wrong on a CPU; "
+            f"patches of {size} reach a convolution over two slices, whose bf16 gradient is wrong on a CPU; "
             "train in fp32 (--precision fp32), or with a deeper roi_size or fewer channels"
         )
 

@@ -62,7 +62,7 @@ class Schedule:
             )
         if self.poly_power is not None and (self.poly_power <= 0 or len(self.decay_epochs)):
             raise ValueError(
-                "poly_power must be positive, and takes the place of decay_epochs, "
+                "poly_power must be positive, and decay_epochs empty beside it; "
                 f"got {self.poly_power} and {list(self.decay_epochs)}"
             )
 
@@ -130,5 +130,5 @@ class Clock:
             ValueError: if the clock has no limit.
         """
         if not self.minutes:
-            raise ValueError(f"a share of the time needs max_minutes above 0, got {self.minutes}")
+            raise ValueError(f"max_minutes must be above 0 to compute a share of the time, got {self.minutes}")
         return float(distributed.from_first(min(1.0, self.seconds / (60 * self.minutes))))

@@ -87,7 +87,7 @@ class TrainStep:
         # Each overflow halves the scale. A scale below 1 no longer lifts gradients into the range of half precision.
         # It shows that gradients are never finite any more, and the run would skip steps forever.
         if (scale := self.scaler.get_scale()) < 1:
-            raise _diverged(engine, f"the scale of the loss is down to {scale}")
+            raise _diverged(engine, f"the loss scale dropped to {scale}")
         if self.average is not None:
             self.average.update()
 

@@ -1,5 +1,5 @@
-# Sourced after steps.sh: nnU-Net in an environment of its own, on the scans that our recipes train on.
-# Settings: NNUNET (folder of the environment, made if it is not there), BASE_PYTHON.
+# Sourced after steps.sh: nnU-Net in its own environment, on the scans that our recipes train on.
+# Settings: NNUNET (directory of the environment, made if missing), BASE_PYTHON.
 NNUNET=${NNUNET:-$OUT/nnunet-environment} NNUNET_VERSION=2.8.1 NNUNET_NUMBER=19
 export nnUNet_extTrainer=$PWD/scripts/compare/nnunet nnUNet_compile=f nnUNet_n_proc_DA=1
 
@@ -16,7 +16,7 @@ make_nnunet_environment() {
     touch "$NNUNET/.installed-$NNUNET_VERSION"
 }
 
-# nnunet_folders RECIPE: its data lie beside each other's, for the plans differ.
+# nnunet_folders RECIPE: the data of each recipe are separate, because the plans differ.
 nnunet_folders() {
     export nnUNet_raw=$OUT/nnunet/raw nnUNet_preprocessed=$OUT/nnunet/$1 nnUNet_results=$OUT/nnunet/results
     mkdir -p "$nnUNet_raw" "$nnUNet_preprocessed" "$nnUNet_results"

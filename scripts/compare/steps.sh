@@ -9,17 +9,17 @@ SPACING_MM=${SPACING_MM:-[4.0,3.2,3.2]} ROI=${ROI:-[64,80,80]} CONTRAST=${CONTRA
 export PYTHONPATH=$PWD/scripts/compare${PYTHONPATH:+:$PYTHONPATH} # where the configurations find deadline.py
 from_start() { case $1 in /*) echo "$1" ;; *) echo "$OLDPWD/$1" ;; esac; } # the scripts change to the repository, once
 LABELS=$(from_start "$LABELS") OUT=$(from_start "$OUT")
-case $OUT in *[[:space:]]*) echo "error: $OUT: the name of OUT must be without spaces" >&2; exit 2 ;; esac
+case $OUT in *[[:space:]]*) echo "error: $OUT: the name of OUT must not contain spaces" >&2; exit 2 ;; esac
 mkdir -p "$OUT"
 kits() { "$PYTHON" -m kits_unet3d.pipeline.cli "$@"; }
 
-# settled FILE SETTINGS…: what a folder is made with, written down; another time it must be the same.
+# settled FILE SETTINGS…: record what a directory is made with; refuse other settings later.
 settled() {
     if [ ! -f "$1" ]; then
         mkdir -p "${1%/*}"
         echo "${*:2}" >"$1"
     elif [ "$(cat "$1")" != "${*:2}" ]; then
-        echo "error: ${1%/*} was made with $(cat "$1"), not with ${*:2}; give another OUT, or delete that folder" >&2
+        echo "error: ${1%/*} was made with $(cat "$1"), not with ${*:2}; give another OUT, or delete that directory" >&2
         return 2
     fi
 }
@@ -27,7 +27,7 @@ settled() {
 # digest FILE…: of their contents.
 digest() { cat "$@" | cksum | cut -d' ' -f1; }
 
-# due FILE SOURCES…: FILE is not there, or older than one of its sources.
+# due FILE SOURCES…: FILE is missing, or older than one of its sources.
 due() {
     local source
     [ -f "$1" ] || return 0
@@ -37,7 +37,7 @@ due() {
     return 1
 }
 
-# Phantoms around the label maps, the prepared cases, and a folder of the scans to predict.
+# Phantoms around the label maps, the preprocessed cases, and a directory of the scans to predict.
 make_data() {
     settled "$OUT/settings" "SPACING_MM=$SPACING_MM ROI=$ROI CONTRAST=$CONTRAST EVALUATION=$EVALUATION"
     "$PYTHON" scripts/compare/real_cases.py "$LABELS" "$OUT" --contrast "$CONTRAST" ${EVALUATION:+--evaluation $EVALUATION}
@@ -54,13 +54,13 @@ make_data() {
 # configs FILE,FILE…: these upon train.json, with a training that ends to the second.
 configs() { echo "['bundle/configs/train.json','${1//,/\',\'}','scripts/compare/deadline.json']"; }
 
-# monai ACTION CONFIGS OVERRIDES…: one of the bundle's actions on the prepared cases.
+# monai ACTION CONFIGS OVERRIDES…: run one of the bundle's actions on the preprocessed cases.
 monai() {
     "$PYTHON" -W ignore -m monai.bundle run "$1" --config_file "$2" --dataset_dir "$OUT/prepared" \
         --spacing_mm "$SPACING_MM" --roi_size "$ROI" --device_name cpu "${@:3}"
 }
 
-# train_ours FOLDER CONFIGS OVERRIDES…: a training of exactly $MINUTES; one that was cut off is begun anew.
+# train_ours FOLDER CONFIGS OVERRIDES…: a training of exactly $MINUTES; one that was interrupted starts again.
 train_ours() {
     if [ ! -f "$1/models/model_final.pt" ]; then rm -rf "$1"; fi
     local files
@@ -81,8 +81,8 @@ train_fold() {
         spacing_mm="$SPACING_MM" roi_size="$ROI"
 }
 
-# predict_ours FOLDER VARIANT SCANS CHECKPOINTS OPTIONS…: masks of the last weights, never of those that scored best, for
-# the scored cases have no say in a training; then their scores.
+# predict_ours FOLDER VARIANT SCANS CHECKPOINTS OPTIONS…: masks of the last weights, then their scores. The weights with
+# the best score are never used, because the scored cases must not influence a training.
 predict_ours() {
     local folder=$1 variant=$2 scans=$3 checkpoints=() checkpoint
     for checkpoint in $4; do checkpoints+=(--checkpoint "$checkpoint"); done
@@ -92,7 +92,7 @@ predict_ours() {
     fi
 }
 
-# score MASKS: into MASKS.json; where a case fails there is none, so that it is made another time.
+# score MASKS: into MASKS.json; if a case fails it is not written, so the next run makes it.
 score() {
     kits evaluate --predictions "$1" --labels "$OUT/raw" --out "$1.json" || { rm -f "$1.json" "$1.csv"; return 1; }
 }

@@ -58,10 +58,10 @@ def test_bf16_is_refused_where_the_card_lacks_it(monkeypatch):
 
 
 def test_a_card_that_is_not_there_is_an_error(monkeypatch):
-    with pytest.raises(DeviceError, match="mlu:1 is not there: 1 card"):
+    with pytest.raises(DeviceError, match="mlu:1 is not available: 1 accelerator"):
         resolve("mlu", local_rank=1)
     monkeypatch.setenv("MLU_VISIBLE_DEVICES", "")
-    with pytest.raises(DeviceError, match="the driver shows no card"):
+    with pytest.raises(DeviceError, match="the driver shows no accelerator"):
         resolve("mlu")
     assert resolve("auto").kind == "cpu"
 

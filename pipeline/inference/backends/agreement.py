@@ -34,8 +34,8 @@ def require_agreement(
     same = float((expected.argmax(1) == got.argmax(1)).float().mean())
     if not (difference <= TOLERANCE[precision] and same >= SAME_CLASS[precision]):
         raise DisagreementError(
-            f"its logits differ from the network's by up to {difference:.2g} in {precision}, "
-            f"where {TOLERANCE[precision]:g} is allowed, and {same:.2%} of the voxels keep their class"
+            f"its logits differ from the network's by up to {difference:.2g} in {precision} "
+            f"({TOLERANCE[precision]:g} is allowed), and {same:.2%} of the voxels keep their class"
         )
 
 
@@ -69,5 +69,5 @@ def require_same_logits(
     if not difference <= SAME_LOGITS * max(1.0, float(expected.abs().max())):
         raise CheckpointError(
             f"{path}: not written, since its logits differ by {difference:.2g} from the network's; "
-            "the checkpoint holds values out of range, or this version of torch exports it wrongly"
+            "the checkpoint contains values out of range, or this version of torch exports it wrongly"
         )

@@ -73,9 +73,9 @@ def choose_engine(network: nn.Module, accelerator: Accelerator, window: Sequence
             logger.debug("%s", error)
             continue
         except Exception as error:  # compilers fail in many ways; another inference backend is left
-            logger.warning("the engine %s is not used: %s", name, _first_line(error))
+            logger.warning("the inference backend %s is not used: %s", name, _first_line(error))
             continue
-        logger.info("engine: %s, %s", name, accelerator.precision)
+        logger.info("inference backend: %s, %s", name, accelerator.precision)
         return engine
     return Eager(network, accelerator)
 

@@ -52,8 +52,8 @@ class OpenVINO:
             raise MissingEngineError("openvino is not installed; `pip install 'kits-unet3d[openvino]'`") from error
         if not accelerator.on_cpu or accelerator.precision not in PRECISIONS:
             raise MissingEngineError(
-                f"the engine openvino computes on a CPU in {' or '.join(PRECISIONS)}, "
-                f"not on {accelerator.device} in {accelerator.precision}; choose the engine eager"
+                f"the inference backend openvino computes on a CPU in {' or '.join(PRECISIONS)}, "
+                f"not on {accelerator.device} in {accelerator.precision}; use --engine eager"
             )
         # OpenVINO computes in FP32 where the processor has no bf16. It does not see a limit that is set for oneDNN
         # (ONEDNN_MAX_CPU_ISA), which torch obeys, and would then fail.

@@ -67,7 +67,7 @@ class Compiled(Eager):
 
     def __init__(self, network: nn.Module, accelerator: Accelerator) -> None:
         if not can_compile(accelerator):
-            raise MissingEngineError("the engine compiled needs a C++ compiler (g++, or CXX); install one")
+            raise MissingEngineError("the inference backend compiled needs a C++ compiler (g++, or CXX); install one")
         if accelerator.on_cpu:
             network = ChannelsLast(network, accelerator).network
         super().__init__(torch.compile(network, dynamic=False), accelerator)  # type: ignore[arg-type]

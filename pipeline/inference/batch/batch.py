@@ -110,8 +110,8 @@ class Batch:
             print(f"{len(failed)} of {len(named)} scans failed ({', '.join(failed)})", file=sys.stderr)
         if self._unwritten is not None and rank() == 0:
             raise CaseError(
-                f"{self.folder}: the report could not be written ({self._unwritten.strerror}); free the disk, and the "
-                "same command completes it"
+                f"{self.folder}: the report could not be written ({self._unwritten.strerror}); free disk space, "
+                "then run the same command again"
             )
         return failed
 
@@ -127,7 +127,7 @@ class Batch:
         finished = gather_by_case({found.name: self._is_finished(found) for found in share(list(named))})
         if rank() == 0 and any(finished.values()):
             count = sum(finished.values())
-            print(f"{count} of {len(named)} are finished already; --overwrite does them again")
+            print(f"{count} of {len(named)} are finished already; --overwrite repeats them")
         return share([found for found in named if not finished[found.name]])
 
     def _do(self, pending: Sequence[Found]) -> None:
@@ -167,7 +167,7 @@ class Batch:
                 case["source"] = earlier.get("source")  # so that the next run does not assign them to this scan
                 raise CaseError(
                     f"{found.path}: {', '.join(earlier['files'])} in {self.folder} is another scan's result; "
-                    "use another folder, or --overwrite"
+                    "use another directory, or --overwrite"
                 )
             if isinstance(scan, Exception):
                 raise scan

@@ -51,7 +51,7 @@ def require_writable(folder: str | Path) -> Path:
             trial.write(b"trial")
     except OSError as error:
         raise UsageError(
-            f"{folder}: nothing can be written there ({error.strerror}); choose another folder, or free it"
+            f"{folder}: nothing can be written there ({error.strerror}); choose another directory, or make it writable"
         ) from error
     return folder
 
@@ -79,7 +79,7 @@ def only_run(folder: Path) -> Iterator[None]:
             alone = True
         if not alone:
             raise UsageError(
-                f"{folder}: another run is writing there; wait for it, choose another folder, or share one run out "
+                f"{folder}: another run is writing there; wait for it, choose another directory, or distribute one run "
                 "with torchrun"
             )
         try:

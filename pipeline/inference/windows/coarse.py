@@ -47,7 +47,7 @@ class CoarseToFine(Inferer):
         logits = self.coarse(image, network, *args, **kwargs)
         boxes = self.boxes(logits[0].argmax(dim=0).cpu().numpy() > 0)
         if not boxes:
-            logger.info("the coarse look found no kidney on one side or both; the whole scan is looked at")
+            logger.info("the coarse pass found no kidney on one side or both; the whole scan is predicted")
             return self.fine(inputs, network, *args, **kwargs)
         weights = self.coarse.total_weights(image.shape[2:])
         for box in boxes:

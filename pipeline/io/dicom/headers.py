@@ -20,7 +20,7 @@ OTHER_OBJECTS = {
     "1.2.840.10008.5.1.4.1.1.66.4": "segmentation",
     "1.2.840.10008.5.1.4.1.1.7": "secondary capture",
     "1.2.840.10008.5.1.4.1.1.128": "PET image",
-    "1.2.840.10008.5.1.4.1.1.481.3": "radiotherapy structures",
+    "1.2.840.10008.5.1.4.1.1.481.3": "radiotherapy structure set",
     ENHANCED_CT: "Enhanced CT (multi-frame)",
 }
 #: Transfer syntaxes that GDCM decodes: uncompressed, deflated, JPEG, JPEG-LS, JPEG 2000, RLE.
@@ -78,7 +78,7 @@ class Slice:
             return "localizer"
         if self.frames > 1:
             return "multi-frame image"
-        return "" if self.sop_class in ("", CT) else f"object of class {self.sop_class}"
+        return "" if self.sop_class in ("", CT) else f"object of SOP class {self.sop_class}"
 
     @property
     def distance(self) -> float:
@@ -106,7 +106,7 @@ def read_slice(path: Path) -> Slice:
     try:
         head = first_bytes(path)
         if not _begins_as_dicom(head):
-            raise CaseError(f"{path}: is no DICOM, whatever its name says; copy or export it again")
+            raise CaseError(f"{path}: is not DICOM, despite its name; copy or export it again")
     except CaseError as error:
         return Slice(path, error=str(error).removeprefix(f"{path}: "), stray=True)
     meta = file_meta(path)

@@ -72,11 +72,11 @@ def write_segmentation(mask: np.ndarray, like: Grid, folder: str | Path, classes
         return None
     if len(like.header) != mask.shape[2]:
         raise CaseError(
-            f"{like.path}: no DICOM segmentation can be made of it, whose {len(like.header)} slices were put onto a "
+            f"{like.path}: no DICOM segmentation is written, since its {len(like.header)} slices were resampled to a "
             f"grid of {mask.shape[2]}; export the missing ones"
         )
     if not mask.any():
-        raise CaseError(f"{like.path}: no DICOM segmentation is made of it, since its mask is empty")
+        raise CaseError(f"{like.path}: no DICOM segmentation is written, since its mask is empty")
     import highdicom as hd  # an extra, needed for these files only
     import pydicom
 
@@ -104,7 +104,7 @@ def write_segmentation(mask: np.ndarray, like: Grid, folder: str | Path, classes
         lacking = [tag for tag in REFERRED_TO if not source.get(tag)]
         if lacking:
             raise CaseError(
-                f"{like.path}: no DICOM segmentation can be made of it, whose slices lack {', '.join(lacking)}; "
+                f"{like.path}: no DICOM segmentation is written, since its slices lack {', '.join(lacking)}; "
                 "leave out --dicom-seg, or complete its tags"
             )
         for missing in (tag for tag in MAY_BE_EMPTY if tag not in source):
@@ -128,7 +128,7 @@ def write_segmentation(mask: np.ndarray, like: Grid, folder: str | Path, classes
         )
     except (AttributeError, KeyError, ValueError, TypeError) as error:
         raise CaseError(
-            f"{like.path}: no DICOM segmentation can be made of it "
+            f"{like.path}: no DICOM segmentation is written "
             f"({type(error).__name__} {error}); leave out --dicom-seg, or complete its tags"
         ) from error
     if "ContentCreatorName" not in result:  # may be empty but not absent

@@ -54,15 +54,15 @@ class DicomFolder:
         if not self.series:
             others = ", ".join(f"{count} {kind}" for kind, count in self.left_out) or "damaged files"
             hint = "; convert it to single frames" if "multi-frame" in others else ""
-            raise CaseError(f"{self.path}: holds no CT series, only {others}{hint}")
+            raise CaseError(f"{self.path}: contains no CT series, only {others}{hint}")
         listed = ", ".join(map(str, self.series))
         if wanted is None or wanted == "all":
             if len(self.series) > 1:
-                raise CaseError(f"{self.path}: holds {len(self.series)} CT series: {listed}; choose with --series")
+                raise CaseError(f"{self.path}: contains {len(self.series)} CT series: {listed}; choose with --series")
             return self.series[0]
         chosen = [s for s in self.series if wanted in (s.label, s.uid, s.description)]
         if len(chosen) != 1:
-            raise CaseError(f"{self.path}: {len(chosen)} series are {wanted!r}; it holds {listed}")
+            raise CaseError(f"{self.path}: {len(chosen)} series match {wanted!r}; it contains {listed}")
         return chosen[0]
 
 

@@ -52,16 +52,16 @@ def _in_order(folder: DicomFolder, series: Series) -> list[Slice]:
         missing["PixelSpacing"] = one.spacing
         absent = [name for name, value in missing.items() if not value]
         if absent:
-            raise CaseError(f"{where}: {one.path.name} has no {', '.join(absent)}, so its place is unknown")
+            raise CaseError(f"{where}: {one.path.name} has no {', '.join(absent)}, so its position is unknown")
     if len(series.slices) < 2:
-        raise CaseError(f"{where} has one slice; a scan has three axes of several voxels each, name its whole folder")
+        raise CaseError(f"{where} has one slice; a scan has three axes of several voxels each, name its directory")
     for name in ("orientation", "spacing", "size"):
         values = np.array([getattr(one, name) for one in series.slices], dtype=np.float64)
         if np.abs(values - values[0]).max() > SAME_DIRECTION:
             kinds = Counter(tuple(v) for v in values.round(3).tolist())
             raise CaseError(f"{where}: its slices differ in {name} ({dict(kinds.most_common(3))}); separate them")
     if shares_positions(series.slices):
-        raise CaseError(f"{where}: several slices lie at one position and no tag tells them apart; separate them")
+        raise CaseError(f"{where}: several slices have the same position and no tag distinguishes them; separate them")
     return sorted(series.slices, key=lambda one: one.distance)
 
 
@@ -80,14 +80,14 @@ def _geometry(
         raise CaseError(
             f"{folder.path}: slices are missing or uneven: {steps[worst]:.2f} mm between "
             f"{slices[worst].path.name} and the next, {step:.2f} mm elsewhere; "
-            "find the missing ones, or fill in with --allow-gaps"
+            "find the missing ones, or interpolate with --allow-gaps"
         )
     if not uneven:
         step = float(along[-1] / (len(slices) - 1))
     way = positions[-1] - positions[0]
     line = positions[0] + np.outer(along / along[-1], way)
     if np.linalg.norm(positions - line, axis=1).max() > max(OUT_OF_LINE_MM, UNEVEN * step):
-        raise CaseError(f"{folder.path}: its slices do not lie on a line, so they are no one volume; separate them")
+        raise CaseError(f"{folder.path}: its slices are not on one line, so they are not one volume; separate them")
     third = way / along[-1] * step
     tilt = np.degrees(np.arccos(np.clip(along[-1] / np.linalg.norm(way), -1, 1)))
     if tilt > TILT_DEGREES:
@@ -101,7 +101,7 @@ def _geometry(
     if spacing is not None:
         affine[:3, :3] *= np.array(spacing) / told
     if uneven:
-        warnings.append(f"uneven slices were put onto an even grid of {step:.2f} mm")
+        warnings.append(f"uneven slices were resampled to an even grid of {step:.2f} mm")
     return LPS_TO_RAS @ affine, along / step if uneven else np.arange(len(slices), dtype=np.float64)
 
 
@@ -132,5 +132,5 @@ def _plane(one: Slice) -> np.ndarray:
     except RuntimeError as error:
         raise CaseError(f"{one.path}: {unreadable(one.path, error)}") from error
     if image.GetNumberOfComponentsPerPixel() > 1:
-        raise CaseError(f"{one.path}: each voxel is a colour; it is no CT")
+        raise CaseError(f"{one.path}: each voxel is a colour; it is not CT")
     return sitk.GetArrayFromImage(image).reshape(one.size[1], one.size[0], 1).transpose(1, 0, 2)
