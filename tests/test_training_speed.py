@@ -1,5 +1,6 @@
 """What makes a training step faster changes nothing else."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -23,6 +24,27 @@ def test_a_compiled_network_keeps_its_weight_names_and_outputs(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(DeviceError, match="needs a C\\+\\+ compiler"):
         compiled(network, accelerator)
+
+
+COMPILE = """
+import torch
+from kits_unet3d.networks import UNet3D
+from kits_unet3d.pipeline.device import resolve
+from kits_unet3d.pipeline.runtime.compilation import compiled
+torch.manual_seed(0)
+network, image = UNet3D(channels=(2, 4)), torch.rand(1, 1, 8, 8, 8)
+torch.testing.assert_close(network(image), compiled(network, resolve("cpu"))(image), atol=1e-5, rtol=1e-4)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_compile(resolve("cpu")), reason="no C++ compiler")
+@pytest.mark.parametrize("order", [("avx2", "default"), ("default", "avx2")], ids=["older_first", "newer_first"])
+def test_cpus_of_two_kinds_can_share_a_compilers_cache(order, tmp_path):
+    """torch's own key does not tell them apart: a network compiled for the other gave NaN, or an abort."""
+    for capability in order:
+        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "ATEN_CPU_CAPABILITY": capability}
+        subprocess.run([sys.executable, "-c", COMPILE], env=environment, check=True)
 
 
 FAULTS = """

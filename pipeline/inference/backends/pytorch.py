@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ...device import Accelerator
-from ...runtime.compilation import can_compile
+from ...runtime.compilation import can_compile, separate_caches
 from .agreement import MissingEngineError
 
 
@@ -68,6 +68,7 @@ class Compiled(Eager):
     def __init__(self, network: nn.Module, accelerator: Accelerator) -> None:
         if not can_compile(accelerator):
             raise MissingEngineError("the inference backend compiled needs a C++ compiler (g++, or CXX); install one")
+        separate_caches()
         if accelerator.on_cpu:
             network = ChannelsLast(network, accelerator).network
         super().__init__(torch.compile(network, dynamic=False), accelerator)  # type: ignore[arg-type]
