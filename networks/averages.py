@@ -21,7 +21,7 @@ def mean_of(members: Iterable[Forward], x: torch.Tensor) -> torch.Tensor:
     return total / (1 + len(others))
 
 
-def mean_over_mirrors(network: Forward, flips: Sequence[tuple[int, ...]], x: torch.Tensor) -> torch.Tensor:
+def mean_over_flips(network: Forward, flips: Sequence[tuple[int, ...]], x: torch.Tensor) -> torch.Tensor:
     """Return the mean output of a network for ``x`` and for each flip of it.
 
     Each flipped output is flipped back before it is averaged.
@@ -54,7 +54,7 @@ class Ensemble(nn.Module):
         return mean_of(self.members, x)
 
 
-class Mirrored(nn.Module):
+class FlipTTA(nn.Module):
     """Average a network's logits over all flips of its input: test-time augmentation (TTA) by flipping.
 
     Each output is flipped back. This takes ``2 ** len(axes)`` times as long and holds at most four outputs in memory.
@@ -73,7 +73,7 @@ class Mirrored(nn.Module):
         self.flips = [some for count in range(1, len(dims) + 1) for some in combinations(dims, count)]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return mean_over_mirrors(self.network, self.flips, x)
+        return mean_over_flips(self.network, self.flips, x)
 
     def extra_repr(self) -> str:
         return f"flips={self.flips}"

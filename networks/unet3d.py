@@ -36,20 +36,20 @@ class UNet3D(nn.Module):
         channels: Sequence[int] = (32, 64, 128, 256, 320),
     ) -> None:
         super().__init__()
-        widths = tuple(int(c) for c in channels)
-        if len(widths) < 2 or min(widths) < 1:
+        channels = tuple(int(c) for c in channels)
+        if len(channels) < 2 or min(channels) < 1:
             raise ValueError(f"channels must be at least two positive numbers, got {tuple(channels)}")
         if in_channels < 1 or out_channels < 1:
             raise ValueError(f"in_channels and out_channels must be positive, got {in_channels}, {out_channels}")
-        self.in_channels, self.out_channels, self.channels = in_channels, out_channels, widths
-        self.input_block = DoubleConv(in_channels, widths[0])
+        self.in_channels, self.out_channels, self.channels = in_channels, out_channels, channels
+        self.input_block = DoubleConv(in_channels, channels[0])
         self.downsample = nn.ModuleList(
-            DoubleConv(a, b, stride=2) for a, b in zip(widths[:-1], widths[1:], strict=True)
+            DoubleConv(a, b, stride=2) for a, b in zip(channels[:-1], channels[1:], strict=True)
         )
-        self.bottleneck = DoubleConv(widths[-1], widths[-1], stride=2)
-        ascending = (widths[-1], *widths[::-1])
+        self.bottleneck = DoubleConv(channels[-1], channels[-1], stride=2)
+        ascending = (channels[-1], *channels[::-1])
         self.upsample = nn.ModuleList(UpBlock(a, b) for a, b in zip(ascending[:-1], ascending[1:], strict=True))
-        self.output = OutputLayer(widths[0], out_channels)
+        self.output = OutputLayer(channels[0], out_channels)
 
     @property
     def stride(self) -> int:

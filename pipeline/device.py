@@ -30,7 +30,7 @@ OLDEST_TORCH = (2, 8)  # oldest that MONAI 1.6 supports
 
 
 class DeviceError(RuntimeError):
-    """Report that a requested device is missing or lacks a capability; the message names it."""
+    """Report that a device is missing or lacks a capability."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,6 @@ def strict_environment() -> dict[str, str]:
     return {name: value for kind in KINDS.values() for name, value in kind.strict.items()}
 
 
-def _about(kind: str) -> Kind:
-    return KINDS.get(kind, Kind())
-
-
 def _module(kind: str) -> Any:
     """Return ``torch.cuda``, ``torch.mlu``, …; None for the CPU and for devices without such a module."""
     module = None if kind == "cpu" else getattr(torch, kind, None)
@@ -87,7 +83,7 @@ def _register(kind: str) -> None:
     Raises:
         DeviceError: if the package does not fit this torch, or this torch is too old for MONAI.
     """
-    package, source = _about(kind).package, _about(kind).source
+    package, source = (about := KINDS.get(kind, Kind())).package, about.source
     if package is None or importlib.util.find_spec(package) is None:
         return
     try:
@@ -107,7 +103,7 @@ def _available(kind: str) -> bool:
 
 def _missing(kind: str) -> str:
     """Explain in an error message why a device is missing."""
-    about = _about(kind)
+    about = KINDS.get(kind, Kind())
     if _module(kind) is None and about.package is not None:
         return f"the package {about.package} is not installed; it is part of {about.source}"
     if about.package is None and getattr(torch.version, kind, "") is None:
@@ -120,7 +116,7 @@ def _missing(kind: str) -> str:
 def _tf32_switches(kind: str) -> list[tuple[Any, str]]:
     """Return (owner, attribute) of each of the kind's TF32 switches that this torch has."""
     found = []
-    for path in _about(kind).tf32:
+    for path in KINDS.get(kind, Kind()).tf32:
         owner, _, name = path.rpartition(".")
         with suppress(AttributeError):
             attrgetter(path)(torch.backends)
@@ -156,7 +152,7 @@ class Accelerator:
     def backend(self) -> str:
         """Return the process-group backend, always with gloo, since MONAI and ignite gather CPU tensors."""
         chosen = torch.distributed.Backend.default_device_backend_map
-        own = _about(self.kind).collectives or chosen.get(self.kind, "gloo")
+        own = KINDS.get(self.kind, Kind()).collectives or chosen.get(self.kind, "gloo")
         return own if own == "gloo" else f"cpu:gloo,{self.kind}:{own}"
 
     @property
@@ -207,10 +203,7 @@ class Accelerator:
         return {"kind": self.kind, "state": state}
 
     def set_rng_state(self, state: Mapping[str, Any]) -> bool:
-        """Restore the random generator from a :meth:`rng_state`.
-
-        Returns False and changes nothing for another kind of device: its numbers cannot be reproduced here.
-        """
+        """Restore the random generator from a :meth:`rng_state`; return False for another kind of device's."""
         if state["kind"] != self.kind:
             return False
         if (module := _module(self.kind)) is None:
@@ -221,7 +214,7 @@ class Accelerator:
 
     def describe(self) -> dict[str, Any]:
         """Describe the device for a log, a checkpoint or a report, in plain strings and numbers."""
-        module, about = _module(self.kind), _about(self.kind)
+        module, about = _module(self.kind), KINDS.get(self.kind, Kind())
         named = getattr(module, "get_device_name", lambda _: platform.processor() or platform.machine())
         tf32 = [getattr(owner, switch) for owner, switch in _tf32_switches(self.kind)]
         runtime = getattr(torch.version, self.kind, None)
@@ -230,7 +223,7 @@ class Accelerator:
         return {
             "device": str(self.device),
             "name": str(named(self.device)),
-            "cards": int(module.device_count()) if module is not None else 0,
+            "accelerators": int(module.device_count()) if module is not None else 0,
             "precision": self.precision,
             "tf32": any(tf32) if len(tf32) == len(about.tf32) else "unknown",
             "bf16": _computes_bf16(self.kind),
@@ -249,8 +242,8 @@ def resolve(
     """Return the accelerator to run on.
 
     Args:
-        device: ``"auto"`` (mlu, then cuda, then any other accelerator that torch knows, then the CPU), a
-            kind such as ``"cuda"``, or one accelerator such as ``"cuda:1"``.
+        device: a kind such as ``"cuda"``, one accelerator such as ``"cuda:1"``, or ``"auto"``: the first of mlu, cuda,
+            any other that torch knows, cpu.
         precision: ``"fp32"`` (TF32 is switched off), ``"tf32"``, ``"bf16"``, ``"fp16"``, or ``"auto"``: bf16 on a
             CPU that computes in it, fp32 everywhere else.
         local_rank: index of the accelerator on this host; from ``LOCAL_RANK`` if not given.
@@ -290,6 +283,11 @@ def _automatic() -> str:
     other = torch.accelerator.current_accelerator(check_available=True)
     kinds = [*(kind for kind in KINDS if kind != "cpu"), *([other.type] if other is not None else [])]
     return next((kind for kind in kinds if _available(kind)), "cpu")
+
+
+def cpu_instructions() -> str:
+    """Return the vector instructions that torch uses on this CPU, such as ``"AVX2"``."""
+    return torch.backends.cpu.get_cpu_capability()
 
 
 def seed_everything(seed: int) -> int:

@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import nn
 
-from kits_unet3d.networks import CheckpointError, Ensemble, Mirrored, load_weights, network_state, read_checkpoint
-from kits_unet3d.transforms import Recipe
+from kits_unet3d.networks import CheckpointError, Ensemble, FlipTTA, load_weights, network_state, read_checkpoint
+from kits_unet3d.transforms import PreprocessingParameters
 
 from .runtime.errors import errors_reported
 
@@ -33,14 +33,14 @@ FETCHING = re.compile(r"weights$|checkpoint$|path_or_repo_id$|\w*pretrained")
 class Model:
     """Hold a network and the preprocessing parameters of its images.
 
-    ``sources`` are its checkpoints, more than one for an ensemble. ``mirror`` is set for TTA by flipping. ``datasets``
+    ``sources`` are its checkpoints, more than one for an ensemble. ``tta`` is set for TTA by flipping. ``datasets``
     are the names of the data sets it was trained on, as far as the checkpoints contain them.
     """
 
     network: nn.Module
-    recipe: Recipe
+    parameters: PreprocessingParameters
     sources: tuple[Path, ...] = ()
-    mirror: bool = False
+    tta: bool = False
     datasets: tuple[str, ...] = ()
 
     @property
@@ -101,7 +101,7 @@ def read_model(
     path: str | Path | Sequence[str | Path],
     factory: partial[nn.Module] | None = None,
     missing_ok: bool = False,
-    mirror: bool = False,
+    tta: bool = False,
 ) -> Model:
     """Read the model in a checkpoint file, or the mean of those in several.
 
@@ -110,7 +110,7 @@ def read_model(
             network and preprocessing parameters; others use ``factory``'s network and the reference's parameters.
         factory: creates the network of a checkpoint that does not name it.
         missing_ok: if a single file does not exist, return ``factory``'s network with fresh weights.
-        mirror: use TTA by flipping along all axes, which takes eight times as long.
+        tta: use TTA by flipping along all axes, which takes eight times as long.
 
     Raises:
         CheckpointError: if no file is named, one cannot be used, or several need different preprocessing.
@@ -121,12 +121,12 @@ def read_model(
     missing_ok = missing_ok and len(paths) == 1
     first, *others = (_read_one(Path(one), factory, missing_ok) for one in paths)
     for one, other in zip(paths[1:], others, strict=True):
-        if other.recipe != first.recipe:
+        if other.parameters != first.parameters:
             raise CheckpointError(f"{one}: preprocesses images differently from {paths[0]}; predict with each alone")
     network = Ensemble([first.network, *(other.network for other in others)]) if others else first.network
     sources = tuple(source for model in (first, *others) for source in model.sources)
     datasets = tuple(dict.fromkeys(name for model in (first, *others) for name in model.datasets))
-    model = Model(Mirrored(network) if mirror else network, first.recipe, sources, mirror, datasets)
+    model = Model(FlipTTA(network) if tta else network, first.parameters, sources, tta, datasets)
     if model.warning:
         logger.warning("%s: %s", ", ".join(map(str, sources)), model.warning)
     return model
@@ -134,7 +134,7 @@ def read_model(
 
 def _read_one(path: Path, factory: partial[nn.Module] | None, missing_ok: bool) -> Model:
     if missing_ok and factory is not None and not path.is_file():
-        return Model(factory(), Recipe())
+        return Model(factory(), PreprocessingParameters())
     content = read_checkpoint(path)
     if isinstance(content.get("network"), Mapping):
         network = build_network(content["network"], path)
@@ -146,19 +146,19 @@ def _read_one(path: Path, factory: partial[nn.Module] | None, missing_ok: bool) 
         )
     load_weights(network, network_state(content, path), path)
     try:
-        recipe = Recipe.from_dict(content.get("recipe", {}))
+        parameters = PreprocessingParameters.from_dict(content.get("preprocessing_parameters", {}))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its preprocessing parameters are invalid ({error})") from error
     configuration = content.get("configuration")
     dataset = configuration.get("dataset") if isinstance(configuration, Mapping) else None
-    return Model(network, recipe, (path,), datasets=(dataset,) if isinstance(dataset, str) else ())
+    return Model(network, parameters, (path,), datasets=(dataset,) if isinstance(dataset, str) else ())
 
 
-def model_of_run(path: str | Path | Sequence[str | Path], factory: partial[nn.Module], mirror: bool = False) -> Model:
+def model_of_run(path: str | Path | Sequence[str | Path], factory: partial[nn.Module], tta: bool = False) -> Model:
     """Call :func:`read_model` for a bundle's run; end it with an error message and exit code 3 if a file is unusable.
 
     If a single file does not exist, the weights are fresh: a federation sends them later. Other runs call
     :func:`require_trained`.
     """
     with errors_reported():
-        return read_model(path, factory, missing_ok=True, mirror=mirror)
+        return read_model(path, factory, missing_ok=True, tta=tta)

@@ -13,8 +13,8 @@ IFS=- read -r precision DEVICE ddp <<<"$1"
 shift
 PHANTOMS=
 . "$(dirname "$0")/env.sh"
-cards=1
-[ -z "$ddp" ] || cards=${CARDS:-$([ "$DEVICE" = cpu ] && echo 2 || echo 4)}
+accelerators=1
+[ -z "$ddp" ] || accelerators=${ACCELERATORS:-$([ "$DEVICE" = cpu ] && echo 2 || echo 4)}
 # Half precision is bf16 on a CPU, which hardly supports fp16, and fp16 elsewhere, as in the reference.
 [ "$precision" = fp32 ] || precision=$([ "$DEVICE" = cpu ] && echo bf16 || echo fp16)
-timed run_bundle "$cards" benchmarking bundle/configs/benchmark.json -- --precision "$precision" --seed "$SEED" "$@"
+timed run_bundle "$accelerators" benchmarking bundle/configs/benchmark.json -- --precision "$precision" --seed "$SEED" "$@"

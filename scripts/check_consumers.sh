@@ -32,16 +32,16 @@ if [ ! -d "$WORK/bundles/kits_unet3d" ]; then
 {"spacing_mm": [8.0, 6.0, 6.0], "roi_size": [32, 32, 32], "channels": [4, 8, 8], "workers": 0, "learning_rate": 0.05,
  "warmup_epochs": 1, "epochs": 2, "first_evaluation": 2, "evaluate_every": 2, "quality_threshold": 1.1}
 END
-    kits phantom --cases 5 --out "$WORK/raw" --shape 40 72 72 --spacing-mm 8 6 6
-    kits prepare --data-dir "$WORK/raw" --out "$WORK/prepared" --config "$WORK/tiny.json"
+    kits phantom --cases 5 -o "$WORK/raw" --shape 40 72 72 --spacing-mm 8 6 6
+    kits prepare --data-dir "$WORK/raw" -o "$WORK/preprocessed" --config "$WORK/tiny.json"
     "$PYTHON" -m monai.bundle run training --config_file "['bundle/configs/train.json','$WORK/tiny.json']" \
-        --dataset_dir "$WORK/prepared" --ckpt_dir "$WORK/models" --output_dir "$WORK/eval" --device_name cpu
-    kits export bundle --checkpoint "$WORK/models/model.pt" --out "$WORK/bundle.zip" --without onnx
+        --dataset_dir "$WORK/preprocessed" --ckpt_dir "$WORK/models" --output_dir "$WORK/eval" --device_name cpu
+    kits export bundle --checkpoint "$WORK/models/model.pt" -o "$WORK/bundle.zip" --without onnx
     PYTHONPATH=tests${PYTHONPATH:+:$PYTHONPATH} "$PYTHON" tests/consumers/dicom_series.py \
         "$WORK/raw/case_00000/imaging.nii.gz" "$WORK/dicom"
     kits predict "$WORK/dicom" -o "$WORK/masks" --checkpoint "$WORK/models/model.pt" --dicom-seg
     kits predict "$WORK/raw/case_00000/imaging.nii.gz" -o "$WORK/masks" --checkpoint "$WORK/models/model.pt"
-    kits unpack "$WORK/bundle.zip" --out "$WORK/bundles"
+    kits unpack "$WORK/bundle.zip" -o "$WORK/bundles"
 fi
 
 check_label() {
@@ -74,7 +74,7 @@ check_mlflow() {
     environment mlflow '' mlflow
     rm -rf "$WORK/tracked"
     (cd "$WORK/bundles/kits_unet3d" && "$WORK/mlflow/bin/python" -m monai.bundle run training \
-        --config_file configs/train.json --dataset_dir "$WORK/prepared" --ckpt_dir "$WORK/tracked" \
+        --config_file configs/train.json --dataset_dir "$WORK/preprocessed" --ckpt_dir "$WORK/tracked" \
         --output_dir "$WORK/tracked" --device_name cpu --workers 0 --epochs 1 --first_evaluation 1 --tracking mlflow)
     "$WORK/mlflow/bin/python" - "$WORK/tracked" <<'END'
 import sys

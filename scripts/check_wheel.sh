@@ -18,5 +18,5 @@ cp -r transforms networks pipeline setup.cfg pyproject.toml README.md LICENSE "$
 cd "$WORK"
 empty/bin/kits-unet3d --help
 empty/bin/python -c 'from kits_unet3d.transforms import RandBalancedCropd; print(RandBalancedCropd)'
-empty/bin/kits-unet3d phantom --cases 1 --out raw --shape 24 40 40 --spacing-mm 12 9 9
+empty/bin/kits-unet3d phantom --cases 1 -o raw --shape 24 40 40 --spacing-mm 12 9 9
 empty/bin/python -m pip list --disable-pip-version-check 2>/dev/null | grep -iE '^(kits|monai|torch|numpy) *'

@@ -1,7 +1,7 @@
 # Sourced by the launch scripts. Settings, all with defaults:
 #   DEVICE                    mlu (default), cuda, cpu or auto; with cpu and without data, the demo's network trains
 #                             on phantoms made here
-#   CARDS                     processes on this host
+#   ACCELERATORS                     processes on this host
 #   PYTORCH_TRAIN_DATASET     preprocessed KiTS19 under KiTS19/pre_data_dir
 #   PYTORCH_TRAIN_CHECKPOINT  directory of checkpoints (default models); logs and scores go into its subdirectory eval
 #   MLU_VISIBLE_DEVICES       MLU cards to use, as everywhere on that platform
@@ -29,14 +29,14 @@ export ENABLE_FALLBACK_TO_CPU=${ENABLE_FALLBACK_TO_CPU:-0}
 # On a CPU without data: a network that a CPU can train, and phantoms for it (in PHANTOMS, by default beside the
 # checkpoints; none if that is set to nothing), one in five for evaluation, two of those for each process.
 if [ "$DEVICE" = cpu ] && [ -z "${PYTORCH_TRAIN_DATASET:-}" ]; then
-    OVERLAYS=(bundle/configs/best.json bundle/configs/best_cpu.json bundle/configs/demo.json)
+    OVERLAYS=(bundle/configs/dynunet_ds.json bundle/configs/dynunet_ds_cpu.json bundle/configs/demo.json)
     PHANTOMS=${PHANTOMS-$CHECKPOINTS/phantoms}
     if [ -n "$PHANTOMS" ]; then
-        "$PYTHON" -m kits_unet3d.pipeline.cli phantom --cases $((10 * ${CARDS:-2})) --out "$PHANTOMS/raw" \
+        "$PYTHON" -m kits_unet3d.pipeline.cli phantom --cases $((10 * ${ACCELERATORS:-2})) -o "$PHANTOMS/raw" \
             --shape 48 80 80 --spacing-mm 6.7 4.8 4.8 --workers 2
-        "$PYTHON" -m kits_unet3d.pipeline.cli prepare --data-dir "$PHANTOMS/raw" --out "$PHANTOMS/prepared" \
+        "$PYTHON" -m kits_unet3d.pipeline.cli prepare --data-dir "$PHANTOMS/raw" -o "$PHANTOMS/preprocessed" \
             --config bundle/configs/demo.json --workers 2
-        DATASET=(--dataset_dir "$PHANTOMS/prepared")
+        DATASET=(--dataset_dir "$PHANTOMS/preprocessed")
     fi
 fi
 

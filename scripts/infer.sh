@@ -7,4 +7,4 @@ if [ $# -gt 0 ] && [ "${1#--}" = "$1" ]; then
     checkpoint=$1
     shift
 fi
-timed run_bundle "${CARDS:-1}" evaluating bundle/configs/evaluate.json -- --ckpt_path "$checkpoint" "$@"
+timed run_bundle "${ACCELERATORS:-1}" evaluating bundle/configs/evaluate.json -- --ckpt_path "$checkpoint" "$@"

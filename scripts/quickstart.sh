@@ -12,19 +12,19 @@ if ! [[ $MINUTES =~ ^[0-9]*\.?[0-9]+$ && $MINUTES =~ [1-9] && $SEED =~ ^[0-9]+$ 
     echo "error: MINUTES must be a number above 0, SEED and CASES whole numbers; got $MINUTES, $SEED, $CASES" >&2
     exit 2
 fi
-overlays="'bundle/configs/best.json','bundle/configs/best_cpu.json','bundle/configs/demo.json'"
+overlays="'bundle/configs/dynunet_ds.json','bundle/configs/dynunet_ds_cpu.json','bundle/configs/demo.json'"
 
 make_environment figures
 kits() { "$PYTHON" -m kits_unet3d.pipeline.cli "$@"; }
 
 echo "== 1/5 phantoms: $CASES simulated CT scans with known kidneys and tumours"
-kits phantom --cases "$CASES" --out "$OUT/raw" --shape 90 160 160 --spacing-mm 3.6 2.4 2.4 --workers 2
+kits phantom --cases "$CASES" -o "$OUT/raw" --shape 90 160 160 --spacing-mm 3.6 2.4 2.4 --workers 2
 echo "== 2/5 preprocessing"
-kits prepare --data-dir "$OUT/raw" --out "$OUT/prepared" --config bundle/configs/demo.json --workers 2
+kits prepare --data-dir "$OUT/raw" -o "$OUT/preprocessed" --config bundle/configs/demo.json --workers 2
 echo "== 3/5 training: $MINUTES minutes in all"
 status=0
 "$PYTHON" -W ignore -m monai.bundle run training --config_file "['bundle/configs/train.json',$overlays]" \
-    --dataset_dir "$OUT/prepared" --ckpt_dir "$OUT/models" --output_dir "$OUT/curves" --max_minutes "$MINUTES" \
+    --dataset_dir "$OUT/preprocessed" --ckpt_dir "$OUT/models" --output_dir "$OUT/curves" --max_minutes "$MINUTES" \
     --seed "$SEED" --resume True --save_minutes 1 || status=$?
 if [ "$status" -ne 0 ]; then
     [ "$status" -ne 3 ] || echo "$OUT contains another training; use another OUT, or the CASES and SEED of that one" >&2
@@ -39,7 +39,7 @@ for case in "$OUT"/raw/case_*; do
 done
 kits predict "$OUT/scans" -o "$OUT/masks" --checkpoint "$OUT/models/model.pt" --precision auto
 echo "== 5/5 scores and picture"
-kits evaluate --predictions "$OUT/masks" --labels "$OUT/raw" --out "$OUT/scores.json"
+kits evaluate --predictions "$OUT/masks" --labels "$OUT/raw" -o "$OUT/scores.json"
 kits picture "$OUT/scans/case_00000.nii.gz" --mask "$OUT/masks/case_00000_seg.nii.gz" \
-    --truth "$OUT/raw/case_00000/segmentation.nii.gz" --out "$OUT/picture.png" >/dev/null
+    --ground-truth "$OUT/raw/case_00000/segmentation.nii.gz" -o "$OUT/picture.png" >/dev/null
 OUT=$OUT CASES=$CASES SEED=$SEED "$PYTHON" scripts/quickstart_summary.py $((SECONDS - started))

@@ -11,8 +11,8 @@ kits() { "$PYTHON" -m kits_unet3d.pipeline.cli "$@"; }
 checkpoint=$1 ct=$2 labels=$3 out=$4
 file=$(basename "$ct")
 name=${file%.gz} name=${name%.nii}
-mkdir -p "$out/truth"
-"$PYTHON" - "$labels" "$out/truth/$name.nii.gz" $KIDNEYS <<'END'
+mkdir -p "$out/ground_truth"
+"$PYTHON" - "$labels" "$out/ground_truth/$name.nii.gz" $KIDNEYS <<'END'
 import sys
 
 import nibabel as nib
@@ -24,7 +24,7 @@ if not kidneys.any():
     raise SystemExit(f"error: {sys.argv[1]}: has no voxel of {', '.join(sys.argv[3:])}; name the kidneys' values in KIDNEYS")
 nib.save(nib.Nifti1Image(kidneys, labels.affine), sys.argv[2])
 END
-kits predict "$ct" -o "$out/masks" --checkpoint "$checkpoint" --overwrite --no-page "${@:5}"
-kits evaluate --predictions "$out/masks" --labels "$out/truth" --structures kidney=1,2 --out "$out/scores.json"
+kits predict "$ct" -o "$out/masks" --checkpoint "$checkpoint" --overwrite --no-html-report "${@:5}"
+kits evaluate --predictions "$out/masks" --labels "$out/ground_truth" --structures kidney=1,2 -o "$out/scores.json"
 # The mask has the scan's own ending, .nii or .nii.gz.
-kits picture "$ct" --mask "$out/masks/${name}_seg${file#"$name"}" --truth "$out/truth/$name.nii.gz" --out "$out/picture.png"
+kits picture "$ct" --mask "$out/masks/${name}_seg${file#"$name"}" --ground-truth "$out/ground_truth/$name.nii.gz" -o "$out/picture.png"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Run a command in the image, as the calling user, with data, checkpoints and all MLU cards of this host:
-#   bash scripts/run_docker.sh kits-unet3d device --device mlu --cards 8
+#   bash scripts/run_docker.sh kits-unet3d device --device mlu --accelerators 8
 # Settings: IMAGE (default kits-unet3d), DATA (data), CHECKPOINTS (bundle/models), DOCKER (docker; `echo` shows the
 # command alone), DEVICES (/dev), CNMON (/usr/bin/cnmon).
 set -euo pipefail
@@ -14,7 +14,7 @@ options+=(-v "$(cd "$DATA" && pwd):/data" -v "$(cd "$CHECKPOINTS" && pwd):/check
 [ -t 0 ] && options+=(-it)
 # Disable the silent fallback to the CPU: a run on hardware must report missing operations.
 options+=(-e "ENABLE_FALLBACK_TO_CPU=${ENABLE_FALLBACK_TO_CPU:-0}")
-for variable in MLU_VISIBLE_DEVICES CUDA_VISIBLE_DEVICES OMP_NUM_THREADS DEVICE CARDS SEED RESTARTS NNODES NODE_RANK \
+for variable in MLU_VISIBLE_DEVICES CUDA_VISIBLE_DEVICES OMP_NUM_THREADS DEVICE ACCELERATORS SEED RESTARTS NNODES NODE_RANK \
     MASTER_ADDR MASTER_PORT; do
     [ -z "${!variable:-}" ] || options+=(-e "$variable=${!variable}")
 done

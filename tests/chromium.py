@@ -19,8 +19,8 @@ class Chromium:
     """One page in a browser of its own, without network; closed at the end of a ``with`` block.
 
     Args:
-        profile: an empty folder for the browser's files.
-        page: file to open.
+        profile: an empty directory for the browser's files.
+        html_report: file to open.
     """
 
     def __init__(self, profile: Path, page: Path, size: tuple[int, int] = (1200, 900)) -> None:

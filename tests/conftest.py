@@ -1,4 +1,4 @@
-"""What several tests need: goldens, real data where they are at hand, and a small prepared data set."""
+"""What several tests need: goldens, real data where they are at hand, and a small preprocessed data set."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from niftis import ct, nifti
 
 from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline.cli import main
-from kits_unet3d.pipeline.data import prepare_dataset
+from kits_unet3d.pipeline.data import preprocess_dataset
 from kits_unet3d.pipeline.model import describe_network
 from kits_unet3d.pipeline.phantoms import write_dataset
-from kits_unet3d.transforms import Recipe
+from kits_unet3d.transforms import PreprocessingParameters
 
 #: Processes that a test starts get one thread each: several on few cores wait for each other many times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -31,7 +31,7 @@ CONFIGS = ROOT / "bundle" / "configs"
 #: Configurations that lie upon train.json.
 OVERLAYS = sorted(p.stem for p in CONFIGS.glob("*.json") if p.stem not in ("metadata", "train", "inference"))
 #: Those that lie upon another overlay.
-BELOW = {"best_small_card": ["best"], "best_cpu": ["best"], "demo": ["best", "best_cpu"]}
+BELOW = {"dynunet_ds_small": ["dynunet_ds"], "dynunet_ds_cpu": ["dynunet_ds"], "demo": ["dynunet_ds", "dynunet_ds_cpu"]}
 #: Numbers of a recipe small enough for a test: 32³ patches of coarse voxels.
 TINY = {"spacing_mm": [8.0, 6.0, 6.0], "roi_size": [32, 32, 32]}
 
@@ -60,7 +60,7 @@ def shared(path: str) -> Path:
     """A file of the data beside the repository; the test is skipped where there is none."""
     found = SHARED / path
     if not found.exists():
-        pytest.skip(f"needs {path} in a folder `shared` beside the repository")
+        pytest.skip(f"needs {path} in a directory `shared` beside the repository")
     return found
 
 
@@ -78,21 +78,21 @@ def one_thread(request):
 @pytest.fixture(scope="session")
 def raw_phantoms(tmp_path_factory) -> Path:
     """Five phantoms on a coarse grid, 4 for training and 1 for evaluation."""
-    folder = tmp_path_factory.mktemp("raw")
-    write_dataset(folder, 5, seed=7, shape=(40, 72, 72), spacing_mm=(8.0, 6.0, 6.0))
-    return folder
+    directory = tmp_path_factory.mktemp("raw")
+    write_dataset(directory, 5, seed=7, shape=(40, 72, 72), spacing_mm=(8.0, 6.0, 6.0))
+    return directory
 
 
 @pytest.fixture(scope="session")
-def tiny_recipe() -> Recipe:
-    return Recipe.from_dict(TINY)
+def tiny_parameters() -> PreprocessingParameters:
+    return PreprocessingParameters.from_dict(TINY)
 
 
 @pytest.fixture(scope="session")
-def prepared_phantoms(tmp_path_factory, raw_phantoms, tiny_recipe) -> Path:
-    folder = tmp_path_factory.mktemp("prepared")
-    assert prepare_dataset(raw_phantoms, folder, tiny_recipe) == {}
-    return folder
+def preprocessed_phantoms(tmp_path_factory, raw_phantoms, tiny_parameters) -> Path:
+    directory = tmp_path_factory.mktemp("preprocessed")
+    assert preprocess_dataset(raw_phantoms, directory, tiny_parameters) == {}
+    return directory
 
 
 @pytest.fixture(scope="session")
@@ -120,7 +120,7 @@ def model_file(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     content = {"model": UNet3D(channels=(2, 4)).state_dict()}
     content["network"] = {"_target_": "kits_unet3d.networks.UNet3D", "channels": [2, 4]}
-    content["recipe"] = {"spacing_mm": [16.0, 12.0, 12.0], "roi_size": [16, 16, 16]}
+    content["preprocessing_parameters"] = {"spacing_mm": [16.0, 12.0, 12.0], "roi_size": [16, 16, 16]}
     path = tmp_path_factory.mktemp("model") / "model.pt"
     torch.save(content, path)
     return path
@@ -132,7 +132,7 @@ def tiny_checkpoint(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "model.pt"
     torch.manual_seed(3)
     factory = partial(UNet3D, channels=[4, 8, 8])
-    content = {"model": factory().state_dict(), "network": describe_network(factory), "recipe": TINY}
+    content = {"model": factory().state_dict(), "network": describe_network(factory), "preprocessing_parameters": TINY}
     settings = {"dataset": "phantoms", "batch_size": 2, "learning_rate": 0.05, "warmup_epochs": 1}
     content["configuration"] = {**settings, "optimizer": {"name": "SGD"}}
     torch.save({**content, "best": {"mean_dice": 0.25}}, path)
@@ -141,11 +141,11 @@ def tiny_checkpoint(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def copied_bundle(tmp_path, tiny_checkpoint) -> Path:
-    """The bundle in a folder of its own, with a small trained model."""
-    folder = tmp_path / "zoo" / "kits_unet3d"
-    shutil.copytree(ROOT / "bundle", folder, ignore=shutil.ignore_patterns("*.pt", "eval"))
-    shutil.copy(tiny_checkpoint, folder / "models" / "model.pt")
-    return folder
+    """The bundle in a directory of its own, with a small trained model."""
+    directory = tmp_path / "zoo" / "kits_unet3d"
+    shutil.copytree(ROOT / "bundle", directory, ignore=shutil.ignore_patterns("*.pt", "eval"))
+    shutil.copy(tiny_checkpoint, directory / "models" / "model.pt")
+    return directory
 
 
 @pytest.fixture

@@ -45,11 +45,11 @@ def write_slice(
 
 
 def write_series(
-    folder: Path, voxels: np.ndarray, step: Sequence[float] = (0, 0, 5.0), leave_out: Sequence[int] = (), **tags
+    directory: Path, voxels: np.ndarray, step: Sequence[float] = (0, 0, 5.0), leave_out: Sequence[int] = (), **tags
 ) -> Path:
     """A series of slices (slices, rows, columns), each ``step`` mm from the one before; files in no order of names."""
     for number, plane in enumerate(voxels):
         if number not in leave_out:
-            name = f"{(number * 7) % 101:03d}-{len(list(folder.glob('*')))}.dcm"
-            write_slice(folder / name, plane, np.array([-30.0, -50.0, 10.0]) + number * np.array(step), **tags)
-    return folder
+            name = f"{(number * 7) % 101:03d}-{len(list(directory.glob('*')))}.dcm"
+            write_slice(directory / name, plane, np.array([-30.0, -50.0, 10.0]) + number * np.array(step), **tags)
+    return directory

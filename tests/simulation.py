@@ -45,7 +45,7 @@ MARKS = [
 
 
 def simulated(reports=None):
-    """Environment in which the simulated package can be imported; ``reports`` is a folder for what runs on it."""
+    """Environment in which the simulated package can be imported; ``reports`` is a directory for what runs on it."""
     path = os.pathsep.join([str(SIMULATION), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {"PYTHONPATH": path, **({} if reports is None else {"SIMULATED_MLU_REPORT": str(reports)})}
 

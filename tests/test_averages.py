@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from kits_unet3d.networks import CheckpointError, Ensemble, Mirrored, UNet3D
+from kits_unet3d.networks import CheckpointError, Ensemble, FlipTTA, UNet3D
 from kits_unet3d.pipeline import Predictor
 from kits_unet3d.pipeline.device import resolve
-from kits_unet3d.pipeline.inference.backends import EngineInferer
+from kits_unet3d.pipeline.inference.backends import BackendInferer
 from kits_unet3d.pipeline.inference.backends.inferer import averaged
 from kits_unet3d.pipeline.model import describe_network, model_of_run, read_model
 from kits_unet3d.pipeline.runtime.errors import UsageError
-from kits_unet3d.transforms import Recipe
+from kits_unet3d.transforms import PreprocessingParameters
 
 pytestmark = pytest.mark.numeric
 
@@ -41,11 +41,11 @@ def test_an_ensemble_is_the_mean_of_its_members():
 
 def test_mirroring_averages_what_depends_on_the_side_and_leaves_the_rest():
     x = torch.rand(1, 1, 3, 4, 5)
-    along_d_and_h = Mirrored(Times(2.0, (1.0, 10.0, 100.0)), axes=(0, 1))(x)
+    along_d_and_h = FlipTTA(Times(2.0, (1.0, 10.0, 100.0)), axes=(0, 1))(x)
     width = torch.arange(5.0) * 100
     # The mean place along D of 3 is 1, along H of 4 is 1.5; W is not mirrored.
     torch.testing.assert_close(along_d_and_h, x * 2 + 1 + 15 + width)
-    torch.testing.assert_close(Mirrored(Times(2.0, (1.0, 10.0, 100.0)))(x), x * 2 + 1 + 15 + torch.full((5,), 200.0))
+    torch.testing.assert_close(FlipTTA(Times(2.0, (1.0, 10.0, 100.0)))(x), x * 2 + 1 + 15 + torch.full((5,), 200.0))
 
 
 def test_every_mirror_image_is_seen_once():
@@ -56,29 +56,36 @@ def test_every_mirror_image_is_seen_once():
             seen.append(tuple(x.flatten().tolist()))
             return x
 
-    Mirrored(Seen())(torch.arange(8.0).view(1, 1, 2, 2, 2))
+    FlipTTA(Seen())(torch.arange(8.0).view(1, 1, 2, 2, 2))
     assert len(seen) == len(set(seen)) == 8
     seen.clear()
     x = torch.rand(1, 1, 2, 2, 2)
-    assert torch.equal(Mirrored(Seen(), axes=())(x), x) and len(seen) == 1
+    assert torch.equal(FlipTTA(Seen(), axes=())(x), x) and len(seen) == 1
 
 
 @pytest.mark.parametrize("axes", [(0, 0), (3,), (-1,)])
 def test_other_axes_than_the_three_are_refused(axes):
     with pytest.raises(ValueError, match="axes"):
-        Mirrored(nn.Identity(), axes)
+        FlipTTA(nn.Identity(), axes)
 
 
 @pytest.fixture
 def checkpoints(tmp_path):
-    """Two of different networks, and one that wants its images prepared in another way."""
+    """Two of different networks, and one that wants its images preprocessed in another way."""
     paths = []
     for seed, (channels, spacing) in enumerate((((2, 4), 3), ((4, 4), 3), ((2, 4), 2))):
         torch.manual_seed(seed)
         factory = partial(UNet3D, channels=list(channels))
-        recipe = Recipe(spacing_mm=(spacing, 3, 3), roi_size=(16, 16, 16)).as_dict()
+        parameters = PreprocessingParameters(spacing_mm=(spacing, 3, 3), roi_size=(16, 16, 16)).as_dict()
         paths.append(tmp_path / f"{seed}.pt")
-        torch.save({"model": factory().state_dict(), "network": describe_network(factory), "recipe": recipe}, paths[-1])
+        torch.save(
+            {
+                "model": factory().state_dict(),
+                "network": describe_network(factory),
+                "preprocessing_parameters": parameters,
+            },
+            paths[-1],
+        )
     return paths
 
 
@@ -101,49 +108,49 @@ def test_mirrored_predictions_of_a_mirrored_scan_are_mirrored(checkpoints, tmp_p
     for name, array in (("plain", voxels), ("turned", voxels[::-1])):
         nib.save(nib.Nifti1Image(array, affine), tmp_path / f"{name}.nii.gz")
     masks = {}
-    for mirror in (False, True):
-        predictor = Predictor(checkpoints[:2], "cpu", mirror=mirror)
-        masks[mirror] = [predictor.predict(tmp_path / f"{name}.nii.gz").mask for name in ("plain", "turned")]
+    for tta in (False, True):
+        predictor = Predictor(checkpoints[:2], "cpu", tta=tta)
+        masks[tta] = [predictor.predict(tmp_path / f"{name}.nii.gz").mask for name in ("plain", "turned")]
     assert (masks[True][0] != masks[True][1][::-1]).mean() < 1e-3  # equal logits may fall either way
     assert (masks[False][0] != masks[False][1][::-1]).mean() > 1e-2
 
 
 def test_each_network_gets_one_engine_however_often_it_is_used():
     one, other = Times(1.0, (1.0, 0.0, 0.0)), Times(3.0)
-    network, made = Mirrored(Ensemble([one, other]), axes=(0, 2)), []
+    network, made = FlipTTA(Ensemble([one, other]), axes=(0, 2)), []
 
     def make(single, windows):
         made.append((single, windows))
         return single
 
-    engine = averaged(network, 5.0, make)
+    backend = averaged(network, 5.0, make)
     assert made == [(one, 20.0), (other, 20.0)]
     x = torch.rand(1, 1, 3, 4, 5)
-    torch.testing.assert_close(engine(x), network(x))
+    torch.testing.assert_close(backend(x), network(x))
 
 
-@pytest.mark.parametrize("engine", ["eager", "channels_last"])
-def test_an_engine_of_several_networks_gives_what_they_give(checkpoints, engine):
-    network = read_model(checkpoints[:2], mirror=True).network.eval()
+@pytest.mark.parametrize("backend", ["eager", "channels_last"])
+def test_an_engine_of_several_networks_gives_what_they_give(checkpoints, backend):
+    network = read_model(checkpoints[:2], tta=True).network.eval()
     x = torch.rand(1, 1, 16, 16, 16)
-    inferer = EngineInferer(lambda window, made: made(window), resolve("cpu"), (16, 16, 16), engine)
+    inferer = BackendInferer(lambda window, made: made(window), resolve("cpu"), (16, 16, 16), backend)
     with torch.no_grad():
         torch.testing.assert_close(inferer(x, network), network(x), rtol=1e-4, atol=1e-5)
 
 
 def test_networks_mirrored_along_other_axes_do_not_look_alike():
-    assert str(Mirrored(nn.Identity(), (0,))) != str(Mirrored(nn.Identity(), (0, 1)))
+    assert str(FlipTTA(nn.Identity(), (0,))) != str(FlipTTA(nn.Identity(), (0, 1)))
 
 
 def test_a_model_already_read_is_not_mirrored_afterwards(checkpoints):
     with pytest.raises(UsageError, match="mirror does not apply to a model that was read already"):
-        Predictor(read_model(checkpoints[0]), "cpu", mirror=True)
-    assert Predictor(read_model(checkpoints[0], mirror=True), "cpu", mirror=True).settings["mirror"]
+        Predictor(read_model(checkpoints[0]), "cpu", tta=True)
+    assert Predictor(read_model(checkpoints[0], tta=True), "cpu", tta=True).settings["tta"]
 
 
 def test_a_bundle_run_reports_one_unusable_checkpoint_among_several(checkpoints, capsys):
     factory = partial(UNet3D, channels=[2, 4])
-    assert model_of_run(checkpoints[:2], factory, mirror=True).mirror
+    assert model_of_run(checkpoints[:2], factory, tta=True).tta
     for wrong, message in ((checkpoints[0].with_name("typo.pt"), "typo.pt"), (checkpoints[2], "differently")):
         with pytest.raises(SystemExit) as ended:
             model_of_run([checkpoints[0], wrong], factory)

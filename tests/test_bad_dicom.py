@@ -1,4 +1,4 @@
-"""Bad DICOM folders, alone in a batch with a good scan, through the command line; no name gets out."""
+"""Bad DICOM directories, alone in a batch with a good scan, through the command line; no name gets out."""
 
 import gzip
 import json
@@ -69,7 +69,9 @@ def two_series(path):
 @pytest.mark.parametrize(
     ("row", "make", "message", "way_out"), BAD_DICOM, ids=[f"{r[0]}-{i}" for i, r in enumerate(BAD_DICOM)]
 )
-def test_a_bad_dicom_folder_is_refused_by_name_and_the_others_are_done(tmp_path, predict, row, make, message, way_out):
+def test_a_bad_dicom_directory_is_refused_by_name_and_the_others_are_done(
+    tmp_path, predict, row, make, message, way_out
+):
     code, error, cases = predict(make(tmp_path))
     assert code == 1 and cases["bad"]["outcome"] == "failed"
     assert "bad" in error and message in error and "Traceback" not in error
@@ -124,7 +126,7 @@ def named(name, charset="ISO_IR 6", **tags):
     return lambda path: write_series(path, slices(), PatientName=name, SpecificCharacterSet=charset, **tags)
 
 
-#: A folder's name, how it is filled, and what must not get out.
+#: A directory's name, how it is filled, and what must not get out.
 PERSONAL = [
     ("DOE_JANE", lambda path: write_series(path, slices(), SOPClassUID=ENHANCED), ["doe", "jane"]),
     ("DOE_JANE", lambda path: write_series(path, slices(), Modality="MR"), ["doe", "jane"]),
@@ -143,9 +145,9 @@ PERSONAL = [
 
 
 @pytest.mark.parametrize("beside", [True, False], ids=["beside", "alone"])
-@pytest.mark.parametrize(("folder", "make", "words"), PERSONAL, ids=[f"{i}-{p[0]}" for i, p in enumerate(PERSONAL)])
-def test_directory_names_do_not_disclose_the_patient(tmp_path, predict, folder, make, words, beside):
-    make(tmp_path / "in" / folder)
+@pytest.mark.parametrize(("directory", "make", "words"), PERSONAL, ids=[f"{i}-{p[0]}" for i, p in enumerate(PERSONAL)])
+def test_directory_names_do_not_disclose_the_patient(tmp_path, predict, directory, make, words, beside):
+    make(tmp_path / "in" / directory)
     if beside:
         other = {"PatientName": "Roe^Rick", "PatientID": "P-1", "SeriesInstanceUID": "1.2.3.9"}
         write_series(tmp_path / "in" / "other", slices(), **other)

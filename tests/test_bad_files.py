@@ -1,6 +1,6 @@
 """Bad files, alone in a batch with a good scan, through the command line: rows 1 to 27 of what may come in.
 
-Rows 18 and 37 to 45, on DICOM, are in test_bad_dicom.py; 32 to 36, on folders, names and disks, and 46 to 50, on
+Rows 18 and 37 to 45, on DICOM, are in test_bad_dicom.py; 32 to 36, on directories, names and disks, and 46 to 50, on
 models and options, in test_bad_surroundings.py. Labels that do not fit, bad values, duplicates and splits are in
 test_preparation_refusals.py; checkpoints in test_checkpoints.py.
 """
@@ -98,12 +98,12 @@ def shifted(change):
     return voxels
 
 
-def folder(path):
+def directory(path):
     path.mkdir()
     return path
 
 
-#: Row of the catalogue, how the input is made in a folder, what is said of it, what makes it acceptable if anything.
+#: Row of the catalogue, how the input is made in a directory, what is said of it, what makes it acceptable if anything.
 REFUSED = [
     (1, lambda d: nifti(d / "bad.nii.gz", np.stack([ct(), ct()], 3)), "--volume 1 to 2", ["--volume=2"]),
     (1, lambda d: nifti(d / "bad.nii", np.stack([ct(), ct()], 3)), "2 volumes, but", ["--volume=2"]),
@@ -144,7 +144,7 @@ REFUSED = [
     (23, lambda d: flipped(itk(d / "bad.nrrd", useCompression=True)), "damaged", None),
     (25, lambda d: text(d / "bad.nii.gz", "<!DOCTYPE html><html>404</html>"), "download incomplete", None),
     (25, lambda d: text(d / "bad.nrrd", "version https://git-lfs.github.com/spec/v1\n"), "download incomplete", None),
-    (26, lambda d: folder(d / "bad.nii.gz"), "is a directory", None),
+    (26, lambda d: directory(d / "bad.nii.gz"), "is a directory", None),
     (26, lambda d: pipe(d / "bad.nii.gz"), "is a pipe", None),
     (27, lambda d: bomb(d / "bad.nii.gz"), "decompresses to more", None),
 ]  # fmt: skip

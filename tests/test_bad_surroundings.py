@@ -1,4 +1,4 @@
-"""Batches in folders, on disks and with models that something is wrong with, through the command line."""
+"""Batches in directories, on disks and with models that something is wrong with, through the command line."""
 
 import json
 import os
@@ -69,8 +69,8 @@ def test_a_full_disk_keeps_finished_files_and_no_partial_ones(tmp_path, model_fi
     noise = np.random.default_rng(0).integers(-1000, 1000, (64, 64, 64)).astype(np.int16)
     scans = [nifti(tmp_path / "a.nii.gz"), nifti(tmp_path / "b.nii", noise), nifti(tmp_path / "c.nii.gz")]
     out = small_disk / "out"
-    command = ["predict", *map(str, scans), "-o", str(out), "--checkpoint", str(model_file), "--no-page"]
-    assert main([*command, "--output=probabilities"]) == 1  # which are 1.5 MB of the second
+    command = ["predict", *map(str, scans), "-o", str(out), "--checkpoint", str(model_file), "--no-html-report"]
+    assert main([*command, "--probabilities"]) == 1  # which are 1.5 MB of the second
     error = capsys.readouterr().err
     assert "b.nii" in error and "No space left" in error and "1 of 3 scans failed (b)" in error
     finished = {f"{name}_{ending}" for name in "ac" for ending in ("seg.nii.gz", "probabilities.npy", "report.json")}
@@ -81,7 +81,7 @@ def test_an_unwritable_report_is_reported_and_all_scans_finish(tmp_path, model_f
     scans = [nifti(tmp_path / f"{name}.nii.gz") for name in "abc"]
     out = tmp_path / "out"
     (out / "summary.json").mkdir(parents=True)  # where nothing can be written, however much room there is
-    command = ["predict", *map(str, scans), "-o", str(out), "--checkpoint", str(model_file), "--no-page"]
+    command = ["predict", *map(str, scans), "-o", str(out), "--checkpoint", str(model_file), "--no-html-report"]
     assert main(command) == 1
     assert "the report could not be written" in capsys.readouterr().err
     assert len(list(out.glob("*_seg.nii.gz"))) == 3

@@ -24,7 +24,7 @@ from kits_unet3d.pipeline.inference.scan_memory import needed_bytes, require_mem
 from kits_unet3d.pipeline.model import Model
 from kits_unet3d.pipeline.runtime.errors import CaseError, UsageError
 from kits_unet3d.pipeline.runtime.memory import parse_memory
-from kits_unet3d.transforms import Recipe
+from kits_unet3d.transforms import PreprocessingParameters
 
 
 def scan_file(path, seed=0):
@@ -117,23 +117,23 @@ def test_the_report_and_the_table_tell_of_every_case(tmp_path, scans, model, cap
 
 def test_the_page_is_one_file_with_every_case_and_escapes_what_it_is_told(tmp_path, scans, model):
     (scans / "bad<script>.nii.gz").write_bytes(b"no image")
-    assert run(scans, tmp_path / "out", model, "--page") == 1
-    page = (tmp_path / "out" / "report.html").read_text()
-    assert "4 scans done, 1 failed" in page and page.count('src="data:image/jpeg;base64,') == 4
-    assert "bad&lt;script&gt;" in page and "bad<script>" not in page
-    assert "http" not in page and 'src="data' in page
+    assert run(scans, tmp_path / "out", model, "--html-report") == 1
+    html_report = (tmp_path / "out" / "report.html").read_text()
+    assert "4 scans done, 1 failed" in html_report and html_report.count('src="data:image/jpeg;base64,') == 4
+    assert "bad&lt;script&gt;" in html_report and "bad<script>" not in html_report
+    assert "http" not in html_report and 'src="data' in html_report
     volume = cases(tmp_path / "out")["scan2"]["volumes_ml"]["tumour"]
-    assert f"{volume:.1f}" in page
+    assert f"{volume:.1f}" in html_report
 
 
 def held(number):
     """A body with a kidney and a tumour, elsewhere in every scan, and what is true of it."""
-    truth = np.zeros((24, 28, 20), np.uint8)
-    truth[4 + number % 5 : 14 + number % 5, 6:20, 5 + number % 3 : 15] = 1
-    truth[7 + number % 5 : 11 + number % 5, 9:15, 8:12] = 2
-    voxels = np.array([-50, 150, 300], np.int16)[truth]
+    ground_truth = np.zeros((24, 28, 20), np.uint8)
+    ground_truth[4 + number % 5 : 14 + number % 5, 6:20, 5 + number % 3 : 15] = 1
+    ground_truth[7 + number % 5 : 11 + number % 5, 9:15, 8:12] = 2
+    voxels = np.array([-50, 150, 300], np.int16)[ground_truth]
     voxels[:2] = -1000
-    return voxels, truth
+    return voxels, ground_truth
 
 
 @pytest.mark.slow
@@ -142,11 +142,11 @@ def test_a_batch_reports_its_15_bad_inputs_and_segments_the_other_25(tmp_path, c
     files, series = ({row: rest for row, *rest in reversed(table)} for table in (REFUSED, BAD_DICOM))
     bad = [(row, files[row]) for row in (1, 4, 5, 7, 9, 14, 16, 20, 22, 23)]
     bad += [(row, series[row]) for row in (37, 38, 40, 43, 44)]
-    truths = {}
+    ground_truths = {}
     for number in range(25):
-        voxels, truth = held(number)
+        voxels, ground_truth = held(number)
         name, path = f"good{number:02d}", tmp_path / "in" / f"good{number:02d}"
-        truths[name] = truth
+        ground_truths[name] = ground_truth
         if number % 5:
             nifti(scan_file(path.with_suffix(".nii.gz")), voxels)
         else:
@@ -154,8 +154,8 @@ def test_a_batch_reports_its_15_bad_inputs_and_segments_the_other_25(tmp_path, c
     for row, (make, *_) in bad:
         (tmp_path / "in" / f"row{row}").mkdir()
         make(tmp_path / "in" / f"row{row}")
-    recipe = Recipe(spacing_mm=(8.0, 6.0, 6.0), roi_size=(32, 32, 32))
-    batch = Batch(Predictor(Model(BrightIsKidney(), recipe), "cpu"), tmp_path / "out")
+    parameters = PreprocessingParameters(spacing_mm=(8.0, 6.0, 6.0), roi_size=(32, 32, 32))
+    batch = Batch(Predictor(Model(BrightIsKidney(), parameters), "cpu"), tmp_path / "out")
     with pytest.raises(SystemExit) as done:
         start(batch, sorted((tmp_path / "in").iterdir()))  # one by one: the bad series share a UID
     assert done.value.code == 1 and batch.report.summary == {"done": 25, "failed": 15}
@@ -164,15 +164,15 @@ def test_a_batch_reports_its_15_bad_inputs_and_segments_the_other_25(tmp_path, c
     for row, (_, message, *_) in bad:
         (line,) = (line for line in lines if f"row{row}/bad" in line)
         assert message in line, row
-    for name, truth in truths.items():
+    for name, ground_truth in ground_truths.items():
         mask = np.asarray(nib.load(tmp_path / "out" / f"{name}_seg.nii.gz").dataobj)
-        assert mask.shape == truth.shape and (mask != truth).mean() < 1e-3, name
+        assert mask.shape == ground_truth.shape and (mask != ground_truth).mean() < 1e-3, name
 
 
 def test_the_model_is_loaded_once(tmp_path, scans, model):
     copy = tmp_path / "model.pt"
     copy.write_bytes(model.read_bytes())
-    batch = Batch(Predictor(copy, "cpu"), tmp_path / "out", page=False)
+    batch = Batch(Predictor(copy, "cpu"), tmp_path / "out", html_report=False)
     copy.unlink()
     assert batch.run(find_scans(scans)) == [] and batch.report.summary["done"] == 4
 
@@ -186,7 +186,7 @@ def test_the_next_scan_is_read_while_one_is_computed(scans):
 
     found = find_scans(scans)
     read = {one.name: threading.Event() for one in found}
-    with closing(iter(Watched(found, ReadOptions(), Recipe(), float("inf")))) as ahead:
+    with closing(iter(Watched(found, ReadOptions(), PreprocessingParameters(), float("inf")))) as ahead:
         next(ahead)
         assert read["scan1"].wait(60) and not read["scan2"].is_set()
 
@@ -211,7 +211,7 @@ def test_a_scan_that_fails_later_keeps_its_earlier_mask_and_says_so(tmp_path, sc
 def test_a_case_that_fails_half_way_leaves_no_mask(tmp_path, scans, model):
     out = tmp_path / "out"
     (out / "scan0_report.json").mkdir(parents=True)  # where no file can be written
-    assert run(scans, out, model, "--no-page") == 1
+    assert run(scans, out, model, "--no-html-report") == 1
     assert cases(out)["scan0"]["files"] == {} and not (out / "scan0_seg.nii.gz").exists()
 
 
@@ -225,15 +225,15 @@ def test_a_run_without_names_keeps_nothing_of_one_with_names(tmp_path, model):
 
 
 def test_memory_is_estimated_and_refused_with_the_number():
-    need = needed_bytes((512, 512, 1059), np.diag([0.78, 0.78, 0.5, 1]), Recipe())
+    need = needed_bytes((512, 512, 1059), np.diag([0.78, 0.78, 0.5, 1]), PreprocessingParameters())
     assert 2e9 < need < 4e9
-    turned = needed_bytes((1059, 512, 512), np.diag([0.78, 0.78, 0.5, 1])[:, [2, 0, 1, 3]], Recipe())
+    turned = needed_bytes((1059, 512, 512), np.diag([0.78, 0.78, 0.5, 1])[:, [2, 0, 1, 3]], PreprocessingParameters())
     assert turned == pytest.approx(need, rel=1e-6)
     oblique = np.diag([0.5, 0.5, 0.5, 1.0])
     oblique[:2, :2] = [[0.4, -0.3], [0.3, 0.4]]
     shape, box = (800, 800, 200), 1400 * 1400 * 200  # its own voxels, and those of 0.4 mm of the box around it
     # As they are stored, as a copy that is turned, and turned.
-    assert needed_bytes(shape, oblique, Recipe()) > 0.7e9 + 4 * (2 * np.prod(shape) + box)
+    assert needed_bytes(shape, oblique, PreprocessingParameters()) > 0.7e9 + 4 * (2 * np.prod(shape) + box)
     with pytest.raises(CaseError, match=f"scan.nii: needs about {need / 1e9:.1f} GB of memory, more than the 1.0 GB"):
         require_memory(need, parse_memory("1000 MB"), "scan.nii")
     for wrong in ("much", "0", "-3GB"):

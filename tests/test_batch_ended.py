@@ -35,7 +35,7 @@ def test_parts_of_a_killed_run_hold_what_each_process_did(tmp_path):
     assert not list(tmp_path.glob(".report-*"))
 
 
-def test_two_runs_into_one_folder_are_kept_apart(tmp_path, scans, model, capsys):
+def test_two_runs_into_one_directory_are_kept_apart(tmp_path, scans, model, capsys):
     out = tmp_path / "out"
     with only_run(out):
         assert run(scans, out, model) == 2 and "another run is writing there" in capsys.readouterr().err
@@ -50,7 +50,7 @@ def test_ended_at_any_moment_nothing_is_half_written_and_a_rerun_completes(tmp_p
         scan_file(tmp_path / "in" / f"scan{index:02d}.nii.gz", index)
     out = tmp_path / "out"
     command = [sys.executable, "-m", "kits_unet3d.pipeline.cli", "predict", str(tmp_path / "in"), "-o", str(out)]
-    command += ["--checkpoint", str(model), "--device", "cpu", "--no-page"]
+    command += ["--checkpoint", str(model), "--device", "cpu", "--no-html-report"]
     for _ in range(5):  # on a busy machine all may be done before the signal comes
         shutil.rmtree(out, ignore_errors=True)
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -104,7 +104,7 @@ def test_processes_wait_for_the_last_one_for_days(tmp_path, scans, model):
         "sys.exit(code)\n"
     )
     done = under_torchrun(
-        script, "predict", scans, "-o", tmp_path / "out", "--checkpoint", model, "--device", "cpu", "--no-page"
+        script, "predict", scans, "-o", tmp_path / "out", "--checkpoint", model, "--device", "cpu", "--no-html-report"
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(f"patience {PATIENCE.days}") == 2

@@ -27,7 +27,7 @@ def own_cache(monkeypatch, tmp_path):
 
 def test_contenders_take_turns_after_a_round_that_is_not_counted():
     order = []
-    seconds = alternating({"plain": lambda: order.append("p"), "ours": lambda: order.append("o")}, 2)
+    seconds = alternating({"baseline": lambda: order.append("p"), "ours": lambda: order.append("o")}, 2)
     assert "".join(order) == "popopo" and [len(values) for values in seconds.values()] == [2, 2]
     with pytest.raises(ValueError, match="at least 1"):
         alternating({}, 0)
@@ -53,9 +53,9 @@ def test_blocks_begin_anew_in_turn_and_their_first_steps_are_not_counted():
         in_blocks({}, 4, length=2, dropped=2)
 
 
-def test_a_row_compares_medians_with_the_plain_path():
-    plain, ours = rows("step", {"plain": [4.0, 8.0, 100.0], "ours": [2.0, 1.0, 3.0]}, {"ours": 0.5})
-    assert (plain.value, plain.ratio) == (8.0, None)
+def test_a_row_compares_medians_with_the_baseline():
+    baseline, ours = rows("step", {"baseline": [4.0, 8.0, 100.0], "ours": [2.0, 1.0, 3.0]}, {"ours": 0.5})
+    assert (baseline.value, baseline.ratio) == (8.0, None)
     assert (ours.value, ours.ratio, ours.goal) == (2.0, 0.25, 0.5)
     assert table([ours]).splitlines()[-1] == "| step | ours | 2 s | 0.250 | ≤ 0.5 |"
     assert Row("size", "ours", 3).work == {}
@@ -71,14 +71,14 @@ def test_a_goal_that_is_missed_says_so():
     assert table([slow]).splitlines()[-1] == "| step | ours | 2 s | 0.510 | ≤ 0.5, missed |"
     assert table([near]).splitlines()[-1] == "| Dice | ours | 0.995 |  | ≥ 0.995 |"
     assert table([far]).splitlines()[-1] == "| Dice | ours | 0.9949 |  | ≥ 0.995, missed |"
-    assert lost.missed and not Row("step", "plain", 2.0, goal=0.5).missed
+    assert lost.missed and not Row("step", "baseline", 2.0, goal=0.5).missed
 
 
 def test_without_matplotlib_the_plot_is_left_out_and_that_is_said_first(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     sizes = [Row("predict by size", "64 slices", 2.0, work={"voxels": 5.0})]
     monkeypatch.setitem(KINDS, "memory", lambda setting: iter(sizes))
-    arguments = ["benchmark", "memory", "--quick", "--out", str(tmp_path / "out")]
+    arguments = ["benchmark", "memory", "--quick", "-o", str(tmp_path / "out")]
     assert main([*arguments, "--config", str(ROOT / "bundle" / "configs" / "train.json")]) == 0
     first, *others = capsys.readouterr().out.splitlines()
     assert first.startswith("benchmark.png was not written: matplotlib is not installed; `pip install")
@@ -136,7 +136,7 @@ SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("windows", "memo
 
 @pytest.mark.parametrize("kind", ["loader", "prepare", "train-step", "case", *SLOW])
 def test_each_kind_runs_at_tiny_sizes(tmp_path, kind, model_file, raw_phantoms):
-    arguments = ["benchmark", kind, "--quick", "--widths", "2", "4", "--out", str(tmp_path / "out")]
+    arguments = ["benchmark", kind, "--quick", "--channels", "2", "4", "-o", str(tmp_path / "out")]
     if kind == "case":
         scans = tmp_path / "scans"
         scans.mkdir()
@@ -146,18 +146,24 @@ def test_each_kind_runs_at_tiny_sizes(tmp_path, kind, model_file, raw_phantoms):
     report = json.loads((tmp_path / "out" / "benchmark.json").read_text())
     assert report["machine"]["versions"]["torch"] and report["machine"]["cores"]
     assert report["machine"]["device"] == resolve("cpu").describe()
-    assert any(row["how"] == "plain" for row in report["rows"])
+    assert any(row["how"] == "baseline" for row in report["rows"])
     assert all(row["value"] >= 0 for row in report["rows"])
     assert (tmp_path / "out" / "benchmark.png").is_file() == (kind == "memory")
     if kind == "case":
-        (fp32,) = (r for r in report["rows"] if (r["what"], r["how"]) == ("kidney Dice with plain", "fp32, reference"))
+        (fp32,) = (
+            r for r in report["rows"] if (r["what"], r["how"]) == ("kidney Dice with baseline", "fp32, reference")
+        )
         assert 0 <= fp32["value"] <= 1 and fp32["at_least"] is None
         (same,) = (
-            r for r in report["rows"] if (r["what"], r["how"]) == ("kidney Dice with plain", "fp32, body skip-air")
+            r for r in report["rows"] if (r["what"], r["how"]) == ("kidney Dice with baseline", "fp32, body skip-air")
         )
-        assert same["value"] > 0.999  # the plain path's own mask, of the same grid and windows
+        assert same["value"] > 0.999  # the baseline's own mask, of the same grid and windows
         goals = {(r["what"], r["how"]): r["at_least"] for r in report["rows"] if r["at_least"] is not None}
-        (truth,) = (r for r in report["rows"] if (r["what"], r["how"]) == ("tumour Dice with truth", "plain"))
-        assert goals["kidney Dice with plain", "fp32, body skip-air"] == 0.995
-        assert goals["tumour Dice with truth", "bf16, body skip-air"] == pytest.approx(truth["value"] - 0.005)
-        assert len(goals) == 8  # two precisions, two parts, with plain and with truth
+        (ground_truth,) = (
+            r for r in report["rows"] if (r["what"], r["how"]) == ("tumour Dice with ground truth", "baseline")
+        )
+        assert goals["kidney Dice with baseline", "fp32, body skip-air"] == 0.995
+        assert goals["tumour Dice with ground truth", "bf16, body skip-air"] == pytest.approx(
+            ground_truth["value"] - 0.005
+        )
+        assert len(goals) == 8  # two precisions, two parts, with baseline and with ground truth

@@ -14,7 +14,7 @@ from monai.bundle import ConfigParser
 
 from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.model import read_model
-from kits_unet3d.transforms import Recipe
+from kits_unet3d.transforms import PreprocessingParameters
 
 CONFIGS = ROOT / "bundle" / "configs"
 
@@ -26,36 +26,36 @@ def bundle(run_id, config, cwd=ROOT, **overrides):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, prepared_phantoms, tiny_config):
-    folder = tmp_path_factory.mktemp("trained")
+def trained(tmp_path_factory, preprocessed_phantoms, tiny_config):
+    directory = tmp_path_factory.mktemp("trained")
     done = bundle(
         "training", f"['bundle/configs/train.json','{tiny_config}']",
-        dataset_dir=prepared_phantoms, ckpt_dir=folder, output_dir=folder / "eval", device_name="cpu",
+        dataset_dir=preprocessed_phantoms, ckpt_dir=directory, output_dir=directory / "eval", device_name="cpu",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    return folder, done
+    return directory, done
 
 
 def test_training_leaves_checkpoints_that_say_what_they_are(trained):
-    folder, done = trained
-    model = read_model(folder / "model.pt")
-    assert model.recipe == Recipe.from_dict(TINY) and model.network.channels == (4, 8, 8)
-    content = torch.load(folder / "model_final.pt", weights_only=True)
+    directory, done = trained
+    model = read_model(directory / "model.pt")
+    assert model.parameters == PreprocessingParameters.from_dict(TINY) and model.network.channels == (4, 8, 8)
+    content = torch.load(directory / "model_final.pt", weights_only=True)
     assert (content["epoch"], content["iteration"]) == (2, 4)
     assert content["device"]["device"] == "cpu"
     assert set(content["optimizer"]) == {"state", "param_groups"}
-    fresh = read_model(folder / "nothing.pt", lambda: type(model.network)(channels=(4, 8, 8)), missing_ok=True)
+    fresh = read_model(directory / "nothing.pt", lambda: type(model.network)(channels=(4, 8, 8)), missing_ok=True)
     assert any(
         not torch.equal(a, b) for a, b in zip(model.network.parameters(), fresh.network.parameters(), strict=True)
     )
     assert "mean_dice" in done.stdout
-    assert list((folder / "eval").glob("events.out.tfevents*"))
+    assert list((directory / "eval").glob("events.out.tfevents*"))
 
 
-def test_training_repeats_itself_from_its_seed(trained, tmp_path, prepared_phantoms, tiny_config):
+def test_training_repeats_itself_from_its_seed(trained, tmp_path, preprocessed_phantoms, tiny_config):
     done = bundle(
         "training", f"['configs/train.json','{tiny_config}']", cwd=ROOT / "bundle",
-        dataset_dir=prepared_phantoms, ckpt_dir=tmp_path, output_dir=tmp_path / "eval", device_name="cpu",
+        dataset_dir=preprocessed_phantoms, ckpt_dir=tmp_path, output_dir=tmp_path / "eval", device_name="cpu",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = (torch.load(f / "model_final.pt", weights_only=True)["model"] for f in (trained[0], tmp_path))
@@ -87,7 +87,7 @@ def test_what_a_message_offers_can_be_given_to_the_bundle(trained, tmp_path):
     write_series(tmp_path / "in" / "Doe_Jane", voxels, leave_out=[3])
     options = {"input": tmp_path / "in", "output_dir": tmp_path / "out", "device_name": "cpu"}
     options["ckpt_path"] = trained[0] / "model.pt"
-    done = bundle("inferring", "bundle/configs/inference.json", **options, page=False)
+    done = bundle("inferring", "bundle/configs/inference.json", **options, html_report=False)
     assert done.returncode == 1 and "--allow-gaps" in done.stderr and "Doe" not in done.stderr
     options |= {"allow_gaps": True, "keep_names": True, "probabilities": True, "max_memory": "8GB", "series": 1}
     done = bundle("inferring", "bundle/configs/inference.json", **options)
@@ -118,12 +118,12 @@ def test_without_data_one_sentence_names_prepare_and_the_demo(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_data_of_another_spacing_are_refused(prepared_phantoms, tmp_path):
-    done = bundle("training", "bundle/configs/train.json", dataset_dir=prepared_phantoms, device_name="cpu")
+def test_data_of_another_spacing_are_refused(preprocessed_phantoms, tmp_path):
+    done = bundle("training", "bundle/configs/train.json", dataset_dir=preprocessed_phantoms, device_name="cpu")
     assert done.returncode == 2 and "spacing_mm" in done.stderr and "prepare" in done.stderr
 
 
-def test_the_default_folder_follows_the_references_variable(monkeypatch):
+def test_the_default_directory_follows_the_references_variable(monkeypatch):
     parser = ConfigParser()
     parser.read_config(CONFIGS / "train.json")
     assert parser.get_parsed_content("dataset_dir") == "data"
@@ -136,4 +136,4 @@ def test_the_default_folder_follows_the_references_variable(monkeypatch):
 def test_configuration_and_recipe_agree():
     parser = ConfigParser()
     parser.read_config(CONFIGS / "train.json")
-    assert parser.get_parsed_content("recipe") == Recipe()
+    assert parser.get_parsed_content("preprocessing_parameters") == PreprocessingParameters()

@@ -118,7 +118,7 @@ def test_a_bare_state_dict_needs_to_be_told_its_network(tmp_path):
     torch.save(UNet3D(**SMALL).state_dict(), tmp_path / "bare.pt")
     with pytest.raises(CheckpointError, match="its network's name"):
         read_model(tmp_path / "bare.pt")
-    assert read_model(tmp_path / "bare.pt", partial(UNet3D, **SMALL)).recipe.spacing_mm == (1.6, 1.2, 1.2)
+    assert read_model(tmp_path / "bare.pt", partial(UNet3D, **SMALL)).parameters.spacing_mm == (1.6, 1.2, 1.2)
 
 
 def test_safetensors_load_and_a_damaged_one_is_named(tmp_path):

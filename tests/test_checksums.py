@@ -43,7 +43,7 @@ def test_a_large_scan_with_a_wrong_checksum_fails_its_case(tmp_path, reader, cap
     split = {"training": ["case_00000"], "evaluation": ["case_00001"]}
     (tmp_path / "raw" / "dataset.json").write_text(json.dumps(split))
     (tmp_path / "config.json").write_text(json.dumps(TINY))
-    command = ["prepare", "--data-dir", str(tmp_path / "raw"), "--out", str(tmp_path / "out")]
+    command = ["prepare", "--data-dir", str(tmp_path / "raw"), "-o", str(tmp_path / "out")]
     assert main([*command, "--config", str(tmp_path / "config.json")]) == 1
     error = capsys.readouterr().err
     assert "case_00000/imaging.nii.gz: cannot be read (" in error and "CRC" in error

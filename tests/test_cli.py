@@ -37,13 +37,13 @@ def test_help_does_not_wait_for_torch():
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["prepare", "--data-dir", "nowhere", "--out", "out"], 2, "nowhere: no such directory"),
-        (["phantom", "--out", "out"], 2, "--cases"),
-        (["phantom", "--out", "out", "--cases", "0"], 2, "cases"),
-        (["verify", "--out", "nowhere"], 2, "no preprocessed file"),
+        (["prepare", "--data-dir", "nowhere", "-o", "out"], 2, "nowhere: no such directory"),
+        (["phantom", "-o", "out"], 2, "--cases"),
+        (["phantom", "-o", "out", "--cases", "0"], 2, "cases"),
+        (["verify", "--dataset-dir", "nowhere"], 2, "no preprocessed file"),
         (["predict", "nowhere.nii.gz", "-o", "out"], 2, "nowhere.nii.gz"),
         (["evaluate", "--predictions", ".", "--labels", "."], 2, "no mask"),
-        (["evaluate", "--predictions", ".", "--labels", ".", "--out", "a.csv"], 2, "both JSON and CSV"),
+        (["evaluate", "--predictions", ".", "--labels", ".", "-o", "a.csv"], 2, "both JSON and CSV"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_sentence_with_an_exit_code(
@@ -65,7 +65,7 @@ def test_a_missing_model_is_exit_code_3(tmp_path, capsys, raw_phantoms):
 def tiny_model(tmp_path):
     model = {"model": UNet3D(channels=(2, 4)).state_dict()}
     model["network"] = {"_target_": "kits_unet3d.networks.UNet3D", "channels": [2, 4]}
-    model["recipe"] = {"spacing_mm": [16.0, 12.0, 12.0], "roi_size": [16, 16, 16]}
+    model["preprocessing_parameters"] = {"spacing_mm": [16.0, 12.0, 12.0], "roi_size": [16, 16, 16]}
     torch.save(model, tmp_path / "model.pt")
     return str(tmp_path / "model.pt")
 
@@ -86,7 +86,10 @@ def test_one_bad_scan_fails_alone(tmp_path, capsys, raw_phantoms, tiny_model):
 
 @pytest.mark.parametrize(
     ("part", "value"),
-    [("network", {"_target_": "kits_unet3d.networks.UNet3D", "chanels": [2, 4]}), ("recipe", {"spacing": 3})],
+    [
+        ("network", {"_target_": "kits_unet3d.networks.UNet3D", "chanels": [2, 4]}),
+        ("preprocessing_parameters", {"spacing": 3}),
+    ],
 )
 def test_a_checkpoint_with_unusable_metadata_is_exit_code_3(tmp_path, capsys, raw_phantoms, tiny_model, part, value):
     content = torch.load(tiny_model, weights_only=True)
@@ -104,17 +107,17 @@ def printed_json(capsys, *arguments):
 
 def test_for_machines_a_command_prints_one_json_document_and_nothing_else(tmp_path, capsys, raw_phantoms, tiny_model):
     code, results, _ = printed_json(
-        capsys, "phantom", "--cases", "1", "--out", tmp_path / "raw", "--shape", "24", "40", "40", "--spacing-mm", "12",
+        capsys, "phantom", "--cases", "1", "-o", tmp_path / "raw", "--shape", "24", "40", "40", "--spacing-mm", "12",
         "9", "9",
     )  # fmt: skip
     assert (code, results["cases"]) == (0, ["case_00000"])
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"spacing_mm": [16.0, 12.0, 12.0], "roi_size": [16, 16, 16]}))
     code, results, _ = printed_json(
-        capsys, "prepare", "--data-dir", raw_phantoms, "--out", tmp_path / "prepared", "--config", config
+        capsys, "prepare", "--data-dir", raw_phantoms, "-o", tmp_path / "preprocessed", "--config", config
     )
     assert code == 0 and len(results["cases"]) == 5 and results["failed"] == {}
-    code, results, _ = printed_json(capsys, "verify", "--out", tmp_path / "prepared")
+    code, results, _ = printed_json(capsys, "verify", "--dataset-dir", tmp_path / "preprocessed")
     assert (code, results["counts"]) == (0, {"right": 10}) and results["files"]["case_00000_x.npy"] == "right"
     scan = raw_phantoms / "case_00000" / "imaging.nii.gz"
     bad = tmp_path / "bad.nii.gz"
@@ -128,7 +131,7 @@ def test_for_machines_a_command_prints_one_json_document_and_nothing_else(tmp_pa
 
 
 def test_for_machines_an_error_is_a_document_too(tmp_path, capsys):
-    code, results, told = printed_json(capsys, "verify", "--out", tmp_path)
+    code, results, told = printed_json(capsys, "verify", "--dataset-dir", tmp_path)
     assert code == 2 and results == {
         "error": f"{tmp_path}: contains no preprocessed file; run `kits-unet3d prepare` first",
         "exit_code": 2,
@@ -167,7 +170,7 @@ def test_a_device_that_is_not_there_is_said_once_for_all_cards():
         "device",
         "--device",
         "abacus",
-        "--cards",
+        "--accelerators",
         "2",
         "--json",
     ]
@@ -184,7 +187,7 @@ def test_without_argcomplete_a_shell_that_asks_gets_a_sentence(monkeypatch, caps
 
 def test_where_an_error_came_from_is_shown_on_demand(tmp_path, capsys):
     for debug, shown in (([], False), (["--debug"], True)):
-        assert main(["verify", "--out", str(tmp_path), *debug]) == 2
+        assert main(["verify", "--dataset-dir", str(tmp_path), *debug]) == 2
         assert ("Traceback" in capsys.readouterr().err) == shown
 
 
@@ -193,7 +196,7 @@ def test_where_an_error_came_from_is_shown_on_demand(tmp_path, capsys):
     [
         ("kits-unet3d exp", ["export"]),
         ("kits-unet3d predict scan.nii.gz --prec", ["--precision"]),
-        ("kits-unet3d predict scan.nii.gz --output m", ["mask"]),
+        ("kits-unet3d predict scan.nii.gz --roi c", ["coarse"]),
     ],
 )
 def test_a_shell_completes_commands_options_and_values(tmp_path, line, expected):

@@ -24,7 +24,7 @@ from kits_unet3d.pipeline.training import (
     TrainStep,
     WeightAverage,
 )
-from kits_unet3d.transforms import Recipe
+from kits_unet3d.transforms import PreprocessingParameters
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_by_time_the_rate_falls_at_each_iteration(now):
 
 @pytest.mark.parametrize(("power", "minutes"), [(None, 10), (0.9, None), (0.9, 0)])
 def test_a_rate_by_time_needs_a_polynomial_and_a_time(power, minutes):
-    with pytest.raises(ValueError, match="rate_by_time needs poly_power and max_minutes"):
+    with pytest.raises(ValueError, match="learning_rate_by_time needs poly_power and max_minutes"):
         LearningRate(optimizer(), Schedule(9, 9, 9, poly_power=power), Clock(minutes))
 
 
@@ -91,7 +91,7 @@ def test_a_run_that_goes_on_has_only_the_rest_of_its_time(now, tmp_path):
         network = factory()
         state = RunState(
             WeightAverage(network), torch.optim.SGD(network.parameters(), 0.1), TrainStep(cpu),
-            CaseSampler(range(1), Seeds(1)), factory, Recipe(), cpu, {"batch_size": 1}, clock,
+            CaseSampler(range(1), Seeds(1)), factory, PreprocessingParameters(), cpu, {"batch_size": 1}, clock,
         )  # fmt: skip
         run = Engine(lambda engine, batch: now.__setitem__(0, now[0] + 60))
         evaluator = Engine(lambda engine, batch: None)
@@ -118,7 +118,7 @@ def test_an_interrupted_evaluation_is_repeated_once_after_the_time_limit(now, tm
         network, clock = factory(), Clock(minutes)
         state = RunState(
             WeightAverage(network), torch.optim.SGD(network.parameters(), 0.1), TrainStep(cpu),
-            CaseSampler(range(3), Seeds(1)), factory, Recipe(), cpu, {"batch_size": 1}, clock,
+            CaseSampler(range(3), Seeds(1)), factory, PreprocessingParameters(), cpu, {"batch_size": 1}, clock,
         )  # fmt: skip
         run, evaluator = (
             Engine(lambda engine, batch: now.__setitem__(0, now[0] + 60)),
@@ -162,7 +162,7 @@ def test_an_epoch_cut_by_the_time_limit_resumes_with_the_unseen_cases(now, tmp_p
         network, clock, sampler = factory(), Clock(minutes), CaseSampler(Keys(), Seeds(1))
         state = RunState(
             WeightAverage(network), torch.optim.SGD(network.parameters(), 0.1), TrainStep(cpu), sampler, factory,
-            Recipe(), cpu, {"batch_size": 1}, clock,
+            PreprocessingParameters(), cpu, {"batch_size": 1}, clock,
         )  # fmt: skip
 
         def step(engine, batch):

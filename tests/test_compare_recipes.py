@@ -26,7 +26,7 @@ def run(*arguments, script="compare_recipes", **settings):
 def test_comparison_and_ablation_write_summaries_and_keep_finished_runs(raw_phantoms, tmp_path):
     pytest.importorskip("matplotlib")
     settings = {"SPACING_MM": "[8.0,6.0,6.0]", "ROI": "[48,32,32]", "EVALUATION": "case_00000 case_00003"}
-    settings["MLPERF_RATE"] = "0.01"  # so few steps of 0.8 end in numbers that are none
+    settings["MLPERF_LEARNING_RATE"] = "0.01"  # so few steps of 0.8 end in numbers that are none
     done = run(raw_phantoms, tmp_path, "0.05", "1", "mlperf", **settings)
     assert done.returncode == 0, done.stderr[-3000:]
     split = json.loads((tmp_path / "raw" / "dataset.json").read_text())
@@ -49,8 +49,8 @@ def test_comparison_and_ablation_write_summaries_and_keep_finished_runs(raw_phan
     done = run(raw_phantoms, tmp_path, "0.05", "1", "no_average", script="ablation", FOLDS="3", **settings)
     assert done.returncode == 0, done.stderr[-3000:]
     fold = json.loads((tmp_path / "fold_0" / "summary.json").read_text())
-    assert fold["means"].keys() == {"best plain", "no_average plain"} and len(fold["differences"]) == 1
-    assert fold["speed"].keys() == {"best", "no_average"}
+    assert fold["means"].keys() == {"dynunet_ds plain", "no_average plain"} and len(fold["differences"]) == 1
+    assert fold["speed"].keys() == {"dynunet_ds", "no_average"}
     assert (tmp_path / "cross_validation" / "folds" / "seed_1" / "fold_0" / "result.json").is_file()
     longer = run(raw_phantoms, tmp_path, "0.1", "1", "no_average", script="ablation", FOLDS="3", **settings)
     assert longer.returncode == 2 and "was made with MINUTES=0.05" in longer.stderr
@@ -75,13 +75,13 @@ def test_evaluation_cases_use_the_postprocessing_chosen_on_the_folds(raw_phantom
     assert choice["folds"] == 2 and choice["missing"] == [] and len(choice["tried"]) == 16
     for variant in ("plain", "postprocessed"):
         assert sorted(json.loads((place / f"{variant}.json").read_text())["cases"]) == ["case_00000", "case_00003"]
-    held_out_scores = tmp_path / "cross_validation" / "held_out" / "best" / "seed_4"
+    held_out_scores = tmp_path / "cross_validation" / "held_out" / "dynunet_ds" / "seed_4"
     for variant in ("plain", "reference_windows"):  # one of each label map's three bodies
         cases = json.loads((held_out_scores / f"{variant}.json").read_text())["cases"]
         assert sorted(cases) == ["case_00001", "case_00002", "case_00004"]
-    for folder, names in {"": ("folds plain", "folds postprocessed"),
-                          "held_out": ("best plain", "best reference_windows")}.items():  # fmt: skip
-        summary = json.loads((tmp_path / "cross_validation" / folder / "summary.json").read_text())
+    for directory, names in {"": ("folds plain", "folds postprocessed"),
+                          "held_out": ("dynunet_ds plain", "dynunet_ds reference_windows")}.items():  # fmt: skip
+        summary = json.loads((tmp_path / "cross_validation" / directory / "summary.json").read_text())
         assert tuple(summary["means"]) == names
     before = (place / "fold_0" / "result.json").stat().st_mtime_ns
     again = run(raw_phantoms, tmp_path, "0.05", "4", script="cross_validation", **settings)
@@ -102,8 +102,8 @@ def test_a_real_scan_is_scored_by_its_kidneys(raw_phantoms, tiny_checkpoint, tmp
     scores = json.loads((tmp_path / "out" / "scores.json").read_text())["cases"]["scan"]
     assert 0 <= scores["kidney_dice"] <= 1 and not any(name.startswith("tumour") for name in scores)
     assert (tmp_path / "out" / "picture.png").stat().st_size > 10_000
-    truth = np.asanyarray(nib.load(tmp_path / "out" / "truth" / "scan.nii.gz").dataobj)
-    np.testing.assert_array_equal(truth, values == 3)
+    ground_truth = np.asanyarray(nib.load(tmp_path / "out" / "ground_truth" / "scan.nii.gz").dataobj)
+    np.testing.assert_array_equal(ground_truth, values == 3)
 
 
 @pytest.mark.parametrize("script", ["compare_recipes", "ablation", "cross_validation", "real_ct"])
@@ -115,9 +115,9 @@ def test_without_arguments_a_script_says_how_it_is_called(script):
 @pytest.mark.parametrize(
     ("script", "variants", "names", "message"),
     [
-        ("compare_recipes", "mirror", "mlperf unet", "unknown recipe unet"),
+        ("compare_recipes", "tta", "mlperf unet", "unknown recipe unet"),
         ("compare_recipes", "mirrored", "mlperf", "unknown variant mirrored"),
-        ("ablation", "mirror", "no_average no_region", "unknown part no_region; known are no_deep_supervision"),
+        ("ablation", "tta", "no_average no_region", "unknown part no_region; known are no_deep_supervision"),
     ],
 )
 def test_unknown_names_are_refused_before_anything_is_made(tmp_path, script, variants, names, message):
@@ -147,17 +147,17 @@ def test_warmup_is_the_references_share_of_the_time(monkeypatch):
 
 def test_label_maps_with_thin_slices_are_not_ordinary(tmp_path):
     for number, thickness in ((1, 0.5), (2, 1.0), (3, 5.0)):
-        folder = tmp_path / f"case_{number:05d}"
-        folder.mkdir()
+        directory = tmp_path / f"case_{number:05d}"
+        directory.mkdir()
         image = nib.Nifti1Image(np.ones((2, 2, 2), np.uint8), np.diag([thickness, 0.8, 0.8, 1]))
-        nib.save(image, folder / "segmentation.nii.gz")
+        nib.save(image, directory / "segmentation.nii.gz")
     assert list(compared("real_cases").ordinary(tmp_path)) == ["case_00002", "case_00003"]
 
 
 def test_of_the_label_maps_at_hand_22_train_and_8_are_scored():
     labels = Path(ROOT.parent / "shared" / "data" / "kits19_labels")
     if not labels.is_dir():
-        pytest.skip("needs data/kits19_labels in a folder `shared` beside the repository")
+        pytest.skip("needs data/kits19_labels in a directory `shared` beside the repository")
     real_cases = compared("real_cases")
     files = real_cases.ordinary(labels)
     assert set(real_cases.EVALUATION) <= set(files) and len(files) - len(real_cases.EVALUATION) == 22

@@ -13,9 +13,9 @@ from kits_unet3d.pipeline.evaluation.comparison import Runs, paired_interval
 from kits_unet3d.pipeline.runtime.errors import UsageError
 
 
-def scores(folder, name, by_case, failed=()):
-    """A file as `kits-unet3d evaluate --out` writes it, of tumour Dice by case."""
-    path = folder / f"{name}.json"
+def scores(directory, name, by_case, failed=()):
+    """A file as `kits-unet3d evaluate --output` writes it, of tumour Dice by case."""
+    path = directory / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     cases = {case: {"tumour_dice": value} for case, value in by_case.items()}
     path.write_text(json.dumps({"cases": cases, "failed": {case: "why" for case in failed}}))
@@ -28,20 +28,20 @@ def test_mean_and_spread_are_over_seeds_of_means_over_cases(tmp_path):
         scores(tmp_path, "2", {"a": 0.4, "b": 0.6}),  # 0.5
         scores(tmp_path, "3", {"b": 0.8, "a": 0.6}),  # 0.7, in another order
     ]
-    runs = Runs.read("best", files)
+    runs = Runs.read("dynunet_ds", files)
     assert runs.cases == ["a", "b"]
     np.testing.assert_allclose(runs.table("tumour_dice"), [[0.2, 0.4], [0.4, 0.6], [0.6, 0.8]])
     assert runs.mean("tumour_dice") == pytest.approx(0.5)
     assert runs.spread("tumour_dice") == pytest.approx(0.2)  # of 0.3, 0.5, 0.7 with n - 1
-    assert Runs.read("best", files[:1]).spread("tumour_dice") is None
+    assert Runs.read("dynunet_ds", files[:1]).spread("tumour_dice") is None
 
 
 def test_a_case_without_a_score_is_left_out_of_its_seeds_mean(tmp_path):
     runs = Runs.read(
-        "best", [scores(tmp_path, "1", {"a": None, "b": 0.4}), scores(tmp_path, "2", {"a": 0.2, "b": 0.6})]
+        "dynunet_ds", [scores(tmp_path, "1", {"a": None, "b": 0.4}), scores(tmp_path, "2", {"a": 0.2, "b": 0.6})]
     )
     assert runs.mean("tumour_dice") == pytest.approx(0.4) and runs.counted("tumour_dice") == 1
-    nothing = Runs.read("best", [scores(tmp_path, "3", {"a": None})])
+    nothing = Runs.read("dynunet_ds", [scores(tmp_path, "3", {"a": None})])
     assert nothing.mean("tumour_dice") is None and nothing.spread("tumour_dice") is None
 
 
@@ -50,24 +50,24 @@ def test_a_case_without_a_score_is_left_out_of_its_seeds_mean(tmp_path):
     [
         ([{"a": 0.1}, {"b": 0.1}], r"has the cases \['b'\], but the first file \['a'\]"),
         ([{}], "has the cases"),
-        ([], "best: scores are missing"),
+        ([], "dynunet_ds: scores are missing"),
     ],
 )
 def test_scores_of_other_cases_are_refused(tmp_path, contents, message):
     files = [scores(tmp_path, str(number), content) for number, content in enumerate(contents)]
     with pytest.raises(UsageError, match=message):
-        Runs.read("best", files)
+        Runs.read("dynunet_ds", files)
 
 
 def test_what_is_no_score_file_or_has_failed_cases_is_refused(tmp_path):
     (tmp_path / "no.json").write_text("[]")
     for path in (tmp_path / "no.json", tmp_path / "missing.json"):
         with pytest.raises(UsageError, match="not a score file of `kits-unet3d evaluate`"):
-            Runs.read("best", [path])
+            Runs.read("dynunet_ds", [path])
     with pytest.raises(UsageError, match="a failed; score all cases first"):
-        Runs.read("best", [scores(tmp_path, "failed", {"b": 0.1}, failed=["a"])])
+        Runs.read("dynunet_ds", [scores(tmp_path, "failed", {"b": 0.1}, failed=["a"])])
     with pytest.raises(UsageError, match="a case has no score kidney_dice"):
-        Runs.read("best", [scores(tmp_path, "1", {"a": 0.1})]).table("kidney_dice")
+        Runs.read("dynunet_ds", [scores(tmp_path, "1", {"a": 0.1})]).table("kidney_dice")
 
 
 def test_one_case_and_one_seed_leave_nothing_to_chance():
@@ -157,60 +157,63 @@ NAMES = [f"{part}_{score}" for part in ("kidney", "tumour") for score in ("dice"
 
 def test_the_summary_writes_what_the_score_files_say(tmp_path):
     """Two recipes of two seeds, one of which has mirrored predictions and an ensemble; no trainings, no pictures."""
-    values = {"mlperf": (0.5, 0.6), "best": (0.7, 0.8)}
+    values = {"mlperf": (0.5, 0.6), "dynunet_ds": (0.7, 0.8)}
     for recipe, by_seed in values.items():
         for seed, value in enumerate(by_seed, start=1):
-            folder = tmp_path / recipe / f"seed_{seed}"
-            (folder / "curves").mkdir(parents=True)
-            (folder / "curves" / "loss.csv").write_text("seconds,loss\n0.5,1.0\n1.0,0.9\n1.5,0.8\n")
-            for variant in ("plain", "mirror") if recipe == "best" else ("plain",):
-                more = 0.1 if variant == "mirror" else 0.0
+            directory = tmp_path / recipe / f"seed_{seed}"
+            (directory / "curves").mkdir(parents=True)
+            (directory / "curves" / "loss.csv").write_text("seconds,loss\n0.5,1.0\n1.0,0.9\n1.5,0.8\n")
+            for variant in ("plain", "tta") if recipe == "dynunet_ds" else ("plain",):
+                more = 0.1 if variant == "tta" else 0.0
                 cases = {f"case_{number:05d}": dict.fromkeys(NAMES, value + more) for number in range(41, 47)}
                 if recipe == "mlperf":  # it finds no tumour in the last
                     cases["case_00046"]["tumour_hd95_mm"] = None
-                (folder / f"{variant}.json").write_text(json.dumps({"cases": cases}))
-    (tmp_path / "best" / "ensemble_1_2.json").write_text((tmp_path / "best" / "seed_2" / "mirror.json").read_text())
+                (directory / f"{variant}.json").write_text(json.dumps({"cases": cases}))
+    ours = tmp_path / "dynunet_ds"
+    (ours / "ensemble_1_2.json").write_text((ours / "seed_2" / "tta.json").read_text())
     (tmp_path / "mlperf" / "ensemble_1_2_3.json").write_text("of other seeds")
     done = subprocess.run(
-        [sys.executable, "scripts/compare/summary.py", str(tmp_path), "--no-figures", "--recipes", "mlperf", "best",
-         "--seeds", "1", "2"],
+        [sys.executable, "scripts/compare/summary.py", str(tmp_path), "--no-figures", "--recipes", "mlperf",
+         "dynunet_ds", "--seeds", "1", "2"],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["means"]["best plain"]["tumour_dice"] == pytest.approx({"mean": 0.75, "spread": 0.05 * 2**0.5})
-    assert summary["means"]["best ensemble"]["tumour_dice"] == {"mean": pytest.approx(0.9), "spread": None}
+    assert summary["means"]["dynunet_ds plain"]["tumour_dice"] == pytest.approx({"mean": 0.75, "spread": 0.05 * 2**0.5})
+    assert summary["means"]["dynunet_ds ensemble"]["tumour_dice"] == {"mean": pytest.approx(0.9), "spread": None}
     assert list(summary["differences"]) == [
-        "best plain − mlperf plain", "best mirror − best plain", "best ensemble − best plain",
+        "dynunet_ds plain − mlperf plain", "dynunet_ds tta − dynunet_ds plain",
+        "dynunet_ds ensemble − dynunet_ds plain",
     ]  # fmt: skip
-    gap = summary["differences"]["best plain − mlperf plain"]["tumour_dice"]
+    gap = summary["differences"]["dynunet_ds plain − mlperf plain"]["tumour_dice"]
     # seeds drawn apart: from 0.7 - 0.6 to 0.8 - 0.5
     assert gap == pytest.approx(
         {"difference": 0.2, "low": 0.1, "high": 0.3, "cases": 6, "verdict": "above", "sure": True}
     )
-    few = summary["differences"]["best plain − mlperf plain"]["tumour_hd95_mm"]
+    few = summary["differences"]["dynunet_ds plain − mlperf plain"]["tumour_hd95_mm"]
     assert (few["cases"], few["verdict"], few["sure"]) == (5, "above", False)
     # the same networks, seed by seed 0.1 more
-    mirrored = summary["differences"]["best mirror − best plain"]["kidney_dice"]
+    mirrored = summary["differences"]["dynunet_ds tta − dynunet_ds plain"]["kidney_dice"]
     assert (mirrored["low"], mirrored["high"]) == pytest.approx((0.1, 0.1))
-    assert summary["speed"]["best"] == {"step_seconds": 0.5, "steps": 3, "seconds": 1.5}
+    assert summary["speed"]["dynunet_ds"] == {"step_seconds": 0.5, "steps": 3, "seconds": 1.5}
     text = (tmp_path / "summary.md").read_text()
-    assert "| best, plain | 0.750 ± 0.071 |" in text and "| case_00041 | 0.550 / 0.550 | 0.750 / 0.750 |" in text
-    assert "| best plain − mlperf plain | **+0.200 (+0.100 to +0.300)** |" in text
+    assert "| dynunet_ds, plain | 0.750 ± 0.071 |" in text and "| case_00041 | 0.550 / 0.550 | 0.750 / 0.750 |" in text
+    assert "| dynunet_ds plain − mlperf plain | **+0.200 (+0.100 to +0.300)** |" in text
     assert "| 0.6 ± 0.1 [5 of 6] |" in text and "| +0.2 (+0.1 to +0.3) [5 of 6] |" in text
 
 
 def test_scores_of_different_cases_are_not_compared(tmp_path):
-    for recipe, numbers in {"mlperf": (1, 2), "best": (1, 3)}.items():
+    for recipe, numbers in {"mlperf": (1, 2), "dynunet_ds": (1, 3)}.items():
         (tmp_path / recipe / "seed_1").mkdir(parents=True)
         cases = {f"case_{number:05d}": dict.fromkeys(NAMES, 0.5) for number in numbers}
         (tmp_path / recipe / "seed_1" / "plain.json").write_text(json.dumps({"cases": cases}))
     done = subprocess.run(
-        [sys.executable, "scripts/compare/summary.py", str(tmp_path), "--recipes", "mlperf", "best", "--seeds", "1"],
+        [sys.executable, "scripts/compare/summary.py", str(tmp_path), "--recipes", "mlperf", "dynunet_ds",
+         "--seeds", "1"],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "best plain has scores of case_00001, case_00003, but mlperf plain of case_00001, case_00002" in done.stderr
+    assert "dynunet_ds plain has scores of case_00001, case_00003, but mlperf plain of" in done.stderr
 
 
 def test_a_summary_of_nothing_says_so(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 from kits_unet3d.pipeline.cli import main
-from kits_unet3d.pipeline.runtime.configuration import recipe_of, require_known_keys, unread_key
+from kits_unet3d.pipeline.runtime.configuration import parameters_of, require_known_keys, unread_key
 from kits_unet3d.pipeline.runtime.errors import UsageError
 
 CONFIGS = ROOT / "bundle" / "configs"
@@ -71,7 +71,7 @@ def test_an_overlay_may_name_what_it_reads_itself_and_nothing_else():
             [
                 "training",
                 "--config_file",
-                "['bundle/configs/train.json','bundle/configs/best.json']",
+                "['bundle/configs/train.json','bundle/configs/dynunet_ds.json']",
                 "--fold",
                 "None",
                 "--poly_power=None",
@@ -100,7 +100,7 @@ def test_arguments_that_monai_would_silently_ignore_are_refused(arguments, messa
 )
 def test_none_on_the_command_line_is_refused_where_there_is_a_value(flags, refused, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    arguments = {"config_file": ["bundle/configs/train.json", "bundle/configs/best.json"], "max_minutes": 5}
+    arguments = {"config_file": ["bundle/configs/train.json", "bundle/configs/dynunet_ds.json"], "max_minutes": 5}
     file = tmp_path / "arguments.json"
     file.write_text(json.dumps({**arguments, "average_decay": None}))
     program = str(ROOT / "monai" / "bundle" / "__main__.py")
@@ -123,7 +123,7 @@ def test_monai_is_told_in_a_sentence_of_a_fold_that_there_is_not():
     )
 
 
-@pytest.mark.parametrize("command", [["prepare", "--data-dir", ".", "--out", "out"], ["device", "--device", "cpu"]])
+@pytest.mark.parametrize("command", [["prepare", "--data-dir", ".", "-o", "out"], ["device", "--device", "cpu"]])
 @pytest.mark.parametrize(("key", "near"), [("xyzzy", "see the first"), ("hu_men", "hu_mean"), ("hu_range", "hu_")])
 def test_a_command_refuses_a_configuration_with_a_key_that_nothing_reads(
     command, key, near, tmp_path, monkeypatch, capsys
@@ -142,6 +142,6 @@ def test_almost_a_key_of_the_recipe_is_refused_in_preparation(tmp_path, monkeypa
     config = tmp_path / "config.json"
     config.write_text('{"spacing_m": [3, 2, 2]}')
     with pytest.raises(UsageError, match="config.json: not a usable.*unknown key spacing_m; the nearest.*spacing_mm"):
-        recipe_of(config)
+        parameters_of(config)
     config.write_text((CONFIGS / "train.json").read_text())
-    assert recipe_of(config) == recipe_of(None)
+    assert parameters_of(config) == parameters_of(None)

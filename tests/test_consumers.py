@@ -26,10 +26,10 @@ from kits_unet3d.pipeline.cli import main
 
 
 @pytest.fixture
-def client(tmp_path, prepared_phantoms, tiny_config):
+def client(tmp_path, preprocessed_phantoms, tiny_config):
     """A client of a federation whose server has sent it the bundle."""
     shutil.copytree(ROOT / "bundle", tmp_path / "app" / "kits", ignore=shutil.ignore_patterns("*.pt", "eval"))
-    settings = {"dataset_dir": str(prepared_phantoms), "device_name": "cpu"}
+    settings = {"dataset_dir": str(preprocessed_phantoms), "device_name": "cpu"}
     configs = ["configs/train.json", str(tiny_config)]
     algorithm = MonaiAlgo(
         "kits",
@@ -72,13 +72,13 @@ def test_a_client_of_a_federation_trains_evaluates_and_exchanges_weights(client,
 
 
 @pytest.mark.slow
-def test_a_client_as_it_is_by_default_evaluates_what_the_server_sends(tmp_path, prepared_phantoms, tiny_config):
+def test_a_client_as_it_is_by_default_evaluates_what_the_server_sends(tmp_path, preprocessed_phantoms, tiny_config):
     """MonaiAlgo's own names of configurations, train.json and evaluate.json, and a bundle without weights."""
     bundle = tmp_path / "app" / "kits"
     shutil.copytree(ROOT / "bundle", bundle, ignore=shutil.ignore_patterns("*.pt", "eval"))
     config = bundle / "configs" / "train.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | json.loads(tiny_config.read_text())))
-    settings = {"dataset_dir": str(prepared_phantoms), "device_name": "cpu"}
+    settings = {"dataset_dir": str(preprocessed_phantoms), "device_name": "cpu"}
     client = MonaiAlgo("kits", train_kwargs=settings, eval_kwargs=dict(settings))
     client.initialize({ExtraItems.CLIENT_NAME: "site", ExtraItems.APP_ROOT: str(tmp_path / "app")})
     metrics = client.evaluate(ExchangeObject(weights=UNet3D(channels=(4, 8, 8)).state_dict())).metrics
@@ -86,11 +86,11 @@ def test_a_client_as_it_is_by_default_evaluates_what_the_server_sends(tmp_path, 
 
 
 def test_experiment_logs_get_the_loss_and_tensorboard_gets_pictures(
-    tmp_path, monkeypatch, prepared_phantoms, tiny_config
+    tmp_path, monkeypatch, preprocessed_phantoms, tiny_config
 ):
     """``--tracking mlflow``, with the one change that TensorBoard's handler stands for MLflow's."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "path", list(sys.path))  # run() adds the bundle's folder
+    monkeypatch.setattr(sys, "path", list(sys.path))  # run() adds the bundle's directory
     settings = copy.deepcopy(DEFAULT_MLFLOW_SETTINGS)
     settings["configs"] = {
         "trainer": {
@@ -106,7 +106,7 @@ def test_experiment_logs_get_the_loss_and_tensorboard_gets_pictures(
     configs = [str(ROOT / "bundle" / "configs" / "train.json"), str(tiny_config)]
     configs.append(str(ROOT / "bundle" / "configs" / "images.json"))
     run(
-        "training", config_file=configs, logging_file=False, dataset_dir=str(prepared_phantoms), device_name="cpu",
+        "training", config_file=configs, logging_file=False, dataset_dir=str(preprocessed_phantoms), device_name="cpu",
         ckpt_dir=str(tmp_path / "models"), output_dir=str(tmp_path / "curves"), epochs=1, tracking=str(tracking),
     )  # fmt: skip
     pictures, scores = {}, set()
@@ -118,20 +118,20 @@ def test_experiment_logs_get_the_loss_and_tensorboard_gets_pictures(
     assert {"train_loss", "tracked", "mean_dice"} <= scores
 
 
-def parsed_inference(bundle_folder, **overrides):
-    """``inference.json`` as the programs below read it: without a working folder, bundle_root set by hand."""
+def parsed_inference(bundle_directory, **overrides):
+    """``inference.json`` as the programs below read it: without a working directory, bundle_root set by hand."""
     parser = ConfigParser()
-    parser.read_config(bundle_folder / "configs" / "inference.json")
-    parser.config.update({"bundle_root": str(bundle_folder), **overrides})
+    parser.read_config(bundle_directory / "configs" / "inference.json")
+    parser.config.update({"bundle_root": str(bundle_directory), **overrides})
     return parser
 
 
 @pytest.fixture
 def trained_bundle(tmp_path, tiny_checkpoint):
-    folder = tmp_path / "kits_unet3d"
-    shutil.copytree(ROOT / "bundle", folder, ignore=shutil.ignore_patterns("*.pt", "eval"))
-    shutil.copy(tiny_checkpoint, folder / "models" / "model.pt")
-    return folder
+    directory = tmp_path / "kits_unet3d"
+    shutil.copytree(ROOT / "bundle", directory, ignore=shutil.ignore_patterns("*.pt", "eval"))
+    shutil.copy(tiny_checkpoint, directory / "models" / "model.pt")
+    return directory
 
 
 def test_monai_label_gets_a_mask_on_the_scans_grid(trained_bundle, raw_phantoms, tiny_checkpoint):
@@ -161,9 +161,9 @@ def test_monai_label_gets_a_mask_on_the_scans_grid(trained_bundle, raw_phantoms,
 def test_monai_label_trains_on_scans_and_label_maps_as_they_are_stored(
     trained_bundle, raw_phantoms, tiny_config, tiny_checkpoint, tmp_path, monkeypatch
 ):
-    """What MONAI Label 0.8.5 does in BundleTrainTask: its data lists, its handlers, its device, no prepared folder."""
-    monkeypatch.chdir(tmp_path)  # a server's folder, with nothing of ours in it
-    monkeypatch.setattr(sys, "path", list(sys.path))  # run() adds the bundle's folder
+    """MONAI Label 0.8.5's BundleTrainTask: its data lists, its handlers, its device, no preprocessed directory."""
+    monkeypatch.chdir(tmp_path)  # a server's directory, with nothing of ours in it
+    monkeypatch.setattr(sys, "path", list(sys.path))  # run() adds the bundle's directory
     config, model = trained_bundle / "configs" / "train.json", trained_bundle / "models" / "model.pt"
     small = json.loads(tiny_config.read_text())
     kept = {name: small[name] for name in ("spacing_mm", "roi_size", "channels", "workers")}
@@ -182,8 +182,8 @@ def test_monai_label_trains_on_scans_and_label_maps_as_they_are_stored(
         },
     )
     cases = [
-        {"image": str(folder / "imaging.nii.gz"), "label": str(folder / "segmentation.nii.gz")}
-        for folder in sorted(raw_phantoms.glob("case_*"))
+        {"image": str(directory / "imaging.nii.gz"), "label": str(directory / "segmentation.nii.gz")}
+        for directory in sorted(raw_phantoms.glob("case_*"))
     ]
     overrides = {
         "bundle_root": str(trained_bundle), "train#trainer#max_epochs": 1, "train#dataset#data": cases[:4],
@@ -200,7 +200,7 @@ def test_monai_label_trains_on_scans_and_label_maps_as_they_are_stored(
 @pytest.mark.parametrize("space", ["RAS", "LPS"])
 def test_a_deployed_application_brings_its_own_image(tmp_path, raw_phantoms, tiny_checkpoint, space):
     """What the Deploy App SDK 4.0 does in MonaiBundleInferenceOperator with the TorchScript file alone."""
-    assert main(["export", "torchscript", "--checkpoint", str(tiny_checkpoint), "--out", str(tmp_path / "model.ts"),
+    assert main(["export", "torchscript", "--checkpoint", str(tiny_checkpoint), "-o", str(tmp_path / "model.ts"),
                  "--bundle", str(ROOT / "bundle")]) == 0  # fmt: skip
     with zipfile.ZipFile(tmp_path / "model.ts") as archive:
         (tmp_path / "inference.json").write_bytes(archive.read("model/extra/inference.json"))

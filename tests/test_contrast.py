@@ -49,13 +49,13 @@ def test_a_patient_of_the_default_is_enhanced():
 
 def test_the_command_makes_them_and_keeps_them_apart(tmp_path, capsys):
     options = ["--cases", "1", "--shape", "20", "40", "40", "--spacing-mm", "8", "8", "8"]
-    assert main(["phantom", "--out", str(tmp_path), *options, "--contrast", "wide"]) == 0
+    assert main(["phantom", "-o", str(tmp_path), *options, "--contrast", "wide"]) == 0
     made = json.loads((tmp_path / "dataset.json").read_text())["made"]
     assert made["contrast"] == "wide"
     image = np.asanyarray(nib.load(tmp_path / "case_00000" / "imaging.nii.gz").dataobj)
     usual = write_dataset(tmp_path / "usual", 1, **TINY)
     assert (image != np.asanyarray(nib.load(usual[0] / "imaging.nii.gz").dataobj)).any()
-    assert main(["phantom", "--out", str(tmp_path), *options]) == 2
+    assert main(["phantom", "-o", str(tmp_path), *options]) == 2
     assert "choose another directory" in capsys.readouterr().err
 
 

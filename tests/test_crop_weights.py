@@ -8,9 +8,9 @@ import torch
 from monai.data import DataLoader, Dataset, MetaTensor
 
 from kits_unet3d.transforms import (
+    PreprocessingParameters,
     RandBalancedCrop,
     RandBalancedCropd,
-    Recipe,
     augmentation,
     strong_augmentation,
     wide_augmentation,
@@ -66,8 +66,8 @@ def test_a_power_of_the_size_draws_among_all_components_but_specks():
 
 
 def test_a_class_that_has_only_specks_is_drawn_by_them():
-    specks = {1: BOXES[1], 2: BOXES[2][2:]}
-    assert drawn(boxes=specks, class_weights=[1.0, 1.0], component_power=-0.3) == pytest.approx(
+    small_components = {1: BOXES[1], 2: BOXES[2][2:]}
+    assert drawn(boxes=small_components, class_weights=[1.0, 1.0], component_power=-0.3) == pytest.approx(
         [0.5, 0, 0, 0.5], abs=0.03
     )
 
@@ -115,7 +115,7 @@ def test_a_margin_is_what_lies_around_and_the_border_repeated_beyond(make):
 
 @pytest.mark.parametrize("chain", [augmentation, strong_augmentation])
 def test_the_crops_weights_reach_it_from_a_chain(chain):
-    made = chain(Recipe(), class_weights=[1.0, 2.0], component_power=-0.5)
+    made = chain(PreprocessingParameters(), class_weights=[1.0, 2.0], component_power=-0.5)
     (crop,) = (t.cropper for t in made.transforms if isinstance(t, RandBalancedCropd))
     assert crop.class_weights == (1.0, 2.0) and crop.component_power == -0.5
 
@@ -132,7 +132,7 @@ def volume(size=(48, 56, 56)):
 def test_strong_augmentation_keeps_the_patch_size_and_its_input():
     data = volume()
     kept = {key: value.copy() for key, value in data.items()}
-    chain = strong_augmentation(Recipe(roi_size=(24, 32, 32)), foreground_probability=1.0)
+    chain = strong_augmentation(PreprocessingParameters(roi_size=(24, 32, 32)), foreground_probability=1.0)
     sums = set()
     for seed in range(12):
         chain.set_random_state(seed)
@@ -154,7 +154,7 @@ def test_strong_augmentation_keeps_the_patch_size_and_its_input():
 def test_strong_augmentation_moves_image_and_label_alike():
     data = volume()
     data["image"] = data["label"].astype(np.float32)
-    chain = strong_augmentation(Recipe(roi_size=(24, 32, 32)), foreground_probability=1.0)
+    chain = strong_augmentation(PreprocessingParameters(roi_size=(24, 32, 32)), foreground_probability=1.0)
     moved = 0
     for seed in range(8):
         chain.set_random_state(seed)
@@ -170,7 +170,7 @@ def test_strong_augmentation_moves_image_and_label_alike():
 @pytest.mark.parametrize("chain", [augmentation, strong_augmentation, wide_augmentation])
 def test_what_a_data_worker_makes_of_a_chain_goes_into_batches(chain):
     """A worker stacks a batch into memory of the first patch's type, where another type is an error."""
-    made = chain(Recipe(roi_size=(24, 32, 32)), foreground_probability=1.0).set_random_state(0)
+    made = chain(PreprocessingParameters(roi_size=(24, 32, 32)), foreground_probability=1.0).set_random_state(0)
     loader = DataLoader(Dataset([volume()] * 16, made), batch_size=2, num_workers=1)
     batches = [(batch["image"].dtype, batch["label"].dtype, batch["label"].shape) for batch in loader]
     assert len(batches) == 8 and len(set(batches)) == 1

@@ -167,18 +167,18 @@ def test_the_channels_last_key_sets_the_memory_format_of_the_weights():
             assert weights and {p.is_contiguous(memory_format=torch.channels_last_3d) for p in weights} == {asked}
 
 
-def present(monkeypatch, kind, cards=1):
+def present(monkeypatch, kind, accelerators=1):
     """Lets torch say that it has cards of a kind; gives the list of those that are then chosen."""
     chosen, module = [], getattr(torch, kind)
     monkeypatch.setattr(module, "is_available", lambda: True)
-    monkeypatch.setattr(module, "device_count", lambda: cards)
+    monkeypatch.setattr(module, "device_count", lambda: accelerators)
     monkeypatch.setattr(module, "set_device", lambda device: chosen.append(str(device)), raising=False)
     return chosen
 
 
 def test_auto_selects_the_available_accelerator_and_the_local_device(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("xpu"))
-    chosen = present(monkeypatch, "xpu", cards=2)
+    chosen = present(monkeypatch, "xpu", accelerators=2)
     assert str(resolve("auto", local_rank=1).device) == "xpu:1" and chosen == ["xpu:1"]
     chosen = present(monkeypatch, "cuda")
     assert str(resolve("auto").device) == "cuda:0" and chosen == ["cuda:0"]

@@ -114,7 +114,7 @@ def test_slices_without_what_a_segmentation_repeats_are_named(tmp_path):
 def test_the_command_writes_one_beside_the_mask(tmp_path, model_file):
     write_series(tmp_path / "ct", voxels(), StudyID="7")
     command = ["predict", str(tmp_path / "ct"), "-o", str(tmp_path / "out"), "--checkpoint", str(model_file)]
-    assert main([*command, "--dicom-seg", "--no-page"]) == 0
+    assert main([*command, "--dicom-seg", "--no-html-report"]) == 0
     assert {path.name for path in (tmp_path / "out").glob("ct_*")} == {"ct_seg.nii.gz", "ct_seg.dcm", "ct_report.json"}
 
 

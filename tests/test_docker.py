@@ -51,9 +51,9 @@ def test_the_image_gets_the_package_and_nothing_local():
     assert not {".git", ".venv", "data", "tests"} & set(copied())
 
 
-def clean_environment(folder: Path) -> Path:
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    return folder
+def clean_environment(directory: Path) -> Path:
+    subprocess.run([sys.executable, "-m", "venv", str(directory)], check=True)
+    return directory
 
 
 def pretend(environment: Path, name: str, version: str) -> None:
@@ -178,8 +178,8 @@ def test_the_container_gets_data_checkpoints_and_all_cards(tmp_path):
 
 
 def test_the_container_gets_what_the_launch_scripts_read(tmp_path):
-    shown = run_docker(tmp_path, "bash", "scripts/precheckin.sh", DEVICE="cpu", CARDS="2", SEED="3")
-    assert "-e DEVICE=cpu -e CARDS=2 -e SEED=3 -e PYTORCH_TRAIN_DATASET= " in shown  # no data: phantoms
+    shown = run_docker(tmp_path, "bash", "scripts/precheckin.sh", DEVICE="cpu", ACCELERATORS="2", SEED="3")
+    assert "-e DEVICE=cpu -e ACCELERATORS=2 -e SEED=3 -e PYTORCH_TRAIN_DATASET= " in shown  # no data: phantoms
     index = tmp_path / "data" / "KiTS19" / "pre_data_dir" / "index.json"
     index.parent.mkdir(parents=True)
     index.touch()

@@ -1,4 +1,4 @@
-"""The commands in the documents, run as they stand there: a folder is made in which ``path/to/…`` is real.
+"""The commands in the documents, run as they stand there: a directory is made in which ``path/to/…`` is real.
 
 What cannot run here is marked in the document, where no reader sees it, with a line ``<!-- not run: reason -->`` above.
 """
@@ -30,7 +30,7 @@ COMMAND = re.compile(r"(?:python|kits-unet3d|torchrun|pip|bash|docker|curl)\s[^`
 #: Such as may stand there without being run, and why.
 NOT_RUN = {
     "pip install -e '.[onnx]'": "installs into the environment; the tests' own has that extra",
-    "kits-unet3d device --cards N": "wants a number, and as many cards",
+    "kits-unet3d device --accelerators N": "wants a number, and as many cards",
     "kits-unet3d device --device npu": "of a device that a reader is about to add",
 }
 #: What a training here may take: the bundle's configurations are cut down to it.
@@ -67,20 +67,20 @@ RUN = [block for block in ALL if block.reason is None]
 
 
 @pytest.fixture
-def place(tmp_path, raw_phantoms, prepared_phantoms, tiny_checkpoint) -> Path:
-    """A folder that looks like the repository with a reader's files in it."""
-    folder = tmp_path / "reader"
-    shutil.copytree(ROOT / "bundle", folder / "bundle", ignore=shutil.ignore_patterns("*.pt", "eval"))
-    for name in ("train", "demo", "best_cpu"):
-        config = folder / "bundle" / "configs" / f"{name}.json"
+def place(tmp_path, raw_phantoms, preprocessed_phantoms, tiny_checkpoint) -> Path:
+    """A directory that looks like the repository with a reader's files in it."""
+    directory = tmp_path / "reader"
+    shutil.copytree(ROOT / "bundle", directory / "bundle", ignore=shutil.ignore_patterns("*.pt", "eval"))
+    for name in ("train", "demo", "dynunet_ds_cpu"):
+        config = directory / "bundle" / "configs" / f"{name}.json"
         known = json.loads((ROOT / "bundle" / "configs" / "train.json").read_text())
         content = json.loads(config.read_text()) if name == "train" else {}
         config.write_text(json.dumps(content | {key: value for key, value in SMALL.items() if key in known}, indent=4))
-    files = folder / "path" / "to"
+    files = directory / "path" / "to"
     for source, name in (
         (raw_phantoms / "case_00000" / "imaging.nii.gz", "scan.nii.gz"),
         (raw_phantoms / "case_00000" / "segmentation.nii.gz", "kits19/data/scan.nii.gz"),
-        (raw_phantoms / "case_00001" / "imaging.nii.gz", "folder/scan.nii.gz"),
+        (raw_phantoms / "case_00001" / "imaging.nii.gz", "directory/scan.nii.gz"),
         (tiny_checkpoint, "model.pt"),
         (tiny_checkpoint, "bundle/models/model.pt"),
     ):
@@ -88,11 +88,11 @@ def place(tmp_path, raw_phantoms, prepared_phantoms, tiny_checkpoint) -> Path:
         shutil.copy(source, files / name)
     shutil.copytree(raw_phantoms, files / "kits19" / "data", dirs_exist_ok=True)
     shutil.copytree(raw_phantoms, files / "raw")
-    shutil.copytree(prepared_phantoms, files / "prepared")
-    shutil.copytree(folder / "bundle" / "configs", files / "bundle" / "configs")
-    (folder / "bundle" / "path").symlink_to(folder / "path")  # the bundle's own document stands in its folder
-    (folder / "kits_unet3d").symlink_to(folder / "bundle")
-    commands = folder / "commands"
+    shutil.copytree(preprocessed_phantoms, files / "preprocessed")
+    shutil.copytree(directory / "bundle" / "configs", files / "bundle" / "configs")
+    (directory / "bundle" / "path").symlink_to(directory / "path")  # the bundle's own document stands in its directory
+    (directory / "kits_unet3d").symlink_to(directory / "bundle")
+    commands = directory / "commands"
     commands.mkdir()
     for name, starts in (
         ("python", "exec '{python}' \"$@\""),
@@ -101,7 +101,7 @@ def place(tmp_path, raw_phantoms, prepared_phantoms, tiny_checkpoint) -> Path:
     ):
         (commands / name).write_text(f"#!/bin/sh\n{starts.format(python=sys.executable)}\n")
         (commands / name).chmod(0o755)
-    return folder
+    return directory
 
 
 def test_every_block_is_run_or_says_why_not():
@@ -132,9 +132,9 @@ def test_the_commands_of_a_document_run_one_after_the_other(document, place):
     path = [str(place / "commands"), os.environ["PATH"], str(Path(sys.executable).parent)]
     variables = {**os.environ, "PATH": os.pathsep.join(path)}
     variables.pop("PYTORCH_TRAIN_DATASET", None)
-    folder = place / "bundle" if document.startswith("bundle") else place
-    if any("phantom " in block.code and "--out path/to/raw " in block.code for block in blocks(document)):
-        for name in ("raw", "prepared"):  # the document makes its own, which are not mixed with other cases
+    directory = place / "bundle" if document.startswith("bundle") else place
+    if any("phantom " in block.code and "-o path/to/raw " in block.code for block in blocks(document)):
+        for name in ("raw", "preprocessed"):  # the document makes its own, which are not mixed with other cases
             shutil.rmtree(place / "path" / "to" / name)
     for block in blocks(document):
         if block.reason is not None:
@@ -142,7 +142,7 @@ def test_the_commands_of_a_document_run_one_after_the_other(document, place):
         code = block.code.replace("file:///path/to", f"file://{place}/path/to")
         line = ["bash", "-euo", "pipefail", "-c", code] if block.language == "bash" else [sys.executable, "-c", code]
         done = subprocess.run(
-            line, cwd=folder, env=variables, capture_output=True, text=True, timeout=500
+            line, cwd=directory, env=variables, capture_output=True, text=True, timeout=500
 
         )  # fmt: skip
         assert done.returncode == 0, f"{document}, block {block.number}:\n{code}\n{done.stdout}\n{done.stderr[-4000:]}"

@@ -123,7 +123,7 @@ class Answer(BaseHTTPRequestHandler):
         """Promises less than there is."""
         self.give(WHOLE, 0, 15_000)
 
-    def page(self, first, start):
+    def html_report(self, first, start):
         self.give(b"<html>please log in</html>")
 
     def pointer(self, first, start):
@@ -153,8 +153,8 @@ def fresh(request):
         running.ranges.clear()
 
 
-def get(server, mood, folder, patience=QUICK):
-    return download_dataset(folder, ["case_00003"], ["images"], Sources(images=server.address(mood)), patience)
+def get(server, mood, directory, patience=QUICK):
+    return download_dataset(directory, ["case_00003"], ["images"], Sources(images=server.address(mood)), patience)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_a_whole_file_arrives_from_a_server_that_is_not_past_help(server, tmp_pa
         ("mute", 4, "timed out"),
         ("long", 4, "connection ended after|HTTP 416"),
         ("short", 4, "truncated"),
-        ("page", 4, "an HTML page"),
+        ("html_report", 4, "an HTML page"),
         ("pointer", 4, "a Git LFS pointer"),
         ("flipped", 4, "CRC"),
     ],
@@ -223,7 +223,7 @@ def test_a_whole_file_from_elsewhere_is_taken_over(server, tmp_path):
 
 
 def test_the_command_says_licence_and_size_first_and_counts_failures(server, tmp_path, capsys):
-    command = ["download", "--out", str(tmp_path), "--cases", "3", "5-6", "--retries", "0", "--parallel", "2"]
+    command = ["download", "-o", str(tmp_path), "--cases", "3", "5-6", "--retries", "0", "--parallel", "2"]
     code = main([*command, "--images-url", server.address("good"), "--labels-url", server.address("missing")])
     printed = capsys.readouterr()
     assert code == 1 and printed.err.count("failed: http") == 3
@@ -248,7 +248,7 @@ def test_cases_are_named_by_number_or_range():
     ],
 )
 def test_what_cannot_be_meant_is_exit_code_2(tmp_path, capsys, arguments, message):
-    assert main(["download", "--out", str(tmp_path / "o"), "--cases", "3", *arguments]) == 2
+    assert main(["download", "-o", str(tmp_path / "o"), "--cases", "3", *arguments]) == 2
     assert message in capsys.readouterr().err
 
 

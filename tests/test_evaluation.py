@@ -22,10 +22,10 @@ from monai.transforms import Compose
 from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline import training
 from kits_unet3d.pipeline.cli import main
-from kits_unet3d.pipeline.data import Index, OpenPreparedd
+from kits_unet3d.pipeline.data import Index, OpenPreprocessedd
 from kits_unet3d.pipeline.device import resolve
 from kits_unet3d.pipeline.evaluation import Scores, kits19_scores, start, surface_scores
-from kits_unet3d.pipeline.evaluation.folders import score_folders
+from kits_unet3d.pipeline.evaluation.directories import score_directories
 from kits_unet3d.pipeline.inference import ReferenceWindows
 from kits_unet3d.pipeline.runtime.errors import UsageError
 from kits_unet3d.transforms import evaluation
@@ -50,26 +50,26 @@ def moved(corner, axis):
 @pytest.mark.parametrize("axis", range(3))
 def test_a_cube_moved_by_a_voxel_is_that_voxels_size_away(axis):
     # 9 of the 26 outer voxels of a 3³ cube stick out by one voxel: more than 5 %.
-    truth, predicted = mask((4, 4, 4), size=3), mask(moved((4, 4, 4), axis), size=3)
-    assert surface_scores(predicted, truth, SPACING)["hd95_mm"] == pytest.approx(SPACING[axis])
+    ground_truth, predicted = mask((4, 4, 4), size=3), mask(moved((4, 4, 4), axis), size=3)
+    assert surface_scores(predicted, ground_truth, SPACING)["hd95_mm"] == pytest.approx(SPACING[axis])
 
 
 def test_hausdorffs_distance_leaves_the_farthest_twentieth_out():
-    truth = np.zeros((16, 16, 16), bool)
-    truth[:10, :10, 2] = True  # 100 voxels
-    predicted = truth.copy()
+    ground_truth = np.zeros((16, 16, 16), bool)
+    ground_truth[:10, :10, 2] = True  # 100 voxels
+    predicted = ground_truth.copy()
     predicted[0, 0, 7] = True  # 5 voxels of 2 mm away
-    assert surface_scores(predicted, truth, SPACING)["hd95_mm"] == 0.0
+    assert surface_scores(predicted, ground_truth, SPACING)["hd95_mm"] == 0.0
     predicted[0, 2:12:2, 7] = True  # 6 such among 106: the 95th percentile is 3/4 of the way from 0 to 10 mm
-    assert surface_scores(predicted, truth, SPACING)["hd95_mm"] == pytest.approx(7.5)
+    assert surface_scores(predicted, ground_truth, SPACING)["hd95_mm"] == pytest.approx(7.5)
 
 
 @pytest.mark.parametrize(("axis", "share_at_1mm"), [(0, 1 / 3), (1, 2 / 3), (2, 1 / 3)])
 def test_surface_dice_counts_the_surface_within_the_tolerance(axis, share_at_1mm):
     # Two voxels in truth, one predicted, a voxel off; all three have the same surface S. Half of the predicted S
     # and half of its neighbour's coincide, the other halves are a voxel apart: (S/2 + S/2) / 3S or (S + S) / 3S.
-    truth, predicted = mask((2, 2, 2), (12, 12, 12)), mask(moved((2, 2, 2), axis))
-    scores = surface_scores(predicted, truth, SPACING)
+    ground_truth, predicted = mask((2, 2, 2), (12, 12, 12)), mask(moved((2, 2, 2), axis))
+    scores = surface_scores(predicted, ground_truth, SPACING)
     assert scores["surface_dice_1mm"] == pytest.approx(share_at_1mm)
     assert scores["surface_dice_3mm"] == pytest.approx(2 / 3)  # 3 mm is within 3 mm
 
@@ -97,13 +97,13 @@ def test_a_mean_leaves_out_what_is_not_defined_and_says_so():
 
 def test_background_around_a_scan_changes_no_score():
     random = np.random.default_rng(5)
-    truth, predicted = (random.integers(0, 3, (6, 7, 8)).astype(np.uint8) for _ in range(2))
-    scores = kits19_scores(predicted, truth, SPACING)
+    ground_truth, predicted = (random.integers(0, 3, (6, 7, 8)).astype(np.uint8) for _ in range(2))
+    scores = kits19_scores(predicted, ground_truth, SPACING)
     assert list(scores)[:5] == [
         "kidney_dice", "kidney_hd95_mm", "kidney_surface_dice_1mm", "kidney_surface_dice_3mm", "tumour_dice",
     ]  # fmt: skip
     assert 0 < scores["tumour_surface_dice_1mm"] < 1
-    assert kits19_scores(np.pad(predicted, 5), np.pad(truth, 5), SPACING) == pytest.approx(scores)
+    assert kits19_scores(np.pad(predicted, 5), np.pad(ground_truth, 5), SPACING) == pytest.approx(scores)
 
 
 @pytest.mark.parametrize("spacing_mm", [(1.0, 1.0), (1.0, 0.0, 1.0), (1.0, float("nan"), 1.0)])
@@ -121,15 +121,15 @@ def test_the_command_writes_each_case_and_the_means_as_json_and_csv(tmp_path, ra
     masks = tmp_path / "masks"
     masks.mkdir()
     for case, change in {
-        "case_00000": lambda truth: truth,
-        "case_00001": lambda truth: np.where(truth == 2, 1, truth),  # no tumour found
-        "case_00002": lambda truth: np.where(truth == 2, 3, truth),  # another data set's class
+        "case_00000": lambda ground_truth: ground_truth,
+        "case_00001": lambda ground_truth: np.where(ground_truth == 2, 1, ground_truth),  # no tumour found
+        "case_00002": lambda ground_truth: np.where(ground_truth == 2, 3, ground_truth),  # another data set's class
     }.items():
-        truth = nib.load(raw_phantoms / case / "segmentation.nii.gz")
-        changed = change(np.asanyarray(truth.dataobj)).astype(np.uint8)
-        nib.save(nib.Nifti1Image(changed, truth.affine), masks / f"{case}_seg.nii.gz")
+        ground_truth = nib.load(raw_phantoms / case / "segmentation.nii.gz")
+        changed = change(np.asanyarray(ground_truth.dataobj)).astype(np.uint8)
+        nib.save(nib.Nifti1Image(changed, ground_truth.affine), masks / f"{case}_seg.nii.gz")
     out = tmp_path / "scores.json"
-    assert main(["evaluate", "--predictions", str(masks), "--labels", str(raw_phantoms), "--out", str(out)]) == 1
+    assert main(["evaluate", "--predictions", str(masks), "--labels", str(raw_phantoms), "-o", str(out)]) == 1
     printed = capsys.readouterr()
     written = strict_json(out)
     assert "case_00002_seg.nii.gz: contains" in written["failed"]["case_00002"] and "value 3" in printed.err
@@ -152,13 +152,13 @@ def test_the_command_writes_each_case_and_the_means_as_json_and_csv(tmp_path, ra
 
 @pytest.mark.parametrize("ending", [".nii", ".nrrd", ".mha"])
 def test_masks_are_scored_in_every_format_that_predict_writes(ending, raw_phantoms, tmp_path):
-    truth = sitk.ReadImage(str(raw_phantoms / "case_00000" / "segmentation.nii.gz"))
-    sitk.WriteImage(truth, str(tmp_path / f"case_00000_seg{ending}"))
-    scores, failed = score_folders(tmp_path, raw_phantoms)
+    ground_truth = sitk.ReadImage(str(raw_phantoms / "case_00000" / "segmentation.nii.gz"))
+    sitk.WriteImage(ground_truth, str(tmp_path / f"case_00000_seg{ending}"))
+    scores, failed = score_directories(tmp_path, raw_phantoms)
     assert not failed and scores.by_case["case_00000"]["kidney_dice"] == 1
-    sitk.WriteImage(truth, str(tmp_path / "case_00000.nii.gz"))
+    sitk.WriteImage(ground_truth, str(tmp_path / "case_00000.nii.gz"))
     with pytest.raises(UsageError, match="case_00000 also has the mask"):
-        score_folders(tmp_path, raw_phantoms)
+        score_directories(tmp_path, raw_phantoms)
 
 
 @pytest.fixture(scope="module")
@@ -166,23 +166,25 @@ def checkpoint(tmp_path_factory):
     torch.manual_seed(4)  # predicts some of each class
     path = tmp_path_factory.mktemp("model") / "model.pt"
     description = {"_target_": "kits_unet3d.networks.UNet3D", "channels": [2, 4]}
-    torch.save({"model": UNet3D(channels=(2, 4)).state_dict(), "network": description, "recipe": TINY}, path)
+    torch.save(
+        {"model": UNet3D(channels=(2, 4)).state_dict(), "network": description, "preprocessing_parameters": TINY}, path
+    )
     return path
 
 
 @pytest.fixture(scope="module")
-def seven_cases(tmp_path_factory, prepared_phantoms, tiny_recipe):
+def seven_cases(tmp_path_factory, preprocessed_phantoms, tiny_parameters):
     """Seven evaluation cases of seven sizes, cut out of the five phantoms."""
-    folder, source = tmp_path_factory.mktemp("seven"), Index.read(prepared_phantoms)
-    index = Index(folder, source.name, source.recipe)
+    directory, source = tmp_path_factory.mktemp("seven"), Index.read(preprocessed_phantoms)
+    index = Index(directory, source.name, source.parameters)
     for k in range(7):
         case_id = f"case_{k % 5:05d}"
         for key in "xy":
-            array = np.load(prepared_phantoms / f"{case_id}_{key}.npy")
-            np.save(folder / f"case_{k:05d}_{key}.npy", array[:, :, 16 - k : 56, 8 + k : 64])
+            array = np.load(preprocessed_phantoms / f"{case_id}_{key}.npy")
+            np.save(directory / f"case_{k:05d}_{key}.npy", array[:, :, 16 - k : 56, 8 + k : 64])
         index.cases[f"case_{k:05d}"] = source.cases[case_id] | {"split": "evaluation"}
     index.write()
-    return folder
+    return directory
 
 
 def evaluate_as(rank, processes, port, options):
@@ -211,22 +213,22 @@ def evaluate(processes, **options):
         return "".join(process.result(timeout=300) for process in running)
 
 
-def test_evaluating_and_training_begin_with_a_line_about_the_device(prepared_phantoms, tiny_recipe, caplog):
+def test_evaluating_and_training_begin_with_a_line_about_the_device(preprocessed_phantoms, tiny_parameters, caplog):
     caplog.set_level("INFO", "kits_unet3d")
-    accelerator, index = resolve("cpu"), Index.read(prepared_phantoms)
+    accelerator, index = resolve("cpu"), Index.read(preprocessed_phantoms)
     scored, learnt = index.data_list("evaluation"), index.data_list("training")
-    start(prepared_phantoms, tiny_recipe, accelerator, scored)
-    training.start(prepared_phantoms, tiny_recipe, accelerator, 1, learnt, scored)
+    start(preprocessed_phantoms, tiny_parameters, accelerator, scored)
+    training.start(preprocessed_phantoms, tiny_parameters, accelerator, 1, learnt, scored)
     assert caplog.messages == [f"device: {accelerator.describe()}"] * 2
 
 
 @pytest.mark.slow
 def test_bundle_scores_are_equal_with_one_two_and_five_processes(checkpoint, seven_cases, tmp_path):
     # What each case scores, without evaluator and configuration.
-    recipe, network = Index.read(seven_cases).recipe, UNet3D(channels=(2, 4)).eval()
+    parameters, network = Index.read(seven_cases).parameters, UNet3D(channels=(2, 4)).eval()
     network.load_state_dict(torch.load(checkpoint, weights_only=True)["model"])
-    windows = ReferenceWindows(recipe.roi_size)
-    opened = Compose([OpenPreparedd(["image", "label"]), evaluation(recipe)])
+    windows = ReferenceWindows(parameters.roi_size)
+    opened = Compose([OpenPreprocessedd(["image", "label"]), evaluation(parameters)])
     expected = {}
     for case in map(opened, Index.read(seven_cases).data_list("evaluation")):
         with torch.no_grad():
@@ -267,10 +269,10 @@ def stopped(capsys, **overrides):
     return stop.value.code, capsys.readouterr().err
 
 
-def test_an_evaluation_without_model_or_data_ends_in_a_sentence(checkpoint, tmp_path, prepared_phantoms, capsys):
+def test_an_evaluation_without_model_or_data_ends_in_a_sentence(checkpoint, tmp_path, preprocessed_phantoms, capsys):
     damaged = tmp_path / "damaged.pt"
     damaged.write_bytes(b"not a checkpoint")
-    given = {"dataset_dir": str(prepared_phantoms), "output_dir": str(tmp_path / "out")}
+    given = {"dataset_dir": str(preprocessed_phantoms), "output_dir": str(tmp_path / "out")}
     code, message = stopped(capsys, **given, ckpt_path=str(tmp_path / "none.pt"))
     assert code == 3 and "none.pt: no such checkpoint" in message and "--ckpt_path" in message
     code, message = stopped(capsys, **given, ckpt_path=str(damaged))
@@ -280,9 +282,12 @@ def test_an_evaluation_without_model_or_data_ends_in_a_sentence(checkpoint, tmp_
     assert not (tmp_path / "out").exists()
 
 
-def test_data_with_another_spacing_or_without_evaluation_cases_are_refused(tmp_path, tiny_recipe, capsys):
-    Index(tmp_path, "phantoms", tiny_recipe).write()
-    for recipe, reason in ((type(tiny_recipe)(), "spacing_mm"), (tiny_recipe, "0 evaluation case(s) for 1 process")):
+def test_data_with_another_spacing_or_without_evaluation_cases_are_refused(tmp_path, tiny_parameters, capsys):
+    Index(tmp_path, "phantoms", tiny_parameters).write()
+    for parameters, reason in (
+        (type(tiny_parameters)(), "spacing_mm"),
+        (tiny_parameters, "0 evaluation case(s) for 1 process"),
+    ):
         with pytest.raises(SystemExit) as stop:
-            start(tmp_path, recipe, None, [])
+            start(tmp_path, parameters, None, [])
         assert stop.value.code == 2 and reason in capsys.readouterr().err

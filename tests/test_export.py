@@ -26,7 +26,7 @@ BUNDLE = str(ROOT / "bundle")
 def archive(tmp_path_factory, tiny_checkpoint):
     pytest.importorskip("onnxruntime")
     path = tmp_path_factory.mktemp("export") / "kits_unet3d_v0.1.0.zip"
-    assert main(["export", "bundle", "--checkpoint", str(tiny_checkpoint), "--out", str(path), "--bundle", BUNDLE]) == 0
+    assert main(["export", "bundle", "--checkpoint", str(tiny_checkpoint), "-o", str(path), "--bundle", BUNDLE]) == 0
     assert [child.name for child in path.parent.iterdir()] == [path.name]  # nothing unfinished is left
     return path
 
@@ -34,10 +34,10 @@ def archive(tmp_path_factory, tiny_checkpoint):
 @pytest.fixture
 def small(tmp_path):
     """A zip of ours with one small file, to be spoilt."""
-    folder = tmp_path / "small"
-    (folder / "configs").mkdir(parents=True)
-    (folder / "configs" / "a.json").write_text("{}")
-    return pack(folder, tmp_path / "small.zip")
+    directory = tmp_path / "small"
+    (directory / "configs").mkdir(parents=True)
+    (directory / "configs" / "a.json").write_text("{}")
+    return pack(directory, tmp_path / "small.zip")
 
 
 def test_monai_downloads_the_bundle_and_loads_it(archive, tmp_path, monkeypatch, tiny_checkpoint):
@@ -57,7 +57,7 @@ def test_monai_downloads_the_bundle_and_loads_it(archive, tmp_path, monkeypatch,
 def test_openvino_reads_what_is_exported_for_it(tmp_path, tiny_checkpoint):
     pytest.importorskip("openvino")
     out = tmp_path / "model.xml"
-    command = ["export", "openvino", "--checkpoint", str(tiny_checkpoint), "--bundle", BUNDLE, "--out", str(out)]
+    command = ["export", "openvino", "--checkpoint", str(tiny_checkpoint), "--bundle", BUNDLE, "-o", str(out)]
     assert main(command) == 0
     assert sorted(child.name for child in tmp_path.iterdir()) == ["model.bin", "model.xml"]
     compiled = shared_core().compile_model(out, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -70,53 +70,55 @@ def test_openvino_reads_what_is_exported_for_it(tmp_path, tiny_checkpoint):
 def test_without_openvino_the_way_to_get_it_is_said(tmp_path, capsys, monkeypatch, tiny_checkpoint):
     monkeypatch.setitem(sys.modules, "openvino", None)
     command = ["export", "openvino", "--checkpoint", str(tiny_checkpoint), "--bundle", BUNDLE]
-    assert main([*command, "--out", str(tmp_path / "model.xml")]) == 2
+    assert main([*command, "-o", str(tmp_path / "model.xml")]) == 2
     assert "kits-unet3d[openvino]" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_without_the_packages_for_onnx_a_bundle_is_written_without_it(tmp_path, monkeypatch, caplog, tiny_checkpoint):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     out = tmp_path / "b.zip"
-    command = ["export", "bundle", "--checkpoint", str(tiny_checkpoint), "--bundle", BUNDLE, "--out", str(out)]
+    command = ["export", "bundle", "--checkpoint", str(tiny_checkpoint), "--bundle", BUNDLE, "-o", str(out)]
     assert main([*command, "--without", "torchscript"]) == 0
     assert "left out: models/model.onnx" in caplog.text and "kits-unet3d[onnx]" in caplog.text
     assert sorted(path.name for path in (unpack(out, tmp_path) / "models").iterdir()) == ["model.pt"]
-    assert main(["export", "onnx", *command[2:6], "--out", str(tmp_path / "m.onnx")]) == 2
+    assert main(["export", "onnx", *command[2:6], "-o", str(tmp_path / "m.onnx")]) == 2
 
 
 def test_an_unpacked_bundle_predicts_by_itself(archive, tmp_path, raw_phantoms, tiny_checkpoint):
-    assert main(["unpack", str(archive), "--out", str(tmp_path)]) == 0
+    assert main(["unpack", str(archive), "-o", str(tmp_path)]) == 0
     scan = raw_phantoms / "case_00003" / "imaging.nii.gz"
-    for folder, checkpoint in (("a", tmp_path / "kits_unet3d" / "models" / "model.pt"), ("b", tiny_checkpoint)):
-        assert main(["predict", str(scan), "-o", str(tmp_path / folder), "--checkpoint", str(checkpoint)]) == 0
-    masks = [nib.load(tmp_path / folder / "case_00003_seg.nii.gz").get_fdata() for folder in "ab"]
+    for directory, checkpoint in (("a", tmp_path / "kits_unet3d" / "models" / "model.pt"), ("b", tiny_checkpoint)):
+        assert main(["predict", str(scan), "-o", str(tmp_path / directory), "--checkpoint", str(checkpoint)]) == 0
+    masks = [nib.load(tmp_path / directory / "case_00003_seg.nii.gz").get_fdata() for directory in "ab"]
     assert np.array_equal(*masks)
 
 
 def test_the_configurations_in_the_zip_agree_with_its_checkpoint(archive, tmp_path):
-    folder = unpack(archive, tmp_path)
+    directory = unpack(archive, tmp_path)
     for name in ("train", "inference"):
         parser = ConfigParser()
-        parser.read_config(folder / "configs" / f"{name}.json")
+        parser.read_config(directory / "configs" / f"{name}.json")
         network = parser.get_parsed_content("network_factory")()
         assert network.channels == (4, 8, 8)
-    train = json.loads((folder / "configs" / "train.json").read_text())
+    train = json.loads((directory / "configs" / "train.json").read_text())
     assert train["roi_size"] == TINY["roi_size"] and train["spacing_mm"] == TINY["spacing_mm"]
-    metadata = json.loads((folder / "configs" / "metadata.json").read_text())
-    manifest = json.loads((folder / "manifest.json").read_text())["files"]
+    metadata = json.loads((directory / "configs" / "metadata.json").read_text())
+    manifest = json.loads((directory / "manifest.json").read_text())["files"]
     assert metadata["sha256"] == {n: e["sha256"] for n, e in manifest.items() if n.startswith("models/")}
     assert set(metadata["sha256"]) == {"models/model.pt", "models/model.ts", "models/model.onnx"}
     assert {"LICENSE", "docs/README.md", "docs/data_license.txt", "configs/logging.conf"} <= set(manifest)
     assert metadata["eval_metrics"] == {"mean_dice": 0.25}
     assert metadata["data_source"] == "phantoms" and "KiTS19" not in metadata["name"] + metadata["description"]
-    readme = (folder / "docs" / "README.md").read_text()
+    readme = (directory / "docs" / "README.md").read_text()
     parameters = sum(p.numel() for p in UNet3D(channels=(4, 8, 8)).parameters())
-    assert f"widths 4 8 8, instance norm, {parameters:,} parameters; patches of 32 × 32 × 32 voxels" in readme
+    assert f"channels 4 8 8, instance norm, {parameters:,} parameters; patches of 32 × 32 × 32 voxels" in readme
     assert "Resampled to 8 × 6 × 6 mm" in readme and "phantoms." in readme and "mean_dice 0.2500" in readme
     assert "batch 2, SGD, learning rate 0.05 after 1 epochs" in readme
     assert "210 labelled" not in readme and "31,190,243" not in readme and "$" not in readme
-    content = torch.load(folder / "models" / "model.pt", weights_only=True)
-    assert content["recipe"]["roi_size"] == TINY["roi_size"] and content["best"] == {"mean_dice": 0.25}
+    content = torch.load(directory / "models" / "model.pt", weights_only=True)
+    assert content["preprocessing_parameters"]["roi_size"] == TINY["roi_size"] and content["best"] == {
+        "mean_dice": 0.25
+    }
 
 
 def test_a_reference_checkpoint_is_exported_with_the_bundle_network(tmp_path):
@@ -129,17 +131,17 @@ def test_a_reference_checkpoint_is_exported_with_the_bundle_network(tmp_path):
     torch.save({"best_model_state_dict": UNet3D(channels=(2, 4)).state_dict()}, tmp_path / "reference.pt")
     command = ["export", "bundle", "--checkpoint", str(tmp_path / "reference.pt"), "--bundle", str(bundle)]
     out = tmp_path / "out" / "b.zip"
-    assert main([*command, "--out", str(out), "--without", "onnx", "torchscript"]) == 0
+    assert main([*command, "-o", str(out), "--without", "onnx", "torchscript"]) == 0
     assert read_model(unpack(out, tmp_path) / "models" / "model.pt").network.channels == (2, 4)
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["bundle", "--out", "b.tar"], 2, "must end in .zip"),
-        (["onnx", "--out", "b.onnx", "--without", "onnx"], 2, "--without"),
-        (["torchscript", "--out", "m.ts", "--bundle", "nowhere"], 2, "nowhere: is not a bundle"),
-        (["torchscript", "--out", "m.ts", "--checkpoint", "none.pt"], 3, "none.pt: no such checkpoint"),
+        (["bundle", "-o", "b.tar"], 2, "must end in .zip"),
+        (["onnx", "-o", "b.onnx", "--without", "onnx"], 2, "--without"),
+        (["torchscript", "-o", "m.ts", "--bundle", "nowhere"], 2, "nowhere: is not a bundle"),
+        (["torchscript", "-o", "m.ts", "--checkpoint", "none.pt"], 3, "none.pt: no such checkpoint"),
     ],
 )
 def test_what_cannot_be_exported_is_said(tmp_path, monkeypatch, capsys, tiny_checkpoint, arguments, code, message):
@@ -154,7 +156,7 @@ def test_weights_that_are_no_numbers_are_not_exported(tmp_path, capsys, tiny_che
     content["model"]["output.conv.bias"][0] = float("nan")
     torch.save(content, tmp_path / "nan.pt")
     command = ["export", "torchscript", "--checkpoint", str(tmp_path / "nan.pt"), "--bundle", BUNDLE]
-    assert main([*command, "--out", str(tmp_path / "model.ts")]) == 3
+    assert main([*command, "-o", str(tmp_path / "model.ts")]) == 3
     assert "differ by nan" in capsys.readouterr().err and not (tmp_path / "model.ts").exists()
 
 
@@ -240,5 +242,5 @@ def test_a_zip_that_is_not_as_its_manifest_says_leaves_nothing(small, tmp_path, 
 
 def test_a_damaged_zip_is_exit_code_2(small, tmp_path, capsys):
     small.write_bytes(small.read_bytes()[:-30])
-    assert main(["unpack", str(small), "--out", str(tmp_path / "o")]) == 2
+    assert main(["unpack", str(small), "-o", str(tmp_path / "o")]) == 2
     assert "small.zip: cannot be unpacked" in capsys.readouterr().err

@@ -19,7 +19,7 @@ from kits_unet3d.pipeline.inference.windows import (
 )
 from kits_unet3d.pipeline.inference.windows.even import even_stride
 from kits_unet3d.pipeline.inference.windows.region import SURE, grown
-from kits_unet3d.transforms import Recipe
+from kits_unet3d.transforms import PreprocessingParameters
 
 pytestmark = pytest.mark.numeric
 
@@ -116,9 +116,9 @@ def test_windows_in_the_body_are_those_that_the_whole_scan_has_there():
     InBody(StockWindows((12,) * 3), AIR + 1, StockWindows((12,) * 3).snapped)(image, network)
     corners = image[0, 0, 6:49:6, 6:49:6, 6:49:6]
     assert sorted(seen) == sorted(corners.flatten().tolist())
-    recipe = Recipe(roi_size=(16, 16, 16))
-    assert isinstance(make_windows(recipe, ("body",)).inferer, StockWindows)
-    assert isinstance(make_windows(recipe, ("body", "even")).inferer, EvenWindows)
+    parameters = PreprocessingParameters(roi_size=(16, 16, 16))
+    assert isinstance(make_windows(parameters, ("body",)).inferer, StockWindows)
+    assert isinstance(make_windows(parameters, ("body", "even")).inferer, EvenWindows)
 
 
 def test_windows_of_air_are_not_computed():
@@ -204,7 +204,7 @@ def test_everything_is_looked_at_again_if_too_little_was_found(sides, least):
     [(("body", "skip-air"), EvenWindows), (("even",), EvenWindows), (("reference",), ReferenceWindows)],
 )
 def test_the_second_look_is_padded_only_where_the_reference_is_asked_for(windows, fine):
-    inferer = make_windows(Recipe(), windows, roi="coarse")
+    inferer = make_windows(PreprocessingParameters(), windows, roi="coarse")
     while not isinstance(inferer, CoarseToFine):
         inferer = inferer.inferer
     assert type(inferer.fine) is fine
@@ -233,12 +233,12 @@ def test_the_weights_of_all_windows_add_up_to_what_monai_divides_by(cls, overlap
 @pytest.mark.parametrize("windows", [(), ("reference", "body"), ("odd",)])
 def test_windows_that_do_not_go_together_are_refused(windows):
     with pytest.raises(ValueError, match="windows must be reference alone or some of body, skip-air, even"):
-        make_windows(Recipe(), windows)
+        make_windows(PreprocessingParameters(), windows)
 
 
 def test_an_unknown_roi_is_refused():
     with pytest.raises(ValueError, match="roi must be one of full, coarse"):
-        make_windows(Recipe(), roi="small")
+        make_windows(PreprocessingParameters(), roi="small")
 
 
 @pytest.mark.parametrize("roi", ["full", "coarse"])

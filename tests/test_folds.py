@@ -17,7 +17,7 @@ from kits_unet3d.pipeline.evaluation.cross_validation import Choice, choose_post
 from kits_unet3d.pipeline.evaluation.fold_results import FoldResult, read_results, require_alike
 from kits_unet3d.pipeline.inference import PostProcessing
 from kits_unet3d.pipeline.runtime.errors import UsageError
-from kits_unet3d.transforms import Recipe
+from kits_unet3d.transforms import PreprocessingParameters
 
 
 def index(labels, evaluation=()):
@@ -27,7 +27,7 @@ def index(labels, evaluation=()):
         for case_id, label in labels.items()
     }
     cases |= {case_id: {"split": "evaluation", "boxes": {}} for case_id in evaluation}
-    return Index(Path("data"), "test", Recipe(), cases)
+    return Index(Path("data"), "test", PreprocessingParameters(), cases)
 
 
 SEVEN = {f"case_{n:05d}": str(n % 10_000) for n in (1, 2, 3, 4, 10_001, 20_001, 10_003)}
@@ -68,16 +68,16 @@ def test_an_index_that_cannot_be_used_has_no_cases_in_any_fold():
     assert training_list(Index.or_empty("nowhere"), 0, 5) == evaluation_list(Index.or_empty("nowhere"), 0, 5) == []
 
 
-def result(folder, fold=0, folds=2, trained=("b",), held_out=("a",)):
-    made = FoldResult(folder, fold, folds, list(trained), list(held_out))
+def result(directory, fold=0, folds=2, trained=("b",), held_out=("a",)):
+    made = FoldResult(directory, fold, folds, list(trained), list(held_out))
     made.write()
-    return folder
+    return directory
 
 
 def test_results_are_read_in_order_of_folds_wherever_they_lie(tmp_path):
     second = result(tmp_path / "x", 1, trained=["a"], held_out=["b"])
     first = result(tmp_path / "y", 0)
-    assert [one.folder for one in read_results([second, first])] == [first, second]
+    assert [one.directory for one in read_results([second, first])] == [first, second]
     (tmp_path / "y").rename(tmp_path / "z")
     assert read_results([tmp_path / "z"])[0].checkpoint == tmp_path / "z" / "models" / "model_final.pt"
 
@@ -92,9 +92,9 @@ def test_results_are_read_in_order_of_folds_wherever_they_lie(tmp_path):
     ],
 )
 def test_results_that_do_not_belong_together_are_refused(tmp_path, other, match):
-    folders = [result(tmp_path / "one"), result(tmp_path / "two", **other)]
+    directories = [result(tmp_path / "one"), result(tmp_path / "two", **other)]
     with pytest.raises(UsageError, match=match):
-        read_results(folders)
+        read_results(directories)
 
 
 def test_trainings_by_different_recipes_or_on_different_data_are_refused(tmp_path):
@@ -111,7 +111,7 @@ def test_trainings_by_different_recipes_or_on_different_data_are_refused(tmp_pat
         require_alike([first, trained("other", 1, loss={"a": 2}, sources="ffff", fold="1 of 2")])
 
 
-def test_a_folder_without_a_finished_training_is_named(tmp_path):
+def test_a_directory_without_a_finished_training_is_named(tmp_path):
     with pytest.raises(UsageError, match="no finished training"):
         read_results([tmp_path])
     (tmp_path / "result.json").write_text('{"fold": 0}')
@@ -123,15 +123,21 @@ def test_a_folder_without_a_finished_training_is_named(tmp_path):
 def scored(tmp_path):
     """A case of 40×40×20 voxels of 2 mm with a kidney and a tumour of 8 voxels (64 mm³) in it, and a predicted mask
     that has both and a speck of tumour of one voxel (8 mm³) far away."""
-    truth = np.zeros((40, 40, 20), np.uint8)
-    truth[5:15, 5:15, 5:15] = 1
-    truth[7:9, 7:9, 7:9] = 2
-    predicted = truth.copy()
+    ground_truth = np.zeros((40, 40, 20), np.uint8)
+    ground_truth[5:15, 5:15, 5:15] = 1
+    ground_truth[7:9, 7:9, 7:9] = 2
+    predicted = ground_truth.copy()
     predicted[30, 30, 10] = 2
-    arrays = {"scan": np.where(truth > 0, 100, 0).astype(np.int16), "truth": truth, "predicted": predicted}
+    arrays = {
+        "scan": np.where(ground_truth > 0, 100, 0).astype(np.int16),
+        "ground_truth": ground_truth,
+        "predicted": predicted,
+    }
     for name, array in arrays.items():
         nib.save(nib.Nifti1Image(array, np.diag([2.0, 2.0, 2.0, 1.0])), tmp_path / f"{name}.nii.gz")
-    return tmp_path / "predicted.nii.gz", RawCase("a", tmp_path / "scan.nii.gz", tmp_path / "truth.nii.gz", "training")
+    return tmp_path / "predicted.nii.gz", RawCase(
+        "a", tmp_path / "scan.nii.gz", tmp_path / "ground_truth.nii.gz", "training"
+    )
 
 
 def test_the_mildest_postprocessing_of_the_best_mean_score_is_chosen(scored):

@@ -84,10 +84,10 @@ def test_masks_and_ground_truths_with_large_ids_are_scored(tmp_path, capsys):
     """TotalSegmentator's classes go beyond 100, where a reader of CT would miss the air."""
     values = np.zeros((8, 8, 8))
     values[2:5, 2:5, 2:5] = 104
-    for folder, dtype in (("masks", np.uint8), ("truth", np.float32)):
-        (tmp_path / folder).mkdir()
-        nifti(tmp_path / folder / "a.nii.gz", values, dtype)
-    arguments = ["--predictions", str(tmp_path / "masks"), "--labels", str(tmp_path / "truth")]
+    for directory, dtype in (("masks", np.uint8), ("ground_truth", np.float32)):
+        (tmp_path / directory).mkdir()
+        nifti(tmp_path / directory / "a.nii.gz", values, dtype)
+    arguments = ["--predictions", str(tmp_path / "masks"), "--labels", str(tmp_path / "ground_truth")]
     assert main(["evaluate", *arguments, "--structures", "vertebra=104"]) == 0
     assert "vertebra dice 1.0000" in capsys.readouterr().out
 

@@ -94,32 +94,32 @@ def test_no_configuration_names_a_device():
 
 def test_every_top_level_key_of_a_configuration_is_read():
     """An overlay may only set what it or the configuration below it reads."""
-    folder = ROOT / "bundle" / "configs"
+    directory = ROOT / "bundle" / "configs"
     read_by_monai = {
         "imports", "bundle_root", "initialize", "run", "training", "inferring", "evaluating", "benchmarking",
         "device", "network_def", "dataset_dir",
     }  # fmt: skip
     overlays = {f"{name}.json": ["train.json", *(f"{one}.json" for one in BELOW.get(name, []))] for name in OVERLAYS}
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(directory.glob("*.json")):
         if path.name == "metadata.json":
             continue
         keys = {re.split("#|::", key.lstrip("+"))[0] for key in json.loads(path.read_text())}
         below = overlays.get(path.name, ())
-        text = "".join((folder / name).read_text() for name in (path.name, *below))
+        text = "".join((directory / name).read_text() for name in (path.name, *below))
         unread = {key for key in keys - read_by_monai if not re.search(rf"[@%]{key}\b", text)}
         unread -= {"train", "validate", "evaluator"}  # whose entries the next test looks at
         assert not unread, f"{path.name}: {unread}"
 
 
 def test_every_part_of_a_training_is_read_and_every_import_used():
-    folder = ROOT / "bundle" / "configs"
-    train = json.loads((folder / "train.json").read_text())
+    directory = ROOT / "bundle" / "configs"
+    train = json.loads((directory / "train.json").read_text())
     text = json.dumps(train)
     read_by_monai = {"train": {"trainer"}, "validate": set()}  # properties that MONAI looks up by themselves
     for group, known in read_by_monai.items():
         unread = {part for part in train[group].keys() - known if f"@{group}#{part}" not in text}
         assert not unread, f"{group}: {unread}"
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(directory.glob("*.json")):
         content = json.loads(path.read_text())
         lines = content.get("imports", []) + content.get("+imports", [])
         names = [line.removeprefix("$import ").split(" as ")[-1] for line in lines]

@@ -59,7 +59,7 @@ def test_the_layout_is_that_of_a_new_bundle(tmp_path):
     from monai.bundle import init_bundle
 
     init_bundle(str(tmp_path / "new"), network=None)
-    for folder, _, files in os.walk(tmp_path / "new"):
+    for directory, _, files in os.walk(tmp_path / "new"):
         for name in files:
-            inside = os.path.relpath(os.path.join(folder, name), tmp_path / "new")
+            inside = os.path.relpath(os.path.join(directory, name), tmp_path / "new")
             assert (ROOT / "bundle" / inside).is_file(), inside

@@ -20,21 +20,21 @@ ALLOWED = {
 }
 
 
-def overlay(folder, tiny_config, **knobs):
+def overlay(directory, tiny_config, **knobs):
     """The configuration files of a run, the last with ``knobs``."""
-    path = folder / "knobs.json"
-    knobs = {"output_dir": str(folder), "ckpt_dir": str(folder), "device_name": "cpu", **knobs}
+    path = directory / "knobs.json"
+    knobs = {"output_dir": str(directory), "ckpt_dir": str(directory), "device_name": "cpu", **knobs}
     path.write_text(json.dumps({key: str(value) if key == "dataset_dir" else value for key, value in knobs.items()}))
     return [str(ROOT / "bundle" / "configs" / "train.json"), str(tiny_config), str(path)]
 
 
-def train(folder, tiny_config, **knobs):
+def train(directory, tiny_config, **knobs):
     workflow = ConfigWorkflow(
-        config_file=overlay(folder, tiny_config, **knobs), logging_file=False, workflow_type="train"
+        config_file=overlay(directory, tiny_config, **knobs), logging_file=False, workflow_type="train"
     )
     workflow.initialize()
     workflow.run()
-    return folder / "mlperf.log"
+    return directory / "mlperf.log"
 
 
 def events(log):
@@ -43,11 +43,14 @@ def events(log):
     return [(line["key"], line["value"], line["metadata"]) for line in lines]
 
 
-def check(log, folder):
+def check(log, directory):
     """Exit code of the checker, and its complaints, each as its first line and the rule that failed."""
     command = [sys.executable, "-m", "mlperf_logging.compliance_checker", "--usage", "training", "--ruleset", "4.0.0"]
     done = subprocess.run(
-        [*command, "--log_output", str(folder / "checker.log"), str(log)], capture_output=True, text=True, timeout=100
+        [*command, "--log_output", str(directory / "checker.log"), str(log)],
+        capture_output=True,
+        text=True,
+        timeout=100,
     )
     found = re.search(r"^WARNING - (.*?)^ERROR - FAILED", done.stderr, re.DOTALL | re.MULTILINE)
     complaints = set()
@@ -59,14 +62,14 @@ def check(log, folder):
 
 
 @pytest.fixture(scope="module")
-def successful(tmp_path_factory, prepared_phantoms, tiny_config):
+def successful(tmp_path_factory, preprocessed_phantoms, tiny_config):
     """A run that reaches its target at its first evaluation, after its second epoch.
 
     At so low a rate the network still answers as it was made, a little of every class, which scores above 0.001.
     """
     return train(
         tmp_path_factory.mktemp("successful"), tiny_config,
-        dataset_dir=prepared_phantoms, epochs=5, first_evaluation=2, quality_threshold=0.0001, learning_rate=0.001,
+        dataset_dir=preprocessed_phantoms, epochs=5, first_evaluation=2, quality_threshold=0.0001, learning_rate=0.001,
     )  # fmt: skip
 
 
@@ -119,14 +122,14 @@ def test_every_tensor_has_its_event_of_initialisation(successful):
     assert tensors == [name for name, _ in UNet3D(channels=(4, 8, 8)).named_parameters()]
 
 
-def test_a_run_that_misses_its_target_is_aborted(tmp_path, prepared_phantoms, tiny_config):
-    log = events(train(tmp_path, tiny_config, dataset_dir=prepared_phantoms, epochs=1, quality_threshold=1.1))
+def test_a_run_that_misses_its_target_is_aborted(tmp_path, preprocessed_phantoms, tiny_config):
+    log = events(train(tmp_path, tiny_config, dataset_dir=preprocessed_phantoms, epochs=1, quality_threshold=1.1))
     assert [metadata["status"] for key, _, metadata in log if key == "run_stop"] == ["aborted"]
 
 
-def test_a_run_that_ends_in_an_error_is_aborted(tmp_path, prepared_phantoms, tiny_config):
+def test_a_run_that_ends_in_an_error_is_aborted(tmp_path, preprocessed_phantoms, tiny_config):
     configs = overlay(
-        tmp_path, tiny_config, dataset_dir=prepared_phantoms, warmup_epochs=0, learning_rate=1e38, epochs=9
+        tmp_path, tiny_config, dataset_dir=preprocessed_phantoms, warmup_epochs=0, learning_rate=1e38, epochs=9
     )
     done = subprocess.run(
         [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", str(configs)],
@@ -147,13 +150,13 @@ def test_each_start_has_a_log_of_its_own_and_earlier_ones_are_kept(tmp_path):
     assert seeds == {"mlperf.log": [3], "mlperf.log.1": [2], "mlperf.log.2": [1]}
 
 
-def test_a_start_that_is_refused_leaves_the_log_of_a_finished_run_alone(successful, prepared_phantoms, tiny_config):
+def test_a_start_that_is_refused_leaves_the_log_of_a_finished_run_alone(successful, preprocessed_phantoms, tiny_config):
     """A checkpoint lies there, and nobody asked to go on from it."""
-    folder = successful.parent
-    before = {path.name: path.read_bytes() for path in folder.glob("mlperf.log*")}
+    directory = successful.parent
+    before = {path.name: path.read_bytes() for path in directory.glob("mlperf.log*")}
     with pytest.raises(SystemExit):
-        train(folder, tiny_config, dataset_dir=prepared_phantoms, epochs=5)
-    assert {path.name: path.read_bytes() for path in folder.glob("mlperf.log*")} == before
+        train(directory, tiny_config, dataset_dir=preprocessed_phantoms, epochs=5)
+    assert {path.name: path.read_bytes() for path in directory.glob("mlperf.log*")} == before
 
 
 def test_only_the_first_process_writes(tmp_path):

@@ -14,47 +14,48 @@ import torch
 from conftest import ROOT, TINY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from kits_unet3d.pipeline.data import prepare_dataset
+from kits_unet3d.pipeline.data import preprocess_dataset
 from kits_unet3d.pipeline.phantoms import write_dataset
 from kits_unet3d.pipeline.training.checkpoint import last_checkpoints
-from kits_unet3d.transforms import Recipe
+from kits_unet3d.transforms import PreprocessingParameters
 
 #: Many processes, each of which takes seconds to start.
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
+def preprocessed(tmp_path_factory):
     """Ten phantoms, two of them for evaluation: one for each process."""
-    raw, out = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("prepared")
+    raw, out = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("preprocessed")
     write_dataset(raw, 10, seed=3, shape=(40, 72, 72), spacing_mm=(8.0, 6.0, 6.0))
-    assert prepare_dataset(raw, out, Recipe.from_dict(TINY)) == {}
+    assert preprocess_dataset(raw, out, PreprocessingParameters.from_dict(TINY)) == {}
     return out
 
 
 @pytest.fixture(scope="module")
-def train(tmp_path_factory, tiny_config, prepared):
+def train(tmp_path_factory, tiny_config, preprocessed):
     overlay = tmp_path_factory.mktemp("config") / "overlay.json"
     settings = json.loads(tiny_config.read_text())
     overlay.write_text(json.dumps({**settings, "epochs": 3, "first_evaluation": 3, "save_every": 1}))
 
-    def command(folder, processes, *more, restarts=0):
+    def command(directory, processes, *more, restarts=0):
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes),
                     "--max-restarts", str(restarts)] if processes > 1 else []  # fmt: skip
         configs = ["bundle/configs/train.json", *(["bundle/configs/multi_device.json"] * (processes > 1)), overlay]
         return [
             sys.executable, *launcher, "-m", "monai.bundle", "run", "training",
             "--config_file", "[" + ",".join(f"'{c}'" for c in configs) + "]", "--device_name", "cpu",
-            "--dataset_dir", str(prepared), "--ckpt_dir", str(folder), "--output_dir", str(folder / "eval"), *more,
+            "--dataset_dir", str(preprocessed), "--ckpt_dir", str(directory), "--output_dir", str(directory / "eval"),
+            *more,
         ]  # fmt: skip
 
     return command
 
 
-def losses(folder):
+def losses(directory):
     """All curves of a run, by name."""
     curves = {}
-    for events in (folder / "eval").glob("events.out.tfevents*"):
+    for events in (directory / "eval").glob("events.out.tfevents*"):
         reader = EventAccumulator(str(events)).Reload()
         curves |= {tag: [event.value for event in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]}
     return curves
@@ -68,9 +69,9 @@ def finish(command, seconds=300):
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory, train):
-    folder = tmp_path_factory.mktemp("pair")
-    finish(train(folder, 2, "--batch_size", "1"))
-    return folder
+    directory = tmp_path_factory.mktemp("pair")
+    finish(train(directory, 2, "--batch_size", "1"))
+    return directory
 
 
 def test_two_processes_train_as_one_with_twice_the_batch(pair, tmp_path, train):
@@ -144,21 +145,21 @@ def below(pid):
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes by /proc")
-def test_two_hosts_go_on_after_one_lost_its_worker(tmp_path, tiny_config, prepared):
+def test_two_hosts_go_on_after_one_lost_its_worker(tmp_path, tiny_config, preprocessed):
     with socket.socket() as trial:
         trial.bind(("localhost", 0))
         port = trial.getsockname()[1]
     knobs = {**json.loads(tiny_config.read_text()), "batch_size": 1, "epochs": 150, "first_evaluation": 150}
     settings = [part for key, value in knobs.items() for part in (f"--{key}", str(value))]
     environment = {
-        **os.environ, "PYTHON": sys.executable, "DEVICE": "cpu", "CARDS": "1", "NNODES": "2", "RESTARTS": "1",
+        **os.environ, "PYTHON": sys.executable, "DEVICE": "cpu", "ACCELERATORS": "1", "NNODES": "2", "RESTARTS": "1",
         "MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "PYTORCH_TRAIN_CHECKPOINT": str(tmp_path),
         "PYTORCH_TRAIN_DATASET": "unused",
     }  # fmt: skip
     log = tmp_path / "log"
     hosts = [
         subprocess.Popen(
-            ["bash", "scripts/train.sh", "--dataset_dir", prepared, "--output_dir", tmp_path / "eval", "--resume",
+            ["bash", "scripts/train.sh", "--dataset_dir", preprocessed, "--output_dir", tmp_path / "eval", "--resume",
              "True", "--save_every", "1", *settings],
             cwd=ROOT, env={**environment, "NODE_RANK": number}, stdout=log.open("a"), stderr=subprocess.STDOUT,
         )

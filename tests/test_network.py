@@ -152,7 +152,7 @@ def test_an_input_that_cannot_be_halved_is_refused_with_the_multiple():
 
 
 @pytest.mark.parametrize("arguments", [{"channels": (8,)}, {"channels": (8, 0)}, {"in_channels": 0}])
-def test_impossible_widths_are_refused(arguments):
+def test_impossible_channels_are_refused(arguments):
     with pytest.raises(ValueError, match="must be"):
         UNet3D(**arguments)
 

@@ -10,11 +10,11 @@ from scipy.ndimage import map_coordinates
 
 from kits_unet3d.pipeline.inference import Grid, Predictor, Scan
 from kits_unet3d.pipeline.model import Model
-from kits_unet3d.transforms import Recipe
+from kits_unet3d.transforms import PreprocessingParameters
 
 #: The network sees voxels twice as large as the scan's, whose own are small beside the organs: half a voxel at the edge
 #: of two masks is far below the hundredth by which they may differ.
-RECIPE = Recipe(spacing_mm=(1.6, 1.6, 1.6), roi_size=(64, 64, 64))
+RECIPE = PreprocessingParameters(spacing_mm=(1.6, 1.6, 1.6), roi_size=(64, 64, 64))
 SPACING = np.array([0.7, 0.75, 0.85])
 SHAPE = np.array([232, 150, 150])
 ORIENTATIONS = [
@@ -99,9 +99,9 @@ def test_the_mask_is_the_same_in_the_world_however_the_scan_is_stored(every):
                 nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(tuple(axcodes))
             )
             voxels = nib.orientations.apply_orientation(upright, ornt)
-            turned_affine = affine @ nib.orientations.inv_ornt_aff(ornt, upright.shape)
-            assert nib.aff2axcodes(turned_affine) == tuple(axcodes)
-            mask = predictor.predict(Scan(Grid("body", "body", voxels.shape, turned_affine), voxels)).mask
+            rotated_affine = affine @ nib.orientations.inv_ornt_aff(ornt, upright.shape)
+            assert nib.aff2axcodes(rotated_affine) == tuple(axcodes)
+            mask = predictor.predict(Scan(Grid("body", "body", voxels.shape, rotated_affine), voxels)).mask
             back = nib.orientations.ornt_transform(
                 nib.orientations.axcodes2ornt(tuple(axcodes)), nib.orientations.axcodes2ornt("RAS")
             )

@@ -35,7 +35,7 @@ OVERLAY = {
 }
 
 
-def write_spleen(folder, name, seed):
+def write_spleen(directory, name, seed):
     """A body with one bright organ on its left side, (X, Y, Z) in RAS."""
     where = np.stack(np.meshgrid(*(np.arange(n) for n in (48, 40, 20)), indexing="ij"))
     body = (((where[0] - 24) / 20) ** 2 + ((where[1] - 20) / 16) ** 2) < 1
@@ -43,36 +43,36 @@ def write_spleen(folder, name, seed):
     organ = (((where - centre[:, None, None, None]) / np.array([5, 5, 4])[:, None, None, None]) ** 2).sum(0) < 1
     voxels = np.where(organ, 130, np.where(body, 30, -1000)) + rng(seed).normal(0, 10, body.shape)
     affine = np.diag([6.0, 6.0, 8.0, 1.0])
-    paths = {"image": folder / f"images/{name}.nii.gz", "label": folder / f"labels/{name}.nii.gz"}
+    paths = {"image": directory / f"images/{name}.nii.gz", "label": directory / f"labels/{name}.nii.gz"}
     for key, values in {"image": voxels.astype(np.int16), "label": organ.astype(np.uint8)}.items():
         paths[key].parent.mkdir(parents=True, exist_ok=True)
         nib.save(nib.Nifti1Image(values, affine), paths[key])
-    return {key: str(path.relative_to(folder)) for key, path in paths.items()}
+    return {key: str(path.relative_to(directory)) for key, path in paths.items()}
 
 
 @pytest.fixture(scope="module")
 def spleens(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("Task09_Spleen")
-    cases = [write_spleen(folder, f"spleen_{number}", number) for number in range(6)]
+    directory = tmp_path_factory.mktemp("Task09_Spleen")
+    cases = [write_spleen(directory, f"spleen_{number}", number) for number in range(6)]
     content = {"name": "Spleen", "training": cases[:5], "validation": cases[5:]}
-    (folder / "dataset.json").write_text(json.dumps(content))
-    return folder
+    (directory / "dataset.json").write_text(json.dumps(content))
+    return directory
 
 
 def test_another_organ_is_prepared_trained_predicted_scored_and_described(spleens, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     overlay = tmp_path / "spleen.json"
     overlay.write_text(json.dumps(OVERLAY))
-    prepared, models, masks = tmp_path / "prepared", tmp_path / "models", tmp_path / "masks"
-    assert main(["prepare", "--data-dir", str(spleens), "--out", str(prepared), "--config", str(overlay)]) == 0
-    assert main(["verify", "--out", str(prepared)]) == 0
-    assert Index.read(prepared).recipe.classes == ("background", "spleen")
+    preprocessed, models, masks = tmp_path / "preprocessed", tmp_path / "models", tmp_path / "masks"
+    assert main(["prepare", "--data-dir", str(spleens), "-o", str(preprocessed), "--config", str(overlay)]) == 0
+    assert main(["verify", "--dataset-dir", str(preprocessed)]) == 0
+    assert Index.read(preprocessed).parameters.classes == ("background", "spleen")
     run(
         "training", config_file=[str(ROOT / "bundle" / "configs" / "train.json"), str(overlay)], logging_file=False,
-        dataset_dir=str(prepared), ckpt_dir=str(models), output_dir=str(tmp_path / "eval"), device_name="cpu",
+        dataset_dir=str(preprocessed), ckpt_dir=str(models), output_dir=str(tmp_path / "eval"), device_name="cpu",
     )  # fmt: skip
     model = read_model(models / "model.pt")
-    assert model.recipe.classes == ("background", "spleen") and model.recipe.padding_value == -6.5
+    assert model.parameters.classes == ("background", "spleen") and model.parameters.padding_value == -6.5
     assert model.network.output.conv.out_channels == 2
     best = torch.load(models / "model.pt", weights_only=True)["best"]
     assert best > 0.5  # bright on dark is learnt at once
@@ -94,7 +94,7 @@ def test_another_organ_is_prepared_trained_predicted_scored_and_described(spleen
 
     evaluating = [str(ROOT / "bundle" / "configs" / f"{name}.json") for name in ("train", "evaluate")]
     run(
-        "evaluating", config_file=evaluating, logging_file=False, dataset_dir=str(prepared), device_name="cpu",
+        "evaluating", config_file=evaluating, logging_file=False, dataset_dir=str(preprocessed), device_name="cpu",
         ckpt_path=str(models / "model.pt"), output_dir=str(tmp_path / "scores"),
     )  # fmt: skip
     again = json.loads((tmp_path / "scores" / "scores.json").read_text())
@@ -137,8 +137,8 @@ def test_a_data_list_that_cannot_be_used_is_refused(spleens, tmp_path, change, m
 def test_every_number_of_the_recipe_is_a_key_of_the_configuration():
     parser = ConfigParser()
     parser.read_config(ROOT / "bundle" / "configs" / "train.json")
-    recipe = parser.get_parsed_content("recipe").as_dict()
-    assert {name: parser.get_parsed_content(name) for name in recipe} == recipe
+    parameters = parser.get_parsed_content("preprocessing_parameters").as_dict()
+    assert {name: parser.get_parsed_content(name) for name in parameters} == parameters
 
 
 @pytest.mark.parametrize("given", ["kidney", "kidney=0", "left_kidney=1", "=1", "kidney=a"])

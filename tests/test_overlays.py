@@ -13,13 +13,13 @@ OWN_WAY = {
     "imports": "each imports what it uses",
     "initialize": "seeds are drawn for training only",
     "run": "each runs its own workflow",
-    "dataset_dir": "prepared cases here, scans there",
+    "dataset_dir": "preprocessed cases here, scans there",
     "network_factory": "the same arguments, spelt out where they can be changed",
     "network_def": "fresh here, from the checkpoint there",
-    "recipe": "set here, from the checkpoint there",
+    "preprocessing_parameters": "set here, from the checkpoint there",
 }
 #: The same for train.json with evaluate.json upon it.
-OWN_WAY_EVALUATING = OWN_WAY.keys() - {"network_def", "recipe"} | {"model"}
+OWN_WAY_EVALUATING = OWN_WAY.keys() - {"network_def", "preprocessing_parameters"} | {"model"}
 
 
 def test_what_two_configurations_both_define_is_the_same():

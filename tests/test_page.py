@@ -12,7 +12,7 @@ from chromium import PROGRAM, Chromium
 
 from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.inference import Grid, Scan
-from kits_unet3d.pipeline.report.html_report import page_wanted, write_page
+from kits_unet3d.pipeline.report.html_report import html_report_wanted, write_html_report
 from kits_unet3d.pipeline.report.overlays import picture, place_to_show
 from kits_unet3d.pipeline.report.summary import Report
 from kits_unet3d.pipeline.report.viewer import HU_OF_GREY, MOST_SLICES, read_slices, save_slices, slices_of
@@ -75,8 +75,8 @@ def test_a_figure_has_three_views_with_outlines_sides_and_scale():
     voxels = np.full((100, 100, 40), -50, np.int16)
     mask = np.zeros(voxels.shape, np.uint8)
     mask[20:40, 20:40, 10:20], mask[25:30, 25:30, 12:15] = 1, 2
-    for truth, columns in ((None, 2), (mask, 3)):
-        figure = picture(scan_of(voxels), mask, truth)
+    for ground_truth, columns in ((None, 2), (mask, 3)):
+        figure = picture(scan_of(voxels), mask, ground_truth)
         assert len(figure.axes) == 3 * columns
         for axes in figure.axes:
             texts = {text.get_text() for text in axes.texts}
@@ -89,13 +89,13 @@ def test_a_figure_has_three_views_with_outlines_sides_and_scale():
 @pytest.fixture(scope="module")
 def page(tmp_path_factory, raw_phantoms, tiny_checkpoint):
     """Of two phantoms and a scan that failed."""
-    folder = tmp_path_factory.mktemp("page")
+    directory = tmp_path_factory.mktemp("page")
     for number in (0, 1):
         case = raw_phantoms / f"case_{number:05d}"
-        (folder / f"case_{number}.nii.gz").symlink_to(case / "imaging.nii.gz")
-    (folder / "bad<b>.nii.gz").write_bytes(b"nothing")
-    out = folder / "out"
-    assert main(["predict", str(folder), "-o", str(out), "--checkpoint", str(tiny_checkpoint)]) == 1
+        (directory / f"case_{number}.nii.gz").symlink_to(case / "imaging.nii.gz")
+    (directory / "bad<b>.nii.gz").write_bytes(b"nothing")
+    out = directory / "out"
+    assert main(["predict", str(directory), "-o", str(out), "--checkpoint", str(tiny_checkpoint)]) == 1
     return out / "report.html"
 
 
@@ -150,11 +150,11 @@ def test_in_a_browser_the_table_sorts_and_slices_are_looked_through(page, tmp_pa
 
 
 def test_without_the_extra_there_is_a_note_in_place_of_a_page(monkeypatch, capsys):
-    assert page_wanted(None) and page_wanted(True) and not page_wanted(False)
+    assert html_report_wanted(None) and html_report_wanted(True) and not html_report_wanted(False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert not page_wanted(None) and "kits-unet3d[figures]" in capsys.readouterr().out
+    assert not html_report_wanted(None) and "kits-unet3d[figures]" in capsys.readouterr().out
     with pytest.raises(UsageError, match="figures"):
-        page_wanted(True)
+        html_report_wanted(True)
 
 
 def test_the_page_stays_of_a_size_that_opens(tmp_path, monkeypatch):
@@ -165,4 +165,4 @@ def test_the_page_stays_of_a_size_that_opens(tmp_path, monkeypatch):
         save_slices(scan_of(mask.astype(np.int16)), mask, tmp_path / f"{name}_slices.json")
         report.cases[name] = {"outcome": "failed", "files": {f"{name}_slices.json": ""}, "scan": name}
     monkeypatch.setattr("kits_unet3d.pipeline.report.html_report.SLICES_IN_ALL", 31)
-    assert write_page(report).read_text().count('"image":') == 30
+    assert write_html_report(report).read_text().count('"image":') == 30

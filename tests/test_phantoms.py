@@ -211,23 +211,23 @@ def test_make_phantom_rejects_a_negative_seed():
         make_phantom(-1)
 
 
-def digest(folder: Path) -> dict[str, str]:
-    files = sorted(p for p in folder.rglob("*.nii.gz") if p.is_file())
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+def digest(directory: Path) -> dict[str, str]:
+    files = sorted(p for p in directory.rglob("*.nii.gz") if p.is_file())
+    return {str(p.relative_to(directory)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
 def test_dataset_has_kits19_files_and_does_not_depend_on_count_or_workers(tmp_path):
     seen = []
-    folders = write_dataset(tmp_path / "a", 1, seed=4, progress=lambda *news: seen.append(news), **TINY)
-    assert [f.name for f in folders] == ["case_00000"]
+    directories = write_dataset(tmp_path / "a", 1, seed=4, progress=lambda *news: seen.append(news), **TINY)
+    assert [f.name for f in directories] == ["case_00000"]
     assert seen == [("case_00000", 1, 1)]
     write_dataset(tmp_path / "b", 2, seed=4, workers=2, **TINY)
     few, many = digest(tmp_path / "a"), digest(tmp_path / "b")
     assert set(few) == {f"case_00000/{name}.nii.gz" for name in ("imaging", "segmentation")}
     assert few.items() <= many.items()
     assert many["case_00000/imaging.nii.gz"] != many["case_00001/imaging.nii.gz"]
-    image = nib.load(folders[0] / "imaging.nii.gz")
-    label = nib.load(folders[0] / "segmentation.nii.gz")
+    image = nib.load(directories[0] / "imaging.nii.gz")
+    label = nib.load(directories[0] / "segmentation.nii.gz")
     assert image.get_data_dtype() == np.int16 and label.get_data_dtype() == np.uint8
     assert int(image.header["sform_code"]) > 0
     assert nib.aff2axcodes(image.affine) == ("I", "P", "L")
@@ -252,14 +252,14 @@ def test_rerun_keeps_finished_cases_and_completes_an_interrupted_one(tmp_path):
 def test_dataset_around_labels_keeps_names_voxels_and_affines(tmp_path):
     label, affine = two_kidneys()
     for number in (7, 12):
-        folder = tmp_path / "labels" / f"case_{number:05d}"
-        folder.mkdir(parents=True)
-        nib.save(nib.Nifti1Image(label.astype(np.uint16), affine), folder / "segmentation.nii.gz")
-    folders = write_dataset(tmp_path / "out", None, labels=tmp_path / "labels")
-    assert [f.name for f in folders] == ["case_00007", "case_00012"]
+        directory = tmp_path / "labels" / f"case_{number:05d}"
+        directory.mkdir(parents=True)
+        nib.save(nib.Nifti1Image(label.astype(np.uint16), affine), directory / "segmentation.nii.gz")
+    directories = write_dataset(tmp_path / "out", None, labels=tmp_path / "labels")
+    assert [f.name for f in directories] == ["case_00007", "case_00012"]
     assert len(write_dataset(tmp_path / "out", 1, labels=tmp_path / "labels")) == 1
     source = nib.load(tmp_path / "labels" / "case_00012" / "segmentation.nii.gz")
-    written = nib.load(folders[1] / "segmentation.nii.gz")
+    written = nib.load(directories[1] / "segmentation.nii.gz")
     np.testing.assert_array_equal(np.asanyarray(written.dataobj), label)
     np.testing.assert_array_equal(written.affine, source.affine)
 
@@ -267,22 +267,23 @@ def test_dataset_around_labels_keeps_names_voxels_and_affines(tmp_path):
 def test_training_labels_get_several_bodies_and_evaluation_labels_one(tmp_path):
     label, affine = two_kidneys()
     for number in (0, 4):  # KiTS19 evaluates on case 0
-        folder = tmp_path / "labels" / f"case_{number:05d}"
-        folder.mkdir(parents=True)
-        nib.save(nib.Nifti1Image(label, affine), folder / "segmentation.nii.gz")
-    folders = write_dataset(tmp_path / "out", labels=tmp_path / "labels", bodies=3)
-    assert [f.name for f in folders] == ["case_00000", "case_00004", "case_10004", "case_20004"]
+        directory = tmp_path / "labels" / f"case_{number:05d}"
+        directory.mkdir(parents=True)
+        nib.save(nib.Nifti1Image(label, affine), directory / "segmentation.nii.gz")
+    directories = write_dataset(tmp_path / "out", labels=tmp_path / "labels", bodies=3)
+    assert [f.name for f in directories] == ["case_00000", "case_00004", "case_10004", "case_20004"]
     split = json.loads((tmp_path / "out" / "dataset.json").read_text())
     assert split["evaluation"] == ["case_00000"] and split["training"] == ["case_00004", "case_10004", "case_20004"]
     images, labels = (
-        [(folder / f"{name}.nii.gz").read_bytes() for folder in folders[1:]] for name in ("imaging", "segmentation")
+        [(directory / f"{name}.nii.gz").read_bytes() for directory in directories[1:]]
+        for name in ("imaging", "segmentation")
     )
     assert len(set(images)) == 3 and len(set(labels)) == 1
     with pytest.raises(ValueError, match="bodies must be"):
         write_dataset(tmp_path / "none", 2, bodies=2)
 
 
-def test_other_settings_into_the_same_folder_are_refused(tmp_path):
+def test_other_settings_into_the_same_directory_are_refused(tmp_path):
     write_dataset(tmp_path, 1, **TINY)
     with pytest.raises(ValueError, match="choose another directory"):
         write_dataset(tmp_path, 1, seed=5, **TINY)

@@ -11,26 +11,28 @@ import pytest
 import torch
 from conftest import SHARED, TINY, shared
 
-from kits_unet3d.pipeline.data import Index, OpenPreparedd, prepare_dataset, require_data, verify
+from kits_unet3d.pipeline.data import Index, OpenPreprocessedd, preprocess_dataset, require_data, verify
 from kits_unet3d.pipeline.data.cases import read_volume
 from kits_unet3d.pipeline.data.datasets import known_cases
 from kits_unet3d.pipeline.runtime.errors import CaseError, UsageError
-from kits_unet3d.transforms import Recipe, component_boxes, preparation
+from kits_unet3d.transforms import PreprocessingParameters, component_boxes, preprocessing
 
 pytestmark = pytest.mark.numeric
 
 
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+def contents(directory):
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
-def test_the_files_are_the_references_and_the_index_tells_about_them(prepared_phantoms, raw_phantoms, tiny_recipe):
-    index = Index.read(prepared_phantoms)
-    assert len(index.cases) == 5 and index.recipe == tiny_recipe
+def test_the_files_are_the_references_and_the_index_tells_about_them(
+    preprocessed_phantoms, raw_phantoms, tiny_parameters
+):
+    index = Index.read(preprocessed_phantoms)
+    assert len(index.cases) == 5 and index.parameters == tiny_parameters
     assert len(index.data_list("training")) == 4 and len(index.data_list("evaluation")) == 1
     for case_id, record in index.cases.items():
-        image = np.load(prepared_phantoms / f"{case_id}_x.npy")
-        label = np.load(prepared_phantoms / f"{case_id}_y.npy")
+        image = np.load(preprocessed_phantoms / f"{case_id}_x.npy")
+        label = np.load(preprocessed_phantoms / f"{case_id}_y.npy")
         assert image.dtype == np.float32 and label.dtype == np.uint8
         assert image.shape == label.shape == (1, *record["shape"]) and min(record["shape"]) >= 32
         boxes = {str(k): [[list(axis) for axis in box] for box in v] for k, v in component_boxes(label).items()}
@@ -38,59 +40,63 @@ def test_the_files_are_the_references_and_the_index_tells_about_them(prepared_ph
         source = nib.load(raw_phantoms / case_id / "imaging.nii.gz")
         assert record["source_shape"] == list(source.shape)
         np.testing.assert_allclose(record["source_affine"], source.affine)
-    assert {verdict.outcome for verdict in verify(prepared_phantoms)} == {"right"}
+    assert {verdict.outcome for verdict in verify(preprocessed_phantoms)} == {"right"}
 
 
-def test_a_case_as_it_was_stored_is_prepared_on_the_way(prepared_phantoms, raw_phantoms, tiny_recipe):
-    case = next(case for case in Index.read(prepared_phantoms).data_list("training") if case["case_id"] == "case_00002")
-    folder = raw_phantoms / "case_00002"
-    stored = {"image": str(folder / "imaging.nii.gz"), "label": str(folder / "segmentation.nii.gz")}
-    opened, made = (OpenPreparedd(["image", "label"], tiny_recipe)(data) for data in (case, stored))
+def test_a_case_as_it_was_stored_is_prepared_on_the_way(preprocessed_phantoms, raw_phantoms, tiny_parameters):
+    case = next(
+        case for case in Index.read(preprocessed_phantoms).data_list("training") if case["case_id"] == "case_00002"
+    )
+    directory = raw_phantoms / "case_00002"
+    stored = {"image": str(directory / "imaging.nii.gz"), "label": str(directory / "segmentation.nii.gz")}
+    opened, made = (OpenPreprocessedd(["image", "label"], tiny_parameters)(data) for data in (case, stored))
     for key in ("image", "label"):
         assert np.array_equal(opened[key], made[key]) and opened[key].dtype == made[key].dtype
     assert made["boxes"].keys() == case["boxes"].keys() and made["case_id"] == stored["image"]
     with pytest.raises(CaseError, match="cannot be opened"):
-        OpenPreparedd(["image", "label"])(stored)
+        OpenPreprocessedd(["image", "label"])(stored)
 
 
-def test_data_lists_are_checked_and_the_directory_only_for_its_own_lists(prepared_phantoms, tiny_recipe, tmp_path):
+def test_data_lists_are_checked_and_the_directory_only_for_its_own_lists(
+    preprocessed_phantoms, tiny_parameters, tmp_path
+):
     given = [{"image": "a.nii.gz", "label": "b.nii.gz"}] * 2
-    require_data(tmp_path, tiny_recipe, given, given, cases_a_step=2)
+    require_data(tmp_path, tiny_parameters, given, given, cases_a_step=2)
     with pytest.raises(UsageError, match="2 training case.*each of which needs 3"):
-        require_data(tmp_path, tiny_recipe, given, given, cases_a_step=3)
+        require_data(tmp_path, tiny_parameters, given, given, cases_a_step=3)
     with pytest.raises(UsageError, match="contains no preprocessed data"):
-        require_data(tmp_path, tiny_recipe, [], given)
-    own = Index.or_empty(prepared_phantoms).data_list("evaluation")
-    require_data(prepared_phantoms, tiny_recipe, own)
+        require_data(tmp_path, tiny_parameters, [], given)
+    own = Index.or_empty(preprocessed_phantoms).data_list("evaluation")
+    require_data(preprocessed_phantoms, tiny_parameters, own)
     with pytest.raises(UsageError, match="was preprocessed with spacing_mm"):
-        require_data(prepared_phantoms, Recipe(), own)
+        require_data(preprocessed_phantoms, PreprocessingParameters(), own)
     assert Index.or_empty(tmp_path).cases == {}
 
 
-def test_another_number_of_kits19s_cases_is_told(tmp_path, prepared_phantoms, tiny_recipe, caplog):
-    content = json.loads((prepared_phantoms / "index.json").read_text())
+def test_another_number_of_kits19s_cases_is_told(tmp_path, preprocessed_phantoms, tiny_parameters, caplog):
+    content = json.loads((preprocessed_phantoms / "index.json").read_text())
     (tmp_path / "index.json").write_text(json.dumps({**content, "name": "KiTS19"}))
     evaluation = [{}] * 42
-    require_data(tmp_path, tiny_recipe, evaluation, [{}] * 168)
+    require_data(tmp_path, tiny_parameters, evaluation, [{}] * 168)
     assert caplog.messages == []
-    require_data(tmp_path, tiny_recipe, evaluation[1:], [{}] * 168)
+    require_data(tmp_path, tiny_parameters, evaluation[1:], [{}] * 168)
     assert caplog.messages == ["41 evaluation cases, KiTS19 has 42: the score is not MLPerf's"]
 
 
-def test_workers_and_reruns_give_the_same_bytes(tmp_path, raw_phantoms, prepared_phantoms, tiny_recipe):
-    assert prepare_dataset(raw_phantoms, tmp_path, tiny_recipe, workers=2) == {}
-    assert contents(tmp_path) == contents(prepared_phantoms)
+def test_workers_and_reruns_give_the_same_bytes(tmp_path, raw_phantoms, preprocessed_phantoms, tiny_parameters):
+    assert preprocess_dataset(raw_phantoms, tmp_path, tiny_parameters, workers=2) == {}
+    assert contents(tmp_path) == contents(preprocessed_phantoms)
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.npy")}
-    prepare_dataset(raw_phantoms, tmp_path, tiny_recipe)
+    preprocess_dataset(raw_phantoms, tmp_path, tiny_parameters)
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 
 
-def test_killed_at_any_moment_it_continues_to_the_same_bytes(tmp_path, raw_phantoms, prepared_phantoms):
+def test_killed_at_any_moment_it_continues_to_the_same_bytes(tmp_path, raw_phantoms, preprocessed_phantoms):
     config = tmp_path / "config.json"
     config.write_text(json.dumps(TINY))
     out = tmp_path / "out"
     command = [sys.executable, "-m", "kits_unet3d.pipeline.cli", "prepare", "--data-dir", str(raw_phantoms)]
-    command += ["--out", str(out), "--config", str(config)]
+    command += ["-o", str(out), "--config", str(config)]
     for files in (1, 3, 6):
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         while process.poll() is None and len(list(out.glob("*.npy"))) < files:
@@ -98,11 +104,11 @@ def test_killed_at_any_moment_it_continues_to_the_same_bytes(tmp_path, raw_phant
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
-    assert contents(out) == contents(prepared_phantoms)
+    assert contents(out) == contents(preprocessed_phantoms)
 
 
-def test_verify_reports_every_file(tmp_path, prepared_phantoms):
-    for path in prepared_phantoms.iterdir():
+def test_verify_reports_every_file(tmp_path, preprocessed_phantoms):
+    for path in preprocessed_phantoms.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     damaged = tmp_path / "case_00001_x.npy"
     damaged.write_bytes(damaged.read_bytes()[:-4] + b"\1\2\3\4")
@@ -115,7 +121,7 @@ def test_verify_reports_every_file(tmp_path, prepared_phantoms):
     assert sum(outcome == "right" for outcome in outcomes.values()) == 8
 
 
-def test_without_an_index_a_folder_is_held_against_kits19(tmp_path):
+def test_without_an_index_a_directory_is_held_against_kits19(tmp_path):
     outcomes = [verdict.outcome for verdict in verify(tmp_path)]
     assert outcomes == ["missing"] * 420
     splits = [case.split for case in known_cases().values()]
@@ -124,10 +130,10 @@ def test_without_an_index_a_folder_is_held_against_kits19(tmp_path):
     assert hashlib.md5(evaluation.encode()).hexdigest() == "540e7527ee9bfee799f394cc46655e11"
 
 
-def test_opening_reads_nothing_and_writing_to_it_changes_no_file(prepared_phantoms):
-    path = prepared_phantoms / "case_00000_x.npy"
+def test_opening_reads_nothing_and_writing_to_it_changes_no_file(preprocessed_phantoms):
+    path = preprocessed_phantoms / "case_00000_x.npy"
     before = path.read_bytes()
-    opened = OpenPreparedd("image")({"image": str(path)})["image"]
+    opened = OpenPreprocessedd("image")({"image": str(path)})["image"]
     assert isinstance(opened, np.memmap)
     opened[...] = 0
     del opened
@@ -137,7 +143,7 @@ def test_opening_reads_nothing_and_writing_to_it_changes_no_file(prepared_phanto
 def test_a_damaged_array_is_named(tmp_path):
     (tmp_path / "case_x.npy").write_bytes(b"\x93NUMPY")
     with pytest.raises(CaseError, match=r"case_x\.npy"):
-        OpenPreparedd("image")({"image": str(tmp_path / "case_x.npy")})
+        OpenPreprocessedd("image")({"image": str(tmp_path / "case_x.npy")})
 
 
 LABELLED = sorted(p.parent.name for p in (SHARED / "data" / "kits19_labels").glob("*/segmentation.nii.gz"))
@@ -152,8 +158,8 @@ def test_real_labels_have_the_references_md5(case_id, tmp_path):
     path = shared(f"data/kits19_labels/{case_id}/segmentation.nii.gz")
     label, spacing, _ = read_volume(path)
     case = {"label": label.astype(np.uint8)[None], "image": np.zeros((1, *label.shape), np.float32), "s": spacing}
-    prepared = preparation(Recipe(), source_key="s")(case)["label"]
-    assert torch.is_tensor(prepared)
+    preprocessed = preprocessing(PreprocessingParameters(), source_key="s")(case)["label"]
+    assert torch.is_tensor(preprocessed)
     with open(tmp_path / "y.npy", "wb") as stream:
-        np.save(stream, np.ascontiguousarray(prepared, dtype=np.uint8))
+        np.save(stream, np.ascontiguousarray(preprocessed, dtype=np.uint8))
     assert hashlib.md5((tmp_path / "y.npy").read_bytes()).hexdigest() == known_cases()[case_id].label_md5

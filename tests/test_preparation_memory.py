@@ -1,4 +1,4 @@
-"""Cases are prepared side by side only as far as they fit into memory together."""
+"""Cases are preprocessed side by side only as far as they fit into memory together."""
 
 import json
 import threading
@@ -10,26 +10,26 @@ import pytest
 from conftest import TINY
 
 from kits_unet3d.pipeline.cli import main
-from kits_unet3d.pipeline.data import Index, RawCase, find_cases, prepare_dataset
-from kits_unet3d.pipeline.data import preprocessing as preparation
+from kits_unet3d.pipeline.data import Index, RawCase, find_cases, preprocess_dataset
+from kits_unet3d.pipeline.data import preprocessing as preprocessing
 from kits_unet3d.pipeline.data.case_memory import needed_bytes, run_bounded
-from kits_unet3d.pipeline.data.preprocessing import prepare_case
+from kits_unet3d.pipeline.data.preprocessing import preprocess_case
 from kits_unet3d.pipeline.runtime.memory import LIBRARIES
-from kits_unet3d.transforms import Recipe
+from kits_unet3d.transforms import PreprocessingParameters
 
 
-def written(folder, shape, image_type=np.int16, label_type=np.uint8, intercept=None):
+def written(directory, shape, image_type=np.int16, label_type=np.uint8, intercept=None):
     """A case of nothing but a block of kidney."""
-    folder.mkdir(parents=True)
+    directory.mkdir(parents=True)
     affine = np.array([[0, 0, -2.0, 0], [0, -2.0, 0, 0], [-3.0, 0, 0, 0], [0, 0, 0, 1]])
     image = nib.Nifti1Image(np.full(shape, 30, image_type), affine)
     if intercept is not None:
         image.header.set_slope_inter(1, intercept)
     label = np.zeros(shape, label_type)
     label[4:8, 4:8, 4:8] = 1
-    nib.save(image, folder / "imaging.nii.gz")
-    nib.save(nib.Nifti1Image(label, affine), folder / "segmentation.nii.gz")
-    return RawCase(folder.name, folder / "imaging.nii.gz", folder / "segmentation.nii.gz", "training")
+    nib.save(image, directory / "imaging.nii.gz")
+    nib.save(nib.Nifti1Image(label, affine), directory / "segmentation.nii.gz")
+    return RawCase(directory.name, directory / "imaging.nii.gz", directory / "segmentation.nii.gz", "training")
 
 
 #: In the order of their names: large ones come first, between and last.
@@ -50,30 +50,30 @@ def together(monkeypatch):
     """Sets of cases that were at work at one moment; each stays until another has had time to begin."""
     lock, working, seen = threading.Lock(), set(), []
 
-    def watched(case, folder, recipe):
+    def watched(case, directory, parameters):
         with lock:
             working.add(case.case_id)
             seen.append(frozenset(working))
         try:
             time.sleep(0.3)
-            return prepare_case(case, folder, recipe)
+            return preprocess_case(case, directory, parameters)
         finally:
             with lock:
                 working.discard(case.case_id)
 
-    monkeypatch.setattr(preparation, "prepare_case", watched)
+    monkeypatch.setattr(preprocessing, "preprocess_case", watched)
     return seen
 
 
 def needs(raw):
-    return {case.case_id: needed_bytes(case, Recipe.from_dict(TINY)) for case in find_cases(raw)[1]}
+    return {case.case_id: needed_bytes(case, PreprocessingParameters.from_dict(TINY)) for case in find_cases(raw)[1]}
 
 
 def test_two_large_cases_are_never_at_work_together_and_small_ones_are(raw, together, tmp_path):
     need = needs(raw)
     limit = 1.5 * need["case_a"]
     assert need["case_a"] + need["case_c"] < limit < 2 * need["case_a"]
-    assert prepare_dataset(raw, tmp_path / "out", Recipe.from_dict(TINY), 3, limit) == {}
+    assert preprocess_dataset(raw, tmp_path / "out", PreprocessingParameters.from_dict(TINY), 3, limit) == {}
     assert set(Index.read(tmp_path / "out").cases) == set(SIZES)
     assert max(len(at_once & LARGE) for at_once in together) == 1
     assert max(len(at_once - LARGE) for at_once in together) >= 2
@@ -81,14 +81,14 @@ def test_two_large_cases_are_never_at_work_together_and_small_ones_are(raw, toge
 
 
 def test_where_memory_suffices_large_cases_are_at_work_together(raw, together, tmp_path):
-    prepare_dataset(raw, tmp_path / "out", Recipe.from_dict(TINY), 2)
+    preprocess_dataset(raw, tmp_path / "out", PreprocessingParameters.from_dict(TINY), 2)
     assert any(len(at_once & LARGE) == 2 for at_once in together)
 
 
 def test_a_case_larger_than_all_memory_is_prepared_alone_by_the_command(raw, together, tmp_path):
     """Of what the command is given the libraries take their part."""
     (tmp_path / "config.json").write_text(json.dumps(TINY))
-    command = ["prepare", "--data-dir", str(raw), "--out", str(tmp_path / "out"), "--workers", "3"]
+    command = ["prepare", "--data-dir", str(raw), "-o", str(tmp_path / "out"), "--workers", "3"]
     command += ["--config", str(tmp_path / "config.json"), "--max-memory"]
     assert main([*command, f"{(LIBRARIES + 10) / 1e6}MB"]) == 0
     assert [len(at_once) for at_once in together] == [1] * len(SIZES)
@@ -99,23 +99,26 @@ def test_the_failed_are_told_in_the_order_of_the_cases(raw, tmp_path):
     (raw / "case_e" / "imaging.nii.gz").unlink()
     label = raw / "case_a" / "segmentation.nii.gz"  # found out late
     nib.save(nib.Nifti1Image(np.full((96, 96, 96), 1, np.uint8), nib.load(label).affine), label)
-    assert list(prepare_dataset(raw, tmp_path / "out", Recipe.from_dict(TINY), 3)) == ["case_a", "case_e"]
+    assert list(preprocess_dataset(raw, tmp_path / "out", PreprocessingParameters.from_dict(TINY), 3)) == [
+        "case_a",
+        "case_e",
+    ]
 
 
 def test_what_a_case_needs_is_told_from_its_headers(tmp_path):
     shape, voxels = (64, 96, 96), 64 * 96 * 96
-    recipe = Recipe.from_dict(TINY)
-    plain = needed_bytes(written(tmp_path / "int16", shape), recipe)
+    parameters = PreprocessingParameters.from_dict(TINY)
+    plain = needed_bytes(written(tmp_path / "int16", shape), parameters)
     assert 4 * voxels <= plain <= 10 * voxels  # read and turned at least
     # A scale makes 8 bytes of two, and so does float64 of a label.
-    assert needed_bytes(written(tmp_path / "scaled", shape, intercept=-1024), recipe) >= 16 * voxels
-    assert needed_bytes(written(tmp_path / "label", shape, label_type=np.float64), recipe) >= (2 + 16) * voxels
+    assert needed_bytes(written(tmp_path / "scaled", shape, intercept=-1024), parameters) >= 16 * voxels
+    assert needed_bytes(written(tmp_path / "label", shape, label_type=np.float64), parameters) >= (2 + 16) * voxels
     # 3 x 2 x 2 mm resampled to 1 mm: 12 times the voxels, of 4 bytes, once as before and once as after a step.
-    fine = Recipe.from_dict({**TINY, "spacing_mm": [1.0, 1.0, 1.0]})
+    fine = PreprocessingParameters.from_dict({**TINY, "spacing_mm": [1.0, 1.0, 1.0]})
     assert needed_bytes(RawCase("int16", *sorted((tmp_path / "int16").iterdir()), "training"), fine) >= 96 * voxels
     (tmp_path / "int16" / "imaging.nii.gz").write_bytes(b"no scan")
     (tmp_path / "int16" / "segmentation.nii.gz").unlink()
-    assert needed_bytes(RawCase("int16", *[tmp_path / "int16" / "imaging.nii.gz"] * 2, "training"), recipe) == 0
+    assert needed_bytes(RawCase("int16", *[tmp_path / "int16" / "imaging.nii.gz"] * 2, "training"), parameters) == 0
 
 
 def test_what_one_raises_ends_the_rest():

@@ -1,4 +1,4 @@
-"""Preparation of what is not as it should be: each case fails alone, by name, and the others are prepared."""
+"""Preparation of what is not as it should be: each case fails alone, by name, and the others are preprocessed."""
 
 import gzip
 import json
@@ -9,9 +9,9 @@ import pytest
 from conftest import TINY
 
 from kits_unet3d.pipeline.cli import main
-from kits_unet3d.pipeline.data import Index, find_cases, prepare_dataset
+from kits_unet3d.pipeline.data import Index, find_cases, preprocess_dataset
 from kits_unet3d.pipeline.runtime.errors import UsageError
-from kits_unet3d.transforms import Recipe
+from kits_unet3d.transforms import PreprocessingParameters
 
 
 def copy_case(source, target):
@@ -44,58 +44,58 @@ def relabel(path, change):
     ],
 )
 def test_a_bad_label_fails_its_case_by_name_and_the_others_are_prepared(
-    tmp_path, two_cases, tiny_recipe, change, reason
+    tmp_path, two_cases, tiny_parameters, change, reason
 ):
     relabel(two_cases / "case_00000" / "segmentation.nii.gz", change)
-    failed = prepare_dataset(two_cases, tmp_path / "out", tiny_recipe)
+    failed = preprocess_dataset(two_cases, tmp_path / "out", tiny_parameters)
     assert list(failed) == ["case_00000"]
     assert reason in failed["case_00000"] and "case_00000/segmentation.nii.gz" in failed["case_00000"]
     assert list(Index.read(tmp_path / "out").cases) == ["case_00001"]
 
 
-def test_a_label_lying_elsewhere_fails_its_case(tmp_path, two_cases, tiny_recipe):
+def test_a_label_lying_elsewhere_fails_its_case(tmp_path, two_cases, tiny_parameters):
     def shifted(image):
         affine = image.affine.copy()
         affine[0, 3] += 4
         return nib.Nifti1Image(np.asarray(image.dataobj), affine)
 
     relabel(two_cases / "case_00000" / "segmentation.nii.gz", shifted)
-    assert "affine differs" in prepare_dataset(two_cases, tmp_path / "out", tiny_recipe)["case_00000"]
+    assert "affine differs" in preprocess_dataset(two_cases, tmp_path / "out", tiny_parameters)["case_00000"]
 
 
-def test_a_truncated_image_fails_its_case(tmp_path, two_cases, tiny_recipe):
+def test_a_truncated_image_fails_its_case(tmp_path, two_cases, tiny_parameters):
     path = two_cases / "case_00000" / "imaging.nii.gz"
     path.write_bytes(path.read_bytes()[:-1000])
-    failed = prepare_dataset(two_cases, tmp_path / "out", tiny_recipe)
+    failed = preprocess_dataset(two_cases, tmp_path / "out", tiny_parameters)
     assert "imaging.nii.gz: cannot be read" in failed["case_00000"]
 
 
-def test_a_label_without_its_image_is_reported_and_the_others_are_prepared(tmp_path, two_cases, tiny_recipe):
+def test_a_label_without_its_image_is_reported_and_the_others_are_prepared(tmp_path, two_cases, tiny_parameters):
     (two_cases / "case_00000" / "imaging.nii.gz").unlink()
-    failed = prepare_dataset(two_cases, tmp_path / "out", tiny_recipe)
+    failed = preprocess_dataset(two_cases, tmp_path / "out", tiny_parameters)
     assert "case_00000/imaging.nii.gz: cannot be read" in failed["case_00000"]
     assert list(Index.read(tmp_path / "out").cases) == ["case_00001"]
 
 
 @pytest.mark.parametrize("missing", ["segmentation.nii.gz", "imaging.nii.gz"])
-def test_what_vanished_since_fails_its_case_when_run_again(tmp_path, two_cases, tiny_recipe, missing):
-    assert prepare_dataset(two_cases, tmp_path / "out", tiny_recipe) == {}
+def test_what_vanished_since_fails_its_case_when_run_again(tmp_path, two_cases, tiny_parameters, missing):
+    assert preprocess_dataset(two_cases, tmp_path / "out", tiny_parameters) == {}
     stamp = (tmp_path / "out" / "case_00001_x.npy").stat().st_mtime_ns
     (two_cases / "case_00000" / missing).unlink()
-    failed = prepare_dataset(two_cases, tmp_path / "out", tiny_recipe)
+    failed = preprocess_dataset(two_cases, tmp_path / "out", tiny_parameters)
     assert list(failed) == ["case_00000"] and f"case_00000/{missing}: " in failed["case_00000"]
     assert (tmp_path / "out" / "case_00001_x.npy").stat().st_mtime_ns == stamp
 
 
 def test_a_case_that_is_listed_but_not_there_fails_by_name(tmp_path, two_cases, capsys):
-    """One without its label, one without anything; a folder that no list names and that has no label is left alone."""
+    """One has no label, one has no file; a directory without a label that no list names is left alone."""
     (tmp_path / "config.json").write_text(json.dumps(TINY))
     (two_cases / "case_00000" / "segmentation.nii.gz").unlink()
     listed = {"training": ["case_00000", "case_00007"], "evaluation": ["case_00001"]}
     (two_cases / "dataset.json").write_text(json.dumps(listed))
     (two_cases / "case_00300").mkdir()
     (two_cases / "case_00300" / "imaging.nii.gz").write_bytes(b"")
-    command = ["prepare", "--data-dir", str(two_cases), "--out", str(tmp_path / "out")]
+    command = ["prepare", "--data-dir", str(two_cases), "-o", str(tmp_path / "out")]
     assert main([*command, "--config", str(tmp_path / "config.json")]) == 1
     error = capsys.readouterr().err
     assert "case_00000/segmentation.nii.gz: no such file" in error
@@ -103,17 +103,17 @@ def test_a_case_that_is_listed_but_not_there_fails_by_name(tmp_path, two_cases, 
     assert list(Index.read(tmp_path / "out").cases) == ["case_00001"]
 
 
-def test_a_folder_without_a_list_may_hold_scans_without_labels(two_cases):
+def test_a_directory_without_a_list_may_hold_scans_without_labels(two_cases):
     """As KiTS19's own does: its cases beyond 210 have none."""
     (two_cases / "dataset.json").unlink()
     (two_cases / "case_00000" / "segmentation.nii.gz").unlink()
     assert [case.case_id for case in find_cases(two_cases)[1]] == ["case_00001"]
 
 
-def test_other_numbers_into_the_same_folder_are_refused(tmp_path, two_cases, tiny_recipe):
-    prepare_dataset(two_cases, tmp_path / "out", tiny_recipe)
-    with pytest.raises(UsageError, match="choose another --out"):
-        prepare_dataset(two_cases, tmp_path / "out", Recipe())
+def test_other_numbers_into_the_same_directory_are_refused(tmp_path, two_cases, tiny_parameters):
+    preprocess_dataset(two_cases, tmp_path / "out", tiny_parameters)
+    with pytest.raises(UsageError, match="choose another --output-dir"):
+        preprocess_dataset(two_cases, tmp_path / "out", PreprocessingParameters())
 
 
 def test_a_case_in_both_splits_or_in_none_is_refused(two_cases, tmp_path):
@@ -129,7 +129,7 @@ def test_a_case_in_both_splits_or_in_none_is_refused(two_cases, tmp_path):
     ]:
         (two_cases / "dataset.json").write_text(json.dumps(content))
         with pytest.raises(UsageError, match=reason):
-            prepare_dataset(two_cases, tmp_path / "out")
+            preprocess_dataset(two_cases, tmp_path / "out")
 
 
 def rgb(image):
@@ -170,7 +170,7 @@ def test_a_bad_image_fails_its_case_and_the_others_are_prepared(tmp_path, two_ca
     """By the command, which ends with exit code 1."""
     (tmp_path / "config.json").write_text(json.dumps(TINY))
     change(two_cases / "case_00000" / "imaging.nii.gz")
-    command = ["prepare", "--data-dir", str(two_cases), "--out", str(tmp_path / "out")]
+    command = ["prepare", "--data-dir", str(two_cases), "-o", str(tmp_path / "out")]
     assert main([*command, "--config", str(tmp_path / "config.json")]) == 1
     error = capsys.readouterr().err
     assert "failed: " in error and "case_00000/imaging.nii.gz: " in error and reason in error
@@ -195,7 +195,7 @@ def fractional(image):
 def test_a_bad_label_is_exit_code_1(tmp_path, two_cases, row, break_it, reason, capsys):
     (tmp_path / "config.json").write_text(json.dumps(TINY))
     break_it(two_cases / "case_00000")
-    command = ["prepare", "--data-dir", str(two_cases), "--out", str(tmp_path / "out")]
+    command = ["prepare", "--data-dir", str(two_cases), "-o", str(tmp_path / "out")]
     assert main([*command, "--config", str(tmp_path / "config.json")]) == 1
     assert reason in capsys.readouterr().err
     assert list(Index.read(tmp_path / "out").cases) == ["case_00001"]
@@ -204,5 +204,5 @@ def test_a_bad_label_is_exit_code_1(tmp_path, two_cases, row, break_it, reason, 
 def test_a_case_in_both_splits_is_exit_code_2(tmp_path, two_cases, capsys):
     content = {"training": ["case_00000", "case_00001"], "evaluation": ["case_00001"]}
     (two_cases / "dataset.json").write_text(json.dumps(content))
-    assert main(["prepare", "--data-dir", str(two_cases), "--out", str(tmp_path / "out")]) == 2
+    assert main(["prepare", "--data-dir", str(two_cases), "-o", str(tmp_path / "out")]) == 2
     assert "case_00001 in both splits" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline.inference import Grid, Predictor, labels_on_grid
 from kits_unet3d.pipeline.inference.restore import along_the_body, slabs_on_grid
 from kits_unet3d.pipeline.model import Model
-from kits_unet3d.transforms import Recipe
+from kits_unet3d.transforms import PreprocessingParameters
 
 pytestmark = pytest.mark.numeric
 
@@ -81,21 +81,21 @@ def test_the_mask_is_the_same_body_however_the_scan_is_stored(tmp_path, axcodes)
         nib.Nifti1Image(stored, affine @ nib.orientations.inv_ornt_aff(turn, voxels.shape)), tmp_path / "scan.nii.gz"
     )
     assert nib.aff2axcodes(nib.load(tmp_path / "scan.nii.gz").affine) == tuple(axcodes)
-    recipe = Recipe(spacing_mm=(2.0, 1.5, 1.5), roi_size=(32, 32, 32))
-    prediction = Predictor(Model(BrightIsKidney(), recipe), "cpu").predict(tmp_path / "scan.nii.gz")
+    parameters = PreprocessingParameters(spacing_mm=(2.0, 1.5, 1.5), roi_size=(32, 32, 32))
+    prediction = Predictor(Model(BrightIsKidney(), parameters), "cpu").predict(tmp_path / "scan.nii.gz")
     assert prediction.mask.shape == stored.shape
     assert (prediction.mask > 0).sum() == pytest.approx((voxels > 0).sum(), rel=0.02)
-    truth = np.where(stored == 300, 2, np.where(stored == 150, 1, 0))
-    assert (prediction.mask != truth).mean() < 1e-3
+    ground_truth = np.where(stored == 300, 2, np.where(stored == 150, 1, 0))
+    assert (prediction.mask != ground_truth).mean() < 1e-3
     voxel_ml = 2.0 * 1.5 * 1.5 / 1000
-    assert prediction.volumes_ml["tumour"] == pytest.approx(float((truth == 2).sum()) * voxel_ml, rel=0.02)
+    assert prediction.volumes_ml["tumour"] == pytest.approx(float((ground_truth == 2).sum()) * voxel_ml, rel=0.02)
 
 
 def test_a_real_network_fills_every_voxel_of_an_odd_grid(tmp_path):
     voxels = np.random.default_rng(0).integers(-100, 300, (7, 33, 29)).astype(np.int16)
     nib.save(nib.Nifti1Image(voxels, np.diag([5.0, 0.9, 0.9, 1])), tmp_path / "scan.nii")
     torch.manual_seed(0)
-    model = Model(UNet3D(channels=(4, 8)), Recipe(spacing_mm=(3, 2, 2), roi_size=(16, 16, 16)))
+    model = Model(UNet3D(channels=(4, 8)), PreprocessingParameters(spacing_mm=(3, 2, 2), roi_size=(16, 16, 16)))
     prediction = Predictor(model, "cpu").predict(tmp_path / "scan.nii")
     assert prediction.mask.shape == voxels.shape and prediction.mask.max() <= 2
 
@@ -103,7 +103,9 @@ def test_a_real_network_fills_every_voxel_of_an_odd_grid(tmp_path):
 def test_probabilities_are_those_the_mask_comes_from(tmp_path):
     voxels = np.random.default_rng(0).integers(-100, 300, (7, 33, 29)).astype(np.int16)
     nib.save(nib.Nifti1Image(voxels, np.diag([5.0, 0.9, 0.9, 1])), tmp_path / "scan.nii")
-    predictor = Predictor(Model(BrightIsKidney(), Recipe(spacing_mm=(3, 2, 2), roi_size=(16, 16, 16))), "cpu")
+    predictor = Predictor(
+        Model(BrightIsKidney(), PreprocessingParameters(spacing_mm=(3, 2, 2), roi_size=(16, 16, 16))), "cpu"
+    )
     mask = predictor.predict(tmp_path / "scan.nii", probabilities=tmp_path / "scan.npy").mask
     shares = np.load(tmp_path / "scan.npy", mmap_mode="r", allow_pickle=False)
     assert shares.dtype == np.float16 and shares.shape == (*voxels.shape, 3)

@@ -33,12 +33,13 @@ def overlay(tmp_path_factory, tiny_config):
 
 
 @pytest.fixture(scope="module")
-def command(overlay, prepared_phantoms):
-    def make(folder, *more):
+def command(overlay, preprocessed_phantoms):
+    def make(directory, *more):
         config = "[" + ",".join(f"'{c}'" for c in [*CONFIGS, overlay]) + "]"
         return [
             sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", config, "--device_name", "cpu",
-            "--dataset_dir", str(prepared_phantoms), "--ckpt_dir", str(folder), "--output_dir", str(folder / "eval"),
+            "--dataset_dir", str(preprocessed_phantoms), "--ckpt_dir", str(directory),
+            "--output_dir", str(directory / "eval"),
             *more,
         ]  # fmt: skip
 
@@ -63,11 +64,11 @@ def wait_for(condition, process, log, seconds=120):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, command):
     """The run that nothing interrupted."""
-    folder = tmp_path_factory.mktemp("whole")
-    log = folder / "log"
-    process = start(command(folder), log)
+    directory = tmp_path_factory.mktemp("whole")
+    log = directory / "log"
+    process = start(command(directory), log)
     assert process.wait(300) == 0, log.read_text()[-3000:]
-    return torch.load(folder / "model_final.pt", weights_only=True)
+    return torch.load(directory / "model_final.pt", weights_only=True)
 
 
 def same(a, b):
@@ -143,7 +144,7 @@ def run(command):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
-def test_checkpoints_are_never_mixed(tmp_path, command, prepared_phantoms):
+def test_checkpoints_are_never_mixed(tmp_path, command, preprocessed_phantoms):
     assert run(command(tmp_path, "--epochs", "1", "--first_evaluation", "1")).returncode == 0
     *_, before, last = last_checkpoints(tmp_path)
     again = run(command(tmp_path))
@@ -152,9 +153,9 @@ def test_checkpoints_are_never_mixed(tmp_path, command, prepared_phantoms):
     assert other.returncode == 3 and "differs in learning_rate, seed;" in other.stderr, other.stderr[-2000:]
     fewer = run(command(tmp_path, "--resume", "True", "--training_cases", "2", "--loss::lambda_dice", "1.0"))
     assert fewer.returncode == 3 and "differs in epoch_length, loss::lambda_dice, training_cases;" in fewer.stderr
-    index = json.loads((prepared_phantoms / "index.json").read_text())
+    index = json.loads((preprocessed_phantoms / "index.json").read_text())
     index["cases"]["case_00001"]["source_sha256"]["image"] = "0" * 64
-    shutil.copytree(prepared_phantoms, tmp_path / "others")
+    shutil.copytree(preprocessed_phantoms, tmp_path / "others")
     (tmp_path / "others" / "index.json").write_text(json.dumps(index))
     others = run(command(tmp_path, "--resume", "True", "--dataset_dir", os.fspath(tmp_path / "others")))
     assert others.returncode == 3 and "differs in sources;" in others.stderr, others.stderr[-2000:]

@@ -16,21 +16,25 @@ from kits_unet3d.pipeline.data.sampling import CaseSampler, Seeds
 from kits_unet3d.pipeline.device import resolve
 from kits_unet3d.pipeline.training import Checkpoints, Resume, RunState, TrainStep, WeightAverage
 from kits_unet3d.pipeline.training.checkpoint import last_checkpoints
-from kits_unet3d.transforms import Recipe, augmentation, strong_augmentation, wide_augmentation
+from kits_unet3d.transforms import PreprocessingParameters, augmentation, strong_augmentation, wide_augmentation
 
 
 class Run:
     """A trainer of one step an epoch which changes the weights a little, with its state."""
 
     def __init__(self, seed=1, momentum=0.9, channels=(2, 4), overlap=0.5, length=1, **settings):
-        cpu, factory, recipe = resolve("cpu"), partial(UNet3D, channels=list(channels)), Recipe(overlap=overlap)
+        cpu, factory, parameters = (
+            resolve("cpu"),
+            partial(UNet3D, channels=list(channels)),
+            PreprocessingParameters(overlap=overlap),
+        )
         network = factory()
         optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=momentum)
         self.seeds = Seeds(seed)
-        settings = {"batch_size": 1, "loss": DiceCELoss(), "augmentation": augmentation(recipe), **settings}
+        settings = {"batch_size": 1, "loss": DiceCELoss(), "augmentation": augmentation(parameters), **settings}
         self.state = RunState(
-            WeightAverage(network), optimizer, TrainStep(cpu), CaseSampler(range(length), self.seeds), factory, recipe,
-            cpu, settings,
+            WeightAverage(network), optimizer, TrainStep(cpu), CaseSampler(range(length), self.seeds), factory,
+            parameters, cpu, settings,
         )  # fmt: skip
         self.length = length
         self.trainer = Engine(lambda engine, batch: None)
@@ -42,8 +46,8 @@ class Run:
         self.trainer.run(range(self.length), max_epochs=epochs)
         return self
 
-    def saved(self, folder, epochs=3):
-        return self.start(epochs, Checkpoints(folder, self.state, self.evaluator, "mean_dice", every=1))
+    def saved(self, directory, epochs=3):
+        return self.start(epochs, Checkpoints(directory, self.state, self.evaluator, "mean_dice", every=1))
 
 
 def test_the_best_score_is_kept_and_a_lower_one_after_it_is_not(tmp_path):
@@ -69,7 +73,7 @@ def test_the_best_score_is_kept_and_a_lower_one_after_it_is_not(tmp_path):
         ({}, []),
         ({"momentum": 0.8}, ["optimizer::momentum"]),
         ({"channels": (2, 8)}, ["network::channels"]),
-        ({"overlap": 0.25}, ["recipe::overlap"]),
+        ({"overlap": 0.25}, ["preprocessing_parameters::overlap"]),
         ({"length": 2}, ["epoch_length"]),
         ({"learning_rate": 2.0}, ["learning_rate"]),
         ({"loss": DiceCELoss(lambda_dice=0.5)}, ["loss::lambda_dice"]),
@@ -92,7 +96,7 @@ def test_what_differs_from_the_checkpoint_is_named_by_its_path(tmp_path, capsys,
 def test_every_number_of_the_augmentation_counts(tmp_path):
     Run().saved(tmp_path)
     content = torch.load(last_checkpoints(tmp_path)[-1], weights_only=True)
-    run = Run(augmentation=augmentation(Recipe(), foreground_probability=0.5))
+    run = Run(augmentation=augmentation(PreprocessingParameters(), foreground_probability=0.5))
     run.trainer.state.epoch_length = 1
     (named,) = run.state.differences(content, run.trainer)
     assert named.startswith("augmentation::transforms::0::") and named.endswith("foreground_probability")
@@ -100,18 +104,18 @@ def test_every_number_of_the_augmentation_counts(tmp_path):
 
 @pytest.mark.parametrize("chain", [augmentation, wide_augmentation, strong_augmentation])
 def test_augmentation_settings_load_with_weights_only(tmp_path, chain):
-    run = Run(augmentation=chain(Recipe(roi_size=(8, 8, 8)), class_weights=[1.0, 2.0]))
+    run = Run(augmentation=chain(PreprocessingParameters(roi_size=(8, 8, 8)), class_weights=[1.0, 2.0]))
     run.trainer.state.epoch_length = 1
     torch.save(run.state.settings, tmp_path / "settings.pt")
     assert torch.load(tmp_path / "settings.pt", weights_only=True) == run.state.settings
 
 
 def test_what_was_drawn_meanwhile_is_no_difference(tmp_path):
-    chain = augmentation(Recipe(roi_size=(8, 8, 8)))
+    chain = augmentation(PreprocessingParameters(roi_size=(8, 8, 8)))
     run = Run(augmentation=chain)
     chain({"image": torch.rand(1, 9, 9, 9), "label": torch.ones(1, 9, 9, 9, dtype=torch.uint8)})
     run.saved(tmp_path)
-    again = Run(augmentation=augmentation(Recipe(roi_size=(8, 8, 8))))
+    again = Run(augmentation=augmentation(PreprocessingParameters(roi_size=(8, 8, 8))))
     again.start(5, Resume(True, tmp_path, again.state))
     assert again.trainer.state.epoch == 5
 
@@ -147,7 +151,7 @@ def test_damaged_checkpoints_are_refused_by_name_and_by_directory(tmp_path, caps
     assert ended.value.code == 3 and "damaged" in capsys.readouterr().err
 
 
-def test_a_restart_does_not_overrule_that_the_folder_is_an_earlier_runs(tmp_path, capsys, monkeypatch):
+def test_a_restart_does_not_overrule_that_the_directory_is_an_earlier_runs(tmp_path, capsys, monkeypatch):
     Run().saved(tmp_path)
     for attempt in ("0", "1"):
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", attempt)

@@ -105,7 +105,7 @@ def test_a_scan_with_voxels_that_are_no_numbers_is_refused(tmp_path):
         read_scan(save(tmp_path / "nan.nii", voxels))
 
 
-def test_a_folder_gives_its_scans_and_an_empty_one_an_error(tmp_path):
+def test_a_directory_gives_its_scans_and_an_empty_one_an_error(tmp_path):
     save(tmp_path / "b.nii.gz", random_ct())
     save(tmp_path / "a.nii", random_ct())
     for other in ("notes.txt", ".part-c.nii.gz", "a_seg.nii"):
@@ -145,12 +145,12 @@ def test_a_real_nrrd_is_what_its_header_and_bytes_say():
     assert (scan.voxels == np.clip(voxels, -1024, 3071)).all()
 
 
-def test_a_real_dicom_folder_is_what_another_decoder_and_its_positions_say():
+def test_a_real_dicom_directory_is_what_another_decoder_and_its_positions_say():
     """Tags by pydicom, JPEG 2000 by Pillow; the reader here has both from GDCM."""
     pydicom = pytest.importorskip("pydicom")
-    folder = shared("data/ct/dicom_j2k20")
-    files = sorted((pydicom.dcmread(path) for path in folder.iterdir()), key=lambda ds: ds.ImagePositionPatient[2])
-    scan = read_scan(folder)
+    directory = shared("data/ct/dicom_j2k20")
+    files = sorted((pydicom.dcmread(path) for path in directory.iterdir()), key=lambda ds: ds.ImagePositionPatient[2])
+    scan = read_scan(directory)
     assert scan.voxels.shape == (512, 512, 20)
     for z, ds in enumerate(files):
         ds.pixel_array_options(decoding_plugin="pillow")
@@ -162,7 +162,7 @@ def test_a_real_dicom_folder_is_what_another_decoder_and_its_positions_say():
             np.testing.assert_allclose((scan.affine @ [x, y, z, 1])[:3], place * [-1, -1, 1], atol=1e-4)
 
 
-def test_a_dicom_folder_lies_where_an_independent_reader_puts_it(tmp_path):
+def test_a_dicom_directory_lies_where_an_independent_reader_puts_it(tmp_path):
     voxels = random_ct((6, 8, 10))
     write_series(tmp_path / "ct", voxels, SeriesDescription="x")
     write_series(tmp_path / "ct", voxels[:3], SeriesInstanceUID="1.2.3.9", SeriesNumber=9, Modality="MR")
@@ -185,7 +185,7 @@ def test_a_tilted_gantry_gives_a_sheared_affine(tmp_path):
     np.testing.assert_allclose(scan.affine[:3, 3], (30, 50, 10), atol=1e-6)
 
 
-def test_a_series_in_several_folders_is_one_scan(tmp_path):
+def test_a_series_in_several_directories_is_one_scan(tmp_path):
     voxels = random_ct((6, 8, 10))
     write_series(tmp_path / "ct" / "upper", voxels, leave_out=[0, 1, 2])
     write_series(tmp_path / "ct" / "lower", voxels, leave_out=[3, 4, 5])
@@ -223,9 +223,9 @@ def test_what_is_wrong_in_a_list_is_a_case_of_its_own(tmp_path):
         assert [os.path.basename(path) for path in left_out] == ["c_seg.nii.gz"]
 
 
-@pytest.mark.parametrize("how", ["arguments", "glob", "list", "folder"])
+@pytest.mark.parametrize("how", ["arguments", "glob", "list", "directory"])
 def test_scan_names_are_unique(tmp_path, how):
-    paths = [f"{folder}/{name}.nii.gz" for folder in "ab" for name in ("imaging_ct", "imaging")] + ["a.nii.gz"]
+    paths = [f"{directory}/{name}.nii.gz" for directory in "ab" for name in ("imaging_ct", "imaging")] + ["a.nii.gz"]
     for path in paths:
         (tmp_path / path).parent.mkdir(exist_ok=True)
         save(tmp_path / path, random_ct((2, 2, 2)))
@@ -234,7 +234,7 @@ def test_scan_names_are_unique(tmp_path, how):
         "arguments": [tmp_path / path for path in paths],
         "glob": str(tmp_path / "**" / "*.nii.gz"),
         "list": tmp_path / "list.txt",
-        "folder": tmp_path,
+        "directory": tmp_path,
     }
     names = [scan.name for scan in find_scans(given[how])]
     assert len(set(names)) == len(paths) and {"a/imaging_ct", "b/imaging_ct", "b"} < set(names)

@@ -4,7 +4,7 @@ import torch
 from conftest import configured_loss, golden, rng
 
 from kits_unet3d.pipeline.evaluation import dice_scores, kits19_scores
-from kits_unet3d.pipeline.evaluation.folders import score_folders
+from kits_unet3d.pipeline.evaluation.directories import score_directories
 
 pytestmark = pytest.mark.numeric
 
@@ -51,14 +51,14 @@ def test_dice_of_a_hand_made_case():
 
 
 def test_kits19_counts_the_tumour_as_kidney_and_scores_two_empty_masks_1():
-    truth = np.array([[[0, 1, 2, 2]]])
+    ground_truth = np.array([[[0, 1, 2, 2]]])
     predicted = np.array([[[0, 2, 1, 0]]])
-    scores = kits19_scores(predicted, truth)
+    scores = kits19_scores(predicted, ground_truth)
     assert scores["kidney_dice"] == pytest.approx(2 * 2 / (2 + 3))
     assert scores["tumour_dice"] == 0.0
     nothing = np.zeros((1, 1, 4), int)
     assert kits19_scores(nothing, nothing) == {"kidney_dice": 1.0, "tumour_dice": 1.0}
-    assert kits19_scores(nothing, truth) == {"kidney_dice": 0.0, "tumour_dice": 0.0}
+    assert kits19_scores(nothing, ground_truth) == {"kidney_dice": 0.0, "tumour_dice": 0.0}
 
 
 def test_a_missing_ground_truth_fails_that_case_alone(tmp_path, raw_phantoms):
@@ -67,7 +67,7 @@ def test_a_missing_ground_truth_fails_that_case_alone(tmp_path, raw_phantoms):
     for case in ("case_00000", "case_00001"):
         (masks / f"{case}_seg.nii.gz").write_bytes((raw_phantoms / case / "segmentation.nii.gz").read_bytes())
     (masks / "stranger.nii.gz").write_bytes((raw_phantoms / "case_00000" / "segmentation.nii.gz").read_bytes())
-    scores, failed = score_folders(masks, raw_phantoms)
+    scores, failed = score_directories(masks, raw_phantoms)
     assert (scores.mean["kidney_dice"], scores.mean["tumour_dice"]) == (1.0, 1.0)
     assert sorted(scores.by_case) == ["case_00000", "case_00001"]
     assert "segmentation.nii.gz does not exist" in failed["stranger"]

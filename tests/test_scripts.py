@@ -24,12 +24,12 @@ def phantoms(tmp_path_factory):
 def script(phantoms, tmp_path_factory):
     models = tmp_path_factory.mktemp("models")
 
-    def run(name, *arguments, folder=ROOT, **settings):
+    def run(name, *arguments, directory=ROOT, **settings):
         environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTORCH_TRAIN")}
         environment |= {"DEVICE": "cpu", "PYTHON": sys.executable, "PHANTOMS": str(phantoms)}
         environment |= {"PYTORCH_TRAIN_CHECKPOINT": str(models)} | settings
         return subprocess.run(
-            ["bash", f"scripts/{name}.sh", *arguments], cwd=folder, env=environment, capture_output=True, text=True,
+            ["bash", f"scripts/{name}.sh", *arguments], cwd=directory, env=environment, capture_output=True, text=True,
             timeout=500,
         )  # fmt: skip
 
@@ -40,7 +40,7 @@ RESULT = re.compile(r"^RESULT,image_segmentation,0,\d+,[^,]*,\d{4}-\d\d-\d\d .+$
 
 
 def test_precheckin_trains_and_evaluates_on_two_processes(script, tmp_path):
-    done = script("precheckin", "--output_dir", str(tmp_path), CARDS="2")
+    done = script("precheckin", "--output_dir", str(tmp_path), ACCELERATORS="2")
     assert done.returncode == 0, done.stderr[-3000:]
     assert RESULT.search(done.stdout)
     lines = (tmp_path / "mlperf.log").read_text().splitlines()
@@ -52,7 +52,16 @@ def test_precheckin_trains_and_evaluates_on_two_processes(script, tmp_path):
 def test_the_four_card_settings_train_and_the_checkpoint_is_scored(script, tmp_path):
     out = str(tmp_path / "eval")
     done = script(
-        "train_4mlu", "--epochs", "1", "--first_evaluation", "1", "--output_dir", out, "--workers", "0", CARDS="2"
+        "train_4mlu",
+        "--epochs",
+        "1",
+        "--first_evaluation",
+        "1",
+        "--output_dir",
+        out,
+        "--workers",
+        "0",
+        ACCELERATORS="2",
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert RESULT.search(done.stdout)
@@ -73,18 +82,18 @@ def test_the_benchmark_prints_throughput_and_percentiles(script, tmp_path):
 
 @pytest.mark.parametrize("name", ["train_4mlu", "train_8mlu", "precheckin", "infer"])
 def test_a_missing_device_is_an_error_and_the_result_line_still_comes(script, name, phantoms):
-    done = script(name, DEVICE="xpu:7", CARDS="1")
+    done = script(name, DEVICE="xpu:7", ACCELERATORS="1")
     assert done.returncode != 0
     assert "is not available" in done.stderr and RESULT.search(done.stdout)
 
 
 def test_the_result_line_has_the_seed_that_was_given_to_the_script(script):
-    done = script("train_4mlu", "--seed", "7", DEVICE="xpu:7", CARDS="1")
+    done = script("train_4mlu", "--seed", "7", DEVICE="xpu:7", ACCELERATORS="1")
     assert "\nRESULT,image_segmentation,7," in done.stdout
 
 
-def test_all_that_a_training_writes_goes_where_its_checkpoints_go(script, prepared_phantoms, tiny_config, tmp_path):
-    """In an image the project's folder belongs to someone else."""
+def test_all_that_a_training_writes_goes_where_its_checkpoints_go(script, preprocessed_phantoms, tiny_config, tmp_path):
+    """In an image the project's directory belongs to someone else."""
     project, out = tmp_path / "project", tmp_path / "checkpoints"
     for name in ("scripts", "bundle"):
         ignored = shutil.ignore_patterns("models", "eval")
@@ -93,8 +102,8 @@ def test_all_that_a_training_writes_goes_where_its_checkpoints_go(script, prepar
     settings = {**json.loads(tiny_config.read_text()), "epochs": 1}
     options = [part for key, value in settings.items() for part in (f"--{key}", json.dumps(value))]
     done = script(
-        "train", "--dataset_dir", str(prepared_phantoms), *options,
-        folder=project, PYTORCH_TRAIN_CHECKPOINT=str(out), PYTORCH_TRAIN_DATASET="unused", CARDS="1",
+        "train", "--dataset_dir", str(preprocessed_phantoms), *options,
+        directory=project, PYTORCH_TRAIN_CHECKPOINT=str(out), PYTORCH_TRAIN_DATASET="unused", ACCELERATORS="1",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert (out / "model.pt").is_file() and (out / "eval" / "mlperf.log").is_file()
@@ -119,8 +128,8 @@ def test_what_the_scripts_write_by_default_is_not_for_the_repository():
 def quickstart(script, tmp_path_factory):
     """Run the quickstart in an environment that is ready, with few cases and seconds of training."""
     pytest.importorskip("matplotlib")
-    folder = tmp_path_factory.mktemp("quickstart")
-    venv = folder / "venv"
+    directory = tmp_path_factory.mktemp("quickstart")
+    venv = directory / "venv"
     (venv / "bin").mkdir(parents=True)
     (venv / "bin" / "python").write_text(f"#!/bin/sh\nexec '{sys.executable}' \"$@\"\n")
     (venv / "bin" / "python").chmod(0o755)
@@ -130,7 +139,7 @@ def quickstart(script, tmp_path_factory):
     (venv / ".installed-figures").write_bytes(stamp.stdout)
 
     def run(minutes):
-        out = folder / "out"
+        out = directory / "out"
         done = script("quickstart", VENV=str(venv), OUT=str(out), CASES="6", MINUTES=minutes)
         assert done.returncode == 0, done.stderr[-3000:]
         model = torch.load(out / "models" / "model_final.pt", weights_only=True)

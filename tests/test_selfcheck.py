@@ -9,7 +9,7 @@ TRAIN = str(ROOT / "bundle" / "configs" / "train.json")
 
 
 def test_two_processes_on_a_cpu_are_found_sound_alone_and_together(capfd, tiny_config):
-    command = ["device", "--device", "cpu", "--cards", "2", "--patch", "16"]
+    command = ["device", "--device", "cpu", "--accelerators", "2", "--patch", "16"]
     code = main([*command, "--config", TRAIN, str(tiny_config)])
     printed = capfd.readouterr()
     assert code == 0, printed.out + printed.err

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from kits_unet3d.pipeline.model import read_model
 
 pytestmark = MARKS
-BEST = ["bundle/configs/best.json", "bundle/configs/best_cpu.json"]
+BEST = ["bundle/configs/dynunet_ds.json", "bundle/configs/dynunet_ds_cpu.json"]
 
 
 def bundle(run_id, config, reports=None, **overrides):
@@ -37,48 +37,48 @@ def together(jobs):
 
 
 @pytest.fixture(scope="module")
-def train(tmp_path_factory, prepared_phantoms, tiny_config, reports):
-    """Trains on a device, perhaps going on from a copy of another run's folder; gives the new folder."""
+def train(tmp_path_factory, preprocessed_phantoms, tiny_config, reports):
+    """Trains on a device, perhaps going on from a copy of another run's directory; gives the new directory."""
 
     def start(device, source=None, overlays=(), reports=reports, **overrides):
-        folder = tmp_path_factory.mktemp(device)
+        directory = tmp_path_factory.mktemp(device)
         if source is not None:
-            shutil.copytree(source, folder, dirs_exist_ok=True)
+            shutil.copytree(source, directory, dirs_exist_ok=True)
         bundle(
             "training", str(["bundle/configs/train.json", *overlays, str(tiny_config)]),
-            reports if device == "mlu" else None, dataset_dir=prepared_phantoms, ckpt_dir=folder,
-            output_dir=folder / "curves", device_name=device, resume=source is not None, **overrides,
+            reports if device == "mlu" else None, dataset_dir=preprocessed_phantoms, ckpt_dir=directory,
+            output_dir=directory / "curves", device_name=device, resume=source is not None, **overrides,
         )  # fmt: skip
-        return folder
+        return directory
 
     return start
 
 
 @pytest.fixture(scope="module")
 def trained(train):
-    """Folders of two trainings with an evaluation after each epoch, by device."""
+    """Directories of two trainings with an evaluation after each epoch, by device."""
     return together({device: partial(train, device) for device in ("cpu", "mlu")})
 
 
 @pytest.fixture(scope="module")
 def continued(train):
-    """Folders of trainings whose first epoch ran on the simulated device, by the device that the second ran on."""
+    """Directories of trainings whose first epoch ran on the simulated device, by the device that the second ran on."""
     first = train("mlu", epochs=1)
     return together({device: partial(train, device, first) for device in ("cpu", "mlu")})
 
 
 @pytest.fixture(scope="module")
-def evaluated(trained, tmp_path_factory, prepared_phantoms, reports):
+def evaluated(trained, tmp_path_factory, preprocessed_phantoms, reports):
     """What the bundle's evaluating writes of one checkpoint, file by file, by device."""
 
     def evaluate(device):
-        folder = tmp_path_factory.mktemp("scores")
+        directory = tmp_path_factory.mktemp("scores")
         bundle(
             "evaluating", "['bundle/configs/train.json','bundle/configs/evaluate.json']",
-            reports if device == "mlu" else None, dataset_dir=prepared_phantoms, output_dir=folder,
+            reports if device == "mlu" else None, dataset_dir=preprocessed_phantoms, output_dir=directory,
             ckpt_path=trained["mlu"] / "model.pt", device_name=device,
         )  # fmt: skip
-        return {path.name: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+        return {path.name: path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
 
     return together({device: partial(evaluate, device) for device in ("cpu", "mlu")})
 
@@ -88,13 +88,13 @@ def infer(tmp_path_factory, raw_phantoms):
     """The bytes of the mask of one scan that the bundle's inferring writes."""
 
     def start(model, device, reports=None, precision="fp32", **overrides):
-        folder = tmp_path_factory.mktemp("masks")
+        directory = tmp_path_factory.mktemp("masks")
         bundle(
-            "inferring", "bundle/configs/inference.json", reports, output_dir=folder, ckpt_path=model / "model.pt",
+            "inferring", "bundle/configs/inference.json", reports, output_dir=directory, ckpt_path=model / "model.pt",
             input=raw_phantoms / "case_00003" / "imaging.nii.gz", device_name=device, precision=precision,
             **overrides,
         )  # fmt: skip
-        return (folder / "case_00003_seg.nii.gz").read_bytes()
+        return (directory / "case_00003_seg.nii.gz").read_bytes()
 
     return start
 
@@ -117,8 +117,8 @@ def with_options(trained, train, infer, tiny_config, tmp_path_factory) -> Path:
         "adam": partial(train, "mlu", reports=reports, **adam),
         "bf16": partial(train, "mlu", reports=reports, precision="bf16", batch_dice=True, epochs=1),
         "best": partial(train, "mlu", reports=reports, overlays=BEST, precision="bf16", epochs=1, channels=[4, 8, 8]),
-        "mirror": partial(infer, trained["mlu"], "mlu", reports, precision="bf16", mirror=True),
-        "cards": partial(device_check(tiny_config), "--cards", 2, reports=reports, MLU_VISIBLE_DEVICES="0,1"),
+        "tta": partial(infer, trained["mlu"], "mlu", reports, precision="bf16", tta=True),
+        "cards": partial(device_check(tiny_config), "--accelerators", 2, reports=reports, MLU_VISIBLE_DEVICES="0,1"),
     })  # fmt: skip
     return reports
 
@@ -147,30 +147,30 @@ def same(first, second) -> bool:
     return first == second
 
 
-def curve(folder: Path, name: str) -> list[float]:
-    events = EventAccumulator(str(folder / "curves")).Reload()
+def curve(directory: Path, name: str) -> list[float]:
+    events = EventAccumulator(str(directory / "curves")).Reload()
     return [event.value for event in events.Scalars(name)]
 
 
 def test_training_is_the_cpus_bit_for_bit(trained):
-    content = {name: torch.load(folder / "model_final.pt", weights_only=True) for name, folder in trained.items()}
+    content = {name: torch.load(directory / "model_final.pt", weights_only=True) for name, directory in trained.items()}
     assert content["mlu"]["device"]["device"] == "mlu:0" and content["cpu"]["device"]["device"] == "cpu"
     assert same(content["cpu"]["model"], content["mlu"]["model"])
     assert same(content["cpu"]["optimizer"], content["mlu"]["optimizer"])
-    losses = {device: curve(folder, "train_loss") for device, folder in trained.items()}
+    losses = {device: curve(directory, "train_loss") for device, directory in trained.items()}
     assert losses["cpu"] == losses["mlu"] and len(losses["mlu"]) == 4
 
 
 def test_a_run_goes_on_on_either_device_as_if_never_stopped(trained, continued):
     expected = torch.load(trained["cpu"] / "model_final.pt", weights_only=True)
-    for device, folder in continued.items():
-        content = torch.load(folder / "model_final.pt", weights_only=True)
+    for device, directory in continued.items():
+        content = torch.load(directory / "model_final.pt", weights_only=True)
         assert content["epoch"] == 2 and content["device"]["device"].startswith(device)
         assert same(content["model"], expected["model"]) and same(content["optimizer"], expected["optimizer"])
 
 
 def test_evaluation_is_the_cpus_bit_for_bit(trained):
-    scores = {device: curve(folder, "mean_dice") for device, folder in trained.items()}
+    scores = {device: curve(directory, "mean_dice") for device, directory in trained.items()}
     assert scores["cpu"] == scores["mlu"] and len(scores["mlu"]) == 2
 
 
@@ -212,7 +212,7 @@ def test_each_operation_on_the_device_is_a_known_one(
     version = ".".join(torch.__version__.split(".")[:2])
     if header != f"# torch {version}":
         pytest.skip(f"the list is of {header[2:]}, this is torch {version}, which may take operations apart otherwise")
-    ran = {what for folder in (reports, with_options) for what in counted(folder, "operations")}
+    ran = {what for directory in (reports, with_options) for what in counted(directory, "operations")}
     new = sorted(ran - set(known))
     assert not new, "\n".join(new)
     assert {"aten::flip", "aten::sqrt.out", "aten::_amp_foreach_non_finite_check_and_unscale_"} <= ran

@@ -12,7 +12,7 @@ def test_the_adapter_works_on_the_device():
 
 
 def test_the_self_check_finds_two_sound_cards(tiny_config):
-    done = device_check(tiny_config)("--cards", 2, MLU_VISIBLE_DEVICES="0,1")
+    done = device_check(tiny_config)("--accelerators", 2, MLU_VISIBLE_DEVICES="0,1")
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     for line in ("simulated MLU", "differs from the CPU's by 0.0e+00", "by cpu:gloo,mlu:cncl", "all checks passed"):
         assert done.stdout.count(line) == 1, line

@@ -51,17 +51,17 @@ def test_synthetic_cases_look_like_prepared_ones_and_share_their_memory():
     assert cases[0]["boxes"] == {1: [((4, 12), (4, 12), (8, 24))], 2: [((6, 10), (6, 10), (12, 20))]}
 
 
-def benchmark(folder, **knobs):
-    path = folder / "knobs.json"
+def benchmark(directory, **knobs):
+    path = directory / "knobs.json"
     path.write_text(
-        json.dumps({**TINY, "channels": [4, 8, 8], "workers": 0, "device_name": "cpu", "output_dir": str(folder)})
+        json.dumps({**TINY, "channels": [4, 8, 8], "workers": 0, "device_name": "cpu", "output_dir": str(directory)})
     )
     configs = [str(ROOT / "bundle" / "configs" / name) for name in ("train.json", "benchmark.json")]
     workflow = ConfigWorkflow(config_file=[*configs, str(path)], logging_file=False, workflow_type="train", **knobs)
     workflow.initialize()
     workflow.run()
-    report = json.loads((folder / "benchmark.json").read_text())
-    assert sorted(path.name for path in folder.iterdir()) == ["benchmark.json", "knobs.json"]
+    report = json.loads((directory / "benchmark.json").read_text())
+    assert sorted(path.name for path in directory.iterdir()) == ["benchmark.json", "knobs.json"]
     return report
 
 
@@ -72,9 +72,11 @@ def test_the_benchmark_needs_no_data_and_logs_the_device(tmp_path, caplog):
     assert f"device: {report['device']}" in caplog.messages
 
 
-def test_the_benchmark_reads_prepared_data_over_and_over(tmp_path, prepared_phantoms):
+def test_the_benchmark_reads_prepared_data_over_and_over(tmp_path, preprocessed_phantoms):
     """Two batches of two are all there is; five steps are asked for."""
-    report = benchmark(tmp_path, benchmark_steps=4, warmup_steps=1, synthetic=False, dataset_dir=str(prepared_phantoms))
+    report = benchmark(
+        tmp_path, benchmark_steps=4, warmup_steps=1, synthetic=False, dataset_dir=str(preprocessed_phantoms)
+    )
     assert report["steps"] == 4
 
 

@@ -26,7 +26,7 @@ from kits_unet3d.pipeline.training import (
     epochs_of,
     recomputed,
 )
-from kits_unet3d.transforms import Recipe
+from kits_unet3d.transforms import PreprocessingParameters
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,9 @@ def test_lamb_and_adam_overlays_train():
         optimizer = parser.get_parsed_content("optimizer")
         cpu = resolve("cpu")
         factory = partial(UNet3D, channels=(2, 4))
-        state = RunState(WeightAverage(network), optimizer, TrainStep(cpu), None, factory, Recipe(), cpu, {})
+        state = RunState(
+            WeightAverage(network), optimizer, TrainStep(cpu), None, factory, PreprocessingParameters(), cpu, {}
+        )
         engine = Engine(lambda engine, batch: None)
         content = {"configuration": state.configuration(engine)}
         before = [p.detach().clone() for p in network.parameters()]

@@ -15,14 +15,14 @@ from monai.transforms import Compose
 from kits_unet3d.transforms import (
     CropToStride,
     CropToStrided,
+    PreprocessingParameters,
     RandBalancedCrop,
     RandBalancedCropd,
-    Recipe,
     ResampleToSpacing,
     ResampleToSpacingd,
     augmentation,
     component_boxes,
-    preparation,
+    preprocessing,
     wide_augmentation,
 )
 
@@ -39,7 +39,7 @@ def test_preparation_gives_the_references_bytes(k):
         "spacing": np.float32(recorded[f"spacing_{k}"]),
     }
     kept = {key: value.copy() for key, value in case.items()}
-    done = preparation(Recipe(), source_key="spacing")(case)
+    done = preprocessing(PreprocessingParameters(), source_key="spacing")(case)
     image, label = np.asarray(done["image"]), np.asarray(done["label"]).astype(np.uint8)
     assert image.shape == tuple(recorded[f"out_shape_{k}"]) and image.dtype == np.float32
     np.testing.assert_allclose(image[0, ::16, ::16, ::16], recorded[f"image_stride16_{k}"], atol=1e-5, rtol=0)
@@ -215,10 +215,10 @@ def test_the_evaluation_crop_keeps_what_the_reference_keeps():
 
 @pytest.mark.parametrize("chain_of", [augmentation, wide_augmentation])
 def test_augmentation_gives_patches_and_repeats_itself_from_a_seed(chain_of):
-    recipe = Recipe(roi_size=(8, 8, 8))
+    parameters = PreprocessingParameters(roi_size=(8, 8, 8))
     label = label_with((1, cube(3, 9)))
     data = {"image": label.astype(np.float32), "label": label, "boxes": component_boxes(label)}
-    chain = chain_of(recipe, boxes_key="boxes")
+    chain = chain_of(parameters, boxes_key="boxes")
     first = [chain.set_random_state(1)(data)["image"] for _ in range(1)]
     again = [chain.set_random_state(1)(data)["image"] for _ in range(1)]
     assert torch.equal(first[0], again[0]) and first[0].shape == (1, 8, 8, 8)
@@ -226,11 +226,11 @@ def test_augmentation_gives_patches_and_repeats_itself_from_a_seed(chain_of):
 
 def test_wide_augmentation_rotates_image_and_label_alike():
     """A cube whose image is its label, without the changes of intensity that follow the turning."""
-    recipe = Recipe(roi_size=(24, 24, 24))
+    parameters = PreprocessingParameters(roi_size=(24, 24, 24))
     label = np.zeros((1, 24, 24, 24), np.uint8)
     label[0, 6:18, 6:18, 6:18] = 2
     data = {"image": label.astype(np.float32), "label": label, "boxes": component_boxes(label)}
-    chain = wide_augmentation(recipe, boxes_key="boxes").set_random_state(0)
+    chain = wide_augmentation(parameters, boxes_key="boxes").set_random_state(0)
     turning = Compose(chain.transforms[:6]).set_random_state(0)
     turned = [turning(data) for _ in range(12)]
     sizes = [int((sample["label"] == 2).sum()) for sample in turned]
@@ -244,7 +244,7 @@ def test_wide_augmentation_rotates_image_and_label_alike():
 def test_flips_and_noise_follow_the_distributions_of_the_reference():
     label = torch.zeros(1, 8, 8, 8, dtype=torch.uint8)
     label[0, 0, 0, 0] = 1  # a corner, whose place tells how the axes lie
-    chain = augmentation(Recipe(roi_size=(8, 8, 8))).set_random_state(0)
+    chain = augmentation(PreprocessingParameters(roi_size=(8, 8, 8))).set_random_state(0)
     flips, sigmas, draws, corners = np.zeros(3), [], 2000, Counter()
     for _ in range(draws):
         done = chain({"image": torch.full((1, 8, 8, 8), 10.0), "label": label})
@@ -261,9 +261,9 @@ def test_flips_and_noise_follow_the_distributions_of_the_reference():
 
 
 def test_brightness_multiplies_by_1_7_to_2_3_as_the_reference_does():
-    recipe = Recipe(roi_size=(2, 2, 2))
+    parameters = PreprocessingParameters(roi_size=(2, 2, 2))
     data = {"image": np.ones((1, 2, 2, 2), np.float32), "label": np.ones((1, 2, 2, 2), np.uint8)}
-    chain = augmentation(recipe).set_random_state(0)
+    chain = augmentation(parameters).set_random_state(0)
     values = np.array([float(chain(data)["image"].median()) for _ in range(600)])
     bright = values[values > 1.4]  # noise alone stays below 1.4
     assert 0.06 < len(bright) / 600 < 0.14
@@ -275,11 +275,11 @@ def test_brightness_multiplies_by_1_7_to_2_3_as_the_reference_does():
 )
 def test_a_wrong_recipe_is_refused(wrong):
     with pytest.raises(ValueError, match="must be|unknown"):
-        Recipe.from_dict(wrong)
+        PreprocessingParameters.from_dict(wrong)
 
 
 def test_a_recipe_survives_json():
     import json
 
-    recipe = Recipe(spacing_mm=(3.2, 2.4, 2.4), roi_size=(64, 64, 64))
-    assert Recipe.from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe
+    parameters = PreprocessingParameters(spacing_mm=(3.2, 2.4, 2.4), roi_size=(64, 64, 64))
+    assert PreprocessingParameters.from_dict(json.loads(json.dumps(parameters.as_dict()))) == parameters

@@ -23,7 +23,7 @@ def inside(*endings):
     }
 
 
-def test_every_folder_of_code_is_a_package_of_the_distribution():
+def test_every_directory_of_code_is_a_package_of_the_distribution():
     settings = configparser.ConfigParser()
     settings.read(ROOT / "setup.cfg")
     listed = set(settings["options"]["packages"].split())
@@ -32,7 +32,7 @@ def test_every_folder_of_code_is_a_package_of_the_distribution():
 
 @pytest.mark.slow
 def test_the_wheel_holds_all_code_and_its_command_runs(tmp_path):
-    source = tmp_path / "source"  # a copy, since a build leaves its own folders behind and takes up old ones
+    source = tmp_path / "source"  # a copy, since a build leaves its own directories behind and takes up old ones
     source.mkdir()
     for room in ROOMS:
         shutil.copytree(ROOT / room, source / room, ignore=shutil.ignore_patterns("__pycache__"))

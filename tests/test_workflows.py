@@ -15,9 +15,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 @pytest.fixture(params=["repository", "bundle", "elsewhere"])
 def where(request, monkeypatch, tmp_path):
-    """Working folders a user may stand in, with the overrides needed there."""
-    folder = {"repository": ROOT, "bundle": ROOT / "bundle", "elsewhere": tmp_path}[request.param]
-    monkeypatch.chdir(folder)
+    """Working directories a user may stand in, with the overrides needed there."""
+    directory = {"repository": ROOT, "bundle": ROOT / "bundle", "elsewhere": tmp_path}[request.param]
+    monkeypatch.chdir(directory)
     return {"bundle_root": str(ROOT / "bundle")} if request.param == "elsewhere" else {}
 
 
@@ -31,11 +31,11 @@ def workflow(names, kind, **overrides):
 
 
 @pytest.mark.parametrize("overlay", [None, *OVERLAYS])
-def test_no_property_of_a_training_is_missing(overlay, where, prepared_phantoms, tiny_checkpoint):
+def test_no_property_of_a_training_is_missing(overlay, where, preprocessed_phantoms, tiny_checkpoint):
     names = ["train", *BELOW.get(overlay, []), *([overlay] if overlay else [])]
     if overlay is not None and "ckpt_path" in bundle_config(overlay):
         where = {**where, "ckpt_path": str(tiny_checkpoint)}
-    made = workflow(names, "train", dataset_dir=str(prepared_phantoms), workers=0, **where)
+    made = workflow(names, "train", dataset_dir=str(preprocessed_phantoms), workers=0, **where)
     assert made.check_properties() == []
     assert made.initialize() == made.initialize()  # consumers call it more than once
 
@@ -48,16 +48,18 @@ def test_no_property_of_an_inference_is_missing(where, raw_phantoms):
 @pytest.mark.parametrize(
     ("where", "overlay"),
     [
-        *((folder, None) for folder in ("repository", "bundle", "elsewhere")),
+        *((directory, None) for directory in ("repository", "bundle", "elsewhere")),
         *(("repository", overlay) for overlay in ("adam", "lamb", "images", "demo")),
     ],
     indirect=["where"],
 )
-def test_run_workflow_trains_from_any_folder(where, overlay, tmp_path, monkeypatch, prepared_phantoms, tiny_config):
-    monkeypatch.setattr(sys, "path", list(sys.path))  # MONAI adds the bundle's folder
+def test_run_workflow_trains_from_any_directory(
+    where, overlay, tmp_path, monkeypatch, preprocessed_phantoms, tiny_config
+):
+    monkeypatch.setattr(sys, "path", list(sys.path))  # MONAI adds the bundle's directory
     names = ["train", *BELOW.get(overlay, []), *([overlay] if overlay else [])]
     files = [os.path.relpath(CONFIGS / f"{name}.json") for name in names]  # as one would type them there
-    options = {"dataset_dir": str(prepared_phantoms), "ckpt_dir": str(tmp_path / "models"), "device_name": "cpu"}
+    options = {"dataset_dir": str(preprocessed_phantoms), "ckpt_dir": str(tmp_path / "models"), "device_name": "cpu"}
     options |= {"output_dir": str(tmp_path / "eval"), "epochs": 1, **where}
     run_workflow(workflow_type="train", config_file=[*files, str(tiny_config)], logging_file=False, **options)
     content = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
@@ -68,10 +70,10 @@ def test_run_workflow_trains_from_any_folder(where, overlay, tmp_path, monkeypat
 
 
 @pytest.mark.slow
-def test_a_scan_is_segmented_from_any_folder(copied_bundle, monkeypatch, tmp_path, raw_phantoms):
+def test_a_scan_is_segmented_from_any_directory(copied_bundle, monkeypatch, tmp_path, raw_phantoms):
     scan = raw_phantoms / "case_00003" / "imaging.nii.gz"
     root = {"bundle_root": str(copied_bundle)}
-    monkeypatch.setattr(sys, "path", list(sys.path))  # run() adds the bundle's folder
+    monkeypatch.setattr(sys, "path", list(sys.path))  # run() adds the bundle's directory
     monkeypatch.chdir(copied_bundle)
     config = str(copied_bundle / "configs" / "inference.json")
     common = {"input": str(scan), "device_name": "cpu", "config_file": config}
@@ -91,10 +93,12 @@ def test_a_scan_is_segmented_from_any_folder(copied_bundle, monkeypatch, tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [["run"], ["run_workflow", "--workflow_type", "train"]])
 @pytest.mark.parametrize("names", [["train"], ["train", "evaluate"], ["train", "benchmark"], ["train", "multi_device"]])
-def test_every_other_run_works_from_elsewhere(command, names, copied_bundle, tmp_path, prepared_phantoms, tiny_config):
+def test_every_other_run_works_from_elsewhere(
+    command, names, copied_bundle, tmp_path, preprocessed_phantoms, tiny_config
+):
     files = [str(copied_bundle / "configs" / f"{name}.json") for name in names]
     files.insert(1, str(tiny_config))
-    options = {"config_file": str(files), "bundle_root": copied_bundle, "dataset_dir": prepared_phantoms}
+    options = {"config_file": str(files), "bundle_root": copied_bundle, "dataset_dir": preprocessed_phantoms}
     options |= {"device_name": "cpu", "output_dir": tmp_path / "out"}
     if "benchmark" in names:
         options |= {"benchmark_steps": 2, "warmup_steps": 1}

@@ -1,8 +1,8 @@
 """Provide MONAI transforms of the MLPerf KiTS19 training recipe; each works alone in any MONAI pipeline."""
 
 from .balanced_crop import RandBalancedCrop, RandBalancedCropd, component_boxes
+from .chains import PreprocessingParameters, augmentation, evaluation, normalisation, preprocessing
 from .evaluation_crop import CropToStride, CropToStrided
-from .recipes import Recipe, augmentation, evaluation, normalisation, preparation
 from .resample import ResampleToSpacing, ResampleToSpacingd
 from .strong_augmentation import strong_augmentation
 from .wide_augmentation import wide_augmentation
@@ -12,14 +12,14 @@ __all__ = [
     "CropToStrided",
     "RandBalancedCrop",
     "RandBalancedCropd",
-    "Recipe",
+    "PreprocessingParameters",
     "ResampleToSpacing",
     "ResampleToSpacingd",
     "augmentation",
     "component_boxes",
     "evaluation",
     "normalisation",
-    "preparation",
+    "preprocessing",
     "strong_augmentation",
     "wide_augmentation",
 ]

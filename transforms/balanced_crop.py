@@ -17,7 +17,7 @@ Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 """First index and end index (exclusive) along D, H, W."""
 
 #: Components whose box has fewer voxels count as small. Outlines drawn slice by slice leave some in most label maps.
-SPECK = 27
+SMALL_COMPONENT = 27
 
 
 def component_boxes(label: NdarrayOrTensor) -> dict[int, list[Box]]:
@@ -140,7 +140,7 @@ class RandBalancedCrop(Randomizable, Transform):
                 return None
             number = classes[self._weighed(weights)]
         if self.component_power is not None:
-            found = [box for box in boxes[number] if _volume(box) >= SPECK] or boxes[number]
+            found = [box for box in boxes[number] if _volume(box) >= SMALL_COMPONENT] or boxes[number]
             return found[self._weighed([_volume(box) ** self.component_power for box in found])]
         largest = sorted(boxes[number], key=_volume)[-2:]
         return largest[self._below(len(largest))]

@@ -20,19 +20,19 @@ from monai.transforms import (
     RandSimulateLowResolutiond,
 )
 
-from .recipes import Recipe, training_patch
+from .chains import PreprocessingParameters, training_patch
 
 #: Margin on each side of a patch, as a fraction of its size, so that rotation brings in real voxels.
 MARGIN = 1 / 8
 
 
 def strong_augmentation(
-    recipe: Recipe,
+    parameters: PreprocessingParameters,
     image_key: str = "image",
     label_key: str = "label",
     **crop: Any,
 ) -> Compose:
-    """Turn a preprocessed volume into a training patch; replaces :func:`~.recipes.augmentation`.
+    """Turn a preprocessed volume into a training patch; replaces :func:`~.chains.augmentation`.
 
     The balanced crop and the flips are the same, but the crop adds an eighth of the patch on each side. The spatial
     transform uses this margin up. These steps follow, with their probabilities:
@@ -47,16 +47,16 @@ def strong_augmentation(
     Beyond the margin and the volume the border is repeated. A patch of 64×80×80 takes about 25 ms on one core.
 
     ``crop`` takes ``boxes_key``, ``foreground_probability``, ``class_weights`` and ``component_power`` of
-    :func:`~.recipes.augmentation`.
+    :func:`~.chains.augmentation`.
 
     Source: the kinds of steps, and roughly the numbers, of nnU-Net, Isensee et al., https://arxiv.org/abs/1809.10486.
     """
     both = (image_key, label_key)
-    margin = tuple(int(n * MARGIN) for n in recipe.roi_size)
+    margin = tuple(int(n * MARGIN) for n in parameters.roi_size)
     sigma = (0.5, 1.0)
-    turned = RandAffined(
+    rotated = RandAffined(
         both,
-        spatial_size=recipe.roi_size,
+        spatial_size=parameters.roi_size,
         prob=1.0,
         rotate_range=(math.radians(20),) * 3,
         scale_range=((-0.25, 0.3),) * 3,
@@ -65,9 +65,9 @@ def strong_augmentation(
     )
     return Compose(
         [
-            *training_patch(recipe, image_key, label_key, margin=margin, **crop),
+            *training_patch(parameters, image_key, label_key, margin=margin, **crop),
             # RandAffined(prob=0.5) would also resample patches that it does not rotate, at half the cost of a rotation.
-            OneOf([turned, CenterSpatialCropd(both, recipe.roi_size)], weights=(0.5, 0.5)),
+            OneOf([rotated, CenterSpatialCropd(both, parameters.roi_size)], weights=(0.5, 0.5)),
             CastToTyped(label_key, np.uint8),  # rotated labels are float32, and a batch has one type
             RandGaussianSmoothd(image_key, sigma, sigma, sigma, prob=0.15),
             RandSimulateLowResolutiond(image_key, prob=0.15, zoom_range=(0.5, 1.0)),

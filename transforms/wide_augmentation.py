@@ -16,16 +16,16 @@ from monai.transforms import (
     RandSimulateLowResolutiond,
 )
 
-from .recipes import Recipe, training_patch
+from .chains import PreprocessingParameters, training_patch
 
 
 def wide_augmentation(
-    recipe: Recipe,
+    parameters: PreprocessingParameters,
     image_key: str = "image",
     label_key: str = "label",
     **crop: Any,
 ) -> Compose:
-    """Turn a preprocessed volume into a training patch; replaces :func:`~.recipes.augmentation`.
+    """Turn a preprocessed volume into a training patch; replaces :func:`~.chains.augmentation`.
 
     It varies few, often repeated cases by rotation, scale, blur and contrast. The balanced crop and the flips are the
     same. These steps follow, with their probabilities:
@@ -39,13 +39,13 @@ def wide_augmentation(
     border is repeated.
 
     ``crop`` takes ``boxes_key``, ``foreground_probability``, ``class_weights`` and ``component_power`` of
-    :func:`~.recipes.augmentation`.
+    :func:`~.chains.augmentation`.
     """
     both = (image_key, label_key)
     turn = (math.radians(15),) * 3
     return Compose(
         [
-            *training_patch(recipe, image_key, label_key, **crop),
+            *training_patch(parameters, image_key, label_key, **crop),
             RandAffined(
                 both,
                 prob=0.5,

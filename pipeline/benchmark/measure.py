@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 #: The baseline, with which all other contenders are compared.
-PLAIN = "plain"
+BASELINE = "baseline"
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def rows(
             what,
             name,
             median,
-            ratio=median / medians[PLAIN] if PLAIN in medians and name != PLAIN else None,
+            ratio=median / medians[BASELINE] if BASELINE in medians and name != BASELINE else None,
             goal=(goals or {}).get(name),
             work=work or {},
             values=list(seconds[name]),

@@ -7,14 +7,14 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from kits_unet3d.transforms import Recipe
+from kits_unet3d.transforms import PreprocessingParameters
 
 from ..inference import Predictor
 from ..model import Model, build_network
 from ..runtime.files import write_json
-from . import plain, scans
-from .measure import PLAIN, Row, in_own_process, linearity
-from .scans import prepare_anew, raw_cases
+from . import baseline, scans
+from .measure import BASELINE, Row, in_own_process, linearity
+from .scans import preprocess_anew, raw_cases
 from .setting import Setting
 
 #: Least R² of a straight line.
@@ -28,7 +28,7 @@ def memory(setting: Setting) -> Iterator[Row]:
 
     The predictions are of scans of growing size, and of one, two and four scans.
     """
-    yield from _preparing(setting)
+    yield from _preprocessing(setting)
     half = setting.patch // 2
     voxels: dict[int, float] = {}
     paths: dict[int, Path] = {}
@@ -36,7 +36,7 @@ def memory(setting: Setting) -> Iterator[Row]:
         # One more sliding window each time: between these sizes their number, and so the time, is constant.
         shape = (half * (part + 1), 3 * half, 3 * half)
         voxels[part] = float(shape[0] * shape[1] * shape[2])
-        paths[part] = scans.write_raw(setting.folder / f"part{part}", shape)
+        paths[part] = scans.write_raw(setting.directory / f"part{part}", shape)
     # Run once uncounted, since the first run compiles the network and caches it for the others.
     _predicting(setting, paths[1])
     sizes: dict[int, list[tuple[float, float]]] = {part: [] for part in paths}
@@ -56,16 +56,16 @@ def memory(setting: Setting) -> Iterator[Row]:
         yield from _both("predict by count", f"{count} scans", runs, {"scans": count})
 
 
-def _preparing(setting: Setting) -> Iterator[Row]:
+def _preprocessing(setting: Setting) -> Iterator[Row]:
     """Measure the peak memory of preprocessing, in one run each."""
-    raw, alone, out = raw_cases(setting), setting.folder / "largest", setting.folder / "out" / "memory"
+    raw, alone, out = raw_cases(setting), setting.directory / "largest", setting.directory / "out" / "memory"
     shutil.rmtree(alone, ignore_errors=True)
     shutil.copytree(raw / "case_00000", alone / "case_00000")
     write_json(alone / "dataset.json", {"name": "benchmark", "training": ["case_00000"], "evaluation": []})
-    plainly = in_own_process(plain.prepare, alone, out / "plain", setting.recipe)[1]
-    yield Row("prepare, memory", PLAIN, plainly, "MB", values=[plainly])
-    peak = in_own_process(prepare_anew, alone, out / "ours", setting.recipe, 1)[1]
-    yield Row("prepare, memory", "ours", peak, "MB", peak / plainly, values=[peak])
+    baseline_peak = in_own_process(baseline.prepare, alone, out / "baseline", setting.parameters)[1]
+    yield Row("prepare, memory", BASELINE, baseline_peak, "MB", values=[baseline_peak])
+    peak = in_own_process(preprocess_anew, alone, out / "ours", setting.parameters, 1)[1]
+    yield Row("prepare, memory", "ours", peak, "MB", peak / baseline_peak, values=[peak])
 
 
 def _medians(runs: Runs) -> tuple[float, float]:
@@ -82,10 +82,10 @@ def _both(what: str, how: str, runs: Runs, work: Mapping[str, float]) -> Iterato
 
 def _predicting(setting: Setting, scan: Path, count: int = 1) -> tuple[float, float]:
     """Return seconds and peak MB of predicting a scan ``count`` times in its own process."""
-    return in_own_process(_predict, dict(setting.network), setting.recipe, scan, count)
+    return in_own_process(_predict, dict(setting.network), setting.parameters, scan, count)
 
 
-def _predict(network: dict[str, object], recipe: Recipe, scan: Path, count: int) -> None:
-    predictor = Predictor(Model(build_network(network), recipe), "cpu")
+def _predict(network: dict[str, object], parameters: PreprocessingParameters, scan: Path, count: int) -> None:
+    predictor = Predictor(Model(build_network(network), parameters), "cpu")
     for _ in range(count):
         predictor.predict(scan)

@@ -42,7 +42,7 @@ def machine() -> dict[str, Any]:
 
 def table(rows: Sequence[Row]) -> str:
     """Format rows as a Markdown table; goals limit the ratio to the baseline (≤) or the value itself (≥)."""
-    lines = ["| what | how | median | ratio to plain | goal |", "|---|---|---|---|---|"]
+    lines = ["| what | how | median | ratio to baseline | goal |", "|---|---|---|---|---|"]
     for row in rows:
         ratio = "" if row.ratio is None else f"{row.ratio:.3f}"
         goals = [f"{sign} {goal:.4g}" for sign, goal in (("≤", row.goal), ("≥", row.at_least)) if goal is not None]
@@ -56,10 +56,10 @@ def report(rows: Sequence[Row]) -> dict[str, Any]:
     return {"machine": machine(), "rows": [asdict(row) for row in rows]}
 
 
-def write_report(rows: Sequence[Row], folder: Path) -> None:
-    """Write ``benchmark.json`` with the machine and every value, and ``benchmark.md`` with the table, to ``folder``."""
-    write_json(folder / "benchmark.json", report(rows))
-    with whole_file(folder / "benchmark.md") as temporary:
+def write_report(rows: Sequence[Row], directory: Path) -> None:
+    """Write ``benchmark.json`` with the machine and every value, and ``benchmark.md`` with the table."""
+    write_json(directory / "benchmark.json", report(rows))
+    with whole_file(directory / "benchmark.md") as temporary:
         temporary.write_text(table(rows) + "\n", encoding="utf-8")
 
 

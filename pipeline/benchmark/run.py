@@ -15,18 +15,18 @@ from monai.transforms import Compose, EnsureTyped, SelectItemsd
 
 from kits_unet3d.transforms import RandBalancedCropd, augmentation
 
-from ..data import OpenPreparedd
+from ..data import OpenPreprocessedd
 from ..device import Accelerator, resolve
 from ..device_check import Workload
 from ..inference import Predictor
-from ..inference.backends import ENGINES, Engine, MissingEngineError, make_engine
+from ..inference.backends import BACKENDS, Backend, MissingBackendError, make_backend
 from ..inference.windows import DEFAULT
 from ..model import build_network
 from ..runtime.compilation import can_compile
 from ..training import compiled, keep_freed_memory
-from . import plain, scans
+from . import baseline, scans
 from .mask_agreement import agreement
-from .measure import PLAIN, Row, alternating, aside, in_blocks, rows
+from .measure import BASELINE, Row, alternating, aside, in_blocks, rows
 from .peak_memory import memory
 from .scans import prepare
 from .setting import Setting
@@ -47,20 +47,20 @@ def windows(setting: Setting) -> Iterator[Row]:
     """Measure one sliding window in every inference backend, made and compared with the network before."""
     network = build_network(setting.network).eval()
     image = torch.randn(1, 1, *[setting.patch] * 3)
-    engines: dict[str, Engine] = {PLAIN: network}
+    backends: dict[str, Backend] = {BASELINE: network}
     for precision, accelerator in _accelerators().items():
-        for name in ENGINES:
+        for name in BACKENDS:
             if (name, precision) != ("eager", "fp32"):
                 try:
-                    engines[f"{name} {precision}"] = make_engine(name, network, accelerator, tuple(image.shape))
-                except MissingEngineError:
+                    backends[f"{name} {precision}"] = make_backend(name, network, accelerator, tuple(image.shape))
+                except MissingBackendError:
                     continue
     with torch.inference_mode():
-        seconds = alternating({name: partial(run, image) for name, run in engines.items()}, setting.repeats)
+        seconds = alternating({name: partial(run, image) for name, run in backends.items()}, setting.repeats)
     # Only the fastest inference backend has a goal.
     goals = {}
     for precision, goal in (("fp32", 0.62), ("bf16", 0.33)):
-        made = [name for name in engines if name.endswith(precision)]
+        made = [name for name in backends if name.endswith(precision)]
         if made:
             goals[min(made, key=lambda name: statistics.median(seconds[name]))] = goal
     yield from rows("window", seconds, goals, {"voxels": float(image.numel())})
@@ -70,9 +70,9 @@ def case(setting: Setting) -> Iterator[Row]:
     """Measure one scan from file to mask."""
     spacing = (2.5, 0.92, 0.92)
     shape = tuple(
-        round(n * wanted / s) for n, wanted, s in zip(setting.grid, setting.recipe.spacing_mm, spacing, strict=True)
+        round(n * wanted / s) for n, wanted, s in zip(setting.grid, setting.parameters.spacing_mm, spacing, strict=True)
     )
-    scan, out = scans.write_raw(setting.folder / "scan", shape, spacing), setting.folder / "masks"
+    scan, out = scans.write_raw(setting.directory / "scan", shape, spacing), setting.directory / "masks"
     model, best = setting.model(), list(_accelerators().values())[-1]
     fewer = f"{best.precision}, {' '.join(DEFAULT)}"
 
@@ -81,7 +81,7 @@ def case(setting: Setting) -> Iterator[Row]:
         return lambda: predictor.predict(scan).save(out)
 
     contenders: dict[str, Callable[[], Any]] = {
-        PLAIN: lambda: plain.predict(model.network, setting.recipe, scan, out),
+        BASELINE: lambda: baseline.predict(model.network, setting.parameters, scan, out),
         f"{best.precision}, the reference's windows": ours(windows=("reference",)),
         fewer: ours(),
         f"{fewer}, roi coarse": ours(roi="coarse"),
@@ -106,7 +106,7 @@ def train_step(setting: Setting) -> Iterator[Row]:
         **{key: value for key, value in setting.loss.items() if not key.startswith("_")}
     )
     contenders: dict[str, Callable[[], Any]] = {
-        PLAIN: plain.train_step(build_network(setting.network), loss, work.batch())
+        BASELINE: baseline.train_step(build_network(setting.network), loss, work.batch())
     }
     for precision, accelerator in _accelerators().items():
         for name, channels_last in ((precision, False), (f"{precision}, channels last", True)):
@@ -139,14 +139,18 @@ def loader(setting: Setting) -> Iterator[Row]:
 
     The first is without augmentation, the second with it.
     """
-    cases, recipe = scans.write_prepared(setting.folder / "prepared", setting.grid), setting.recipe
+    cases, parameters = scans.write_preprocessed(setting.directory / "preprocessed", setting.grid), setting.parameters
     both = ("image", "label")
     crop = Compose(
-        [OpenPreparedd(both), RandBalancedCropd(both, "label", recipe.roi_size, 0.4, "boxes"), EnsureTyped(both)]
+        [
+            OpenPreprocessedd(both),
+            RandBalancedCropd(both, "label", parameters.roi_size, 0.4, "boxes"),
+            EnsureTyped(both),
+        ]
     )
-    turns = {PLAIN: iter(cases * 1000), "ours": iter(cases * 1000)}
+    turns = {BASELINE: iter(cases * 1000), "ours": iter(cases * 1000)}
     contenders: dict[str, Callable[[], object]] = {
-        PLAIN: lambda: [plain.load_sample(next(turns[PLAIN]), recipe.roi_size) for _ in range(SAMPLES)],
+        BASELINE: lambda: [baseline.load_sample(next(turns[BASELINE]), parameters.roi_size) for _ in range(SAMPLES)],
         "ours": lambda: [crop(dict(next(turns["ours"]))) for _ in range(SAMPLES)],
     }
     what = f"loader, {SAMPLES} samples"
@@ -156,7 +160,8 @@ def loader(setting: Setting) -> Iterator[Row]:
     work, accelerator = Workload(setting.network, setting.loss, setting.patch), list(_accelerators().values())[-1]
     network, ready = accelerator.wrap(build_network(setting.network)), work.batch()
     patches = Dataset(
-        cases * 1000, Compose([OpenPreparedd(both), augmentation(recipe, boxes_key="boxes"), SelectItemsd(both)])
+        cases * 1000,
+        Compose([OpenPreprocessedd(both), augmentation(parameters, boxes_key="boxes"), SelectItemsd(both)]),
     )
 
     def at_hand() -> Callable[[], object]:
@@ -167,7 +172,9 @@ def loader(setting: Setting) -> Iterator[Row]:
         return lambda: work.train(accelerator, network, batch=next(loaded))
 
     name = "with the loader, 1 worker"
-    yield from rows("step", in_blocks({PLAIN: at_hand, name: loading}, setting.repeats), {name: 1.02}, {"samples": 1})
+    yield from rows(
+        "step", in_blocks({BASELINE: at_hand, name: loading}, setting.repeats), {name: 1.02}, {"samples": 1}
+    )
 
 
 #: Benchmarks by their name on the command line.

@@ -9,13 +9,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from kits_unet3d.transforms import Recipe, component_boxes
+from kits_unet3d.transforms import PreprocessingParameters, component_boxes
 
-from ..data import prepare_dataset
+from ..data import preprocess_dataset
 from ..runtime.errors import UsageError
 from ..runtime.files import whole_file, write_json
-from . import plain, scans
-from .measure import PLAIN, Row, alternating, rows
+from . import baseline, scans
+from .measure import BASELINE, Row, alternating, rows
 from .setting import Setting
 
 #: HU of air, body and kidney; the kidney's is above the threshold of the benchmark's network.
@@ -51,13 +51,13 @@ def patient(shape: Sequence[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray
     return hu, label
 
 
-def write_raw(folder: Path, shape: Sequence[int], spacing_mm: Sequence[float] = SPACING_MM, seed: int = 0) -> Path:
-    """Write ``imaging.nii.gz`` and ``segmentation.nii.gz`` of a :func:`patient` to ``folder``, unless they exist."""
+def write_raw(directory: Path, shape: Sequence[int], spacing_mm: Sequence[float] = SPACING_MM, seed: int = 0) -> Path:
+    """Write ``imaging.nii.gz`` and ``segmentation.nii.gz`` of a :func:`patient` to ``directory``, unless they exist."""
     affine = np.zeros((4, 4))
     for axis, world in enumerate((2, 1, 0)):  # inferior, posterior, left
         affine[world, axis] = -spacing_mm[axis]
     affine[3, 3] = 1
-    files = [folder / "imaging.nii.gz", folder / "segmentation.nii.gz"]
+    files = [directory / "imaging.nii.gz", directory / "segmentation.nii.gz"]
     if not all(path.is_file() for path in files):
         for path, values in zip(files, patient(shape, seed), strict=True):
             with whole_file(path) as temporary:
@@ -65,13 +65,13 @@ def write_raw(folder: Path, shape: Sequence[int], spacing_mm: Sequence[float] = 
     return files[0]
 
 
-def write_prepared(folder: Path, shape: Sequence[int], cases: int = 2) -> list[dict[str, object]]:
+def write_preprocessed(directory: Path, shape: Sequence[int], cases: int = 2) -> list[dict[str, object]]:
     """Write preprocessed arrays of random cases; return them as a data list with their boxes."""
-    folder.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     listed: list[dict[str, object]] = []
     for number in range(cases):
         hu, label = patient(shape, number)
-        paths = {"image": folder / f"{number}_x.npy", "label": folder / f"{number}_y.npy"}
+        paths = {"image": directory / f"{number}_x.npy", "label": directory / f"{number}_y.npy"}
         for path, array in zip(paths.values(), (hu.astype(np.float32) / 100, label), strict=True):
             with whole_file(path) as temporary, open(temporary, "wb") as stream:
                 np.save(stream, array[None])
@@ -81,7 +81,7 @@ def write_prepared(folder: Path, shape: Sequence[int], cases: int = 2) -> list[d
 
 def raw_cases(setting: Setting) -> Path:
     """Return the directory of the setting's raw cases in KiTS19's layout; write the missing ones."""
-    raw = setting.folder / "raw"
+    raw = setting.directory / "raw"
     for number, count in enumerate(setting.slices):
         scans.write_raw(raw / f"case_{number:05d}", (count, setting.plane, setting.plane), (1.0, 0.8, 0.8), number)
     names = [f"case_{number:05d}" for number in range(len(setting.slices))]
@@ -89,24 +89,24 @@ def raw_cases(setting: Setting) -> Path:
     return raw
 
 
-def prepare_anew(raw: Path, out: Path, recipe: Recipe, workers: int) -> None:
+def preprocess_anew(raw: Path, out: Path, parameters: PreprocessingParameters, workers: int) -> None:
     """Preprocess raw cases by our path into an emptied ``out``.
 
     Raises:
         UsageError: if a case fails.
     """
     shutil.rmtree(out, ignore_errors=True)
-    failed = prepare_dataset(raw, out, recipe, workers)
+    failed = preprocess_dataset(raw, out, parameters, workers)
     if failed:
         raise UsageError(f"{raw}: {failed}")
 
 
 def prepare(setting: Setting) -> Iterator[Row]:
     """Measure the preprocessing of raw cases; ours runs two at a time."""
-    raw, out = raw_cases(setting), setting.folder / "out"
+    raw, out = raw_cases(setting), setting.directory / "out"
     contenders = {
-        PLAIN: lambda: plain.prepare(raw, out / "plain", setting.recipe),
-        "ours": lambda: prepare_anew(raw, out / "ours", setting.recipe, 2),
+        BASELINE: lambda: baseline.prepare(raw, out / "baseline", setting.parameters),
+        "ours": lambda: preprocess_anew(raw, out / "ours", setting.parameters, 2),
     }
     yield from rows(
         "prepare",

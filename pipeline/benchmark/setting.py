@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kits_unet3d.transforms import Recipe
+from kits_unet3d.transforms import PreprocessingParameters
 
 from ..model import Model, build_network
 
@@ -23,7 +23,7 @@ class Setting:
         network: as :func:`kits_unet3d.pipeline.model.describe_network` describes it; its weights are fresh, since
             they do not affect the speed.
         loss: arguments of a MONAI loss, with its class as ``_target_``.
-        folder: directory for the files that are made and read.
+        directory: directory for the files that are made and read.
         patch: edge of sliding windows and training patches in voxels.
         grid: (D, H, W) of a preprocessed case.
         slices: numbers of slices of the raw cases, with 512 × 512 voxels each unless ``plane`` differs.
@@ -35,7 +35,7 @@ class Setting:
 
     network: Mapping[str, Any]
     loss: Mapping[str, Any]
-    folder: Path
+    directory: Path
     patch: int = 128
     grid: tuple[int, int, int] = (190, 392, 392)
     slices: tuple[int, ...] = (611, 64, 470)
@@ -47,19 +47,19 @@ class Setting:
     labels: Path | None = None
 
     @property
-    def recipe(self) -> Recipe:
-        return Recipe(roi_size=(self.patch,) * 3)
+    def parameters(self) -> PreprocessingParameters:
+        return PreprocessingParameters(roi_size=(self.patch,) * 3)
 
     def model(self) -> Model:
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(0)
-            return Model(Stencil(build_network(self.network)).eval(), self.recipe)
+            return Model(Stencil(build_network(self.network)).eval(), self.parameters)
 
     @classmethod
-    def quick(cls, network: Mapping[str, Any], loss: Mapping[str, Any], folder: Path, **others: Any) -> Setting:
+    def quick(cls, network: Mapping[str, Any], loss: Mapping[str, Any], directory: Path, **others: Any) -> Setting:
         """Return sizes that take seconds, to check that everything runs; the numbers mean nothing."""
         sizes: dict[str, Any] = {"patch": 32, "grid": (40, 64, 64), "slices": (24, 12), "plane": 48}
-        return cls(network, loss, folder, **sizes, repeats=1, slow=1, **others)
+        return cls(network, loss, directory, **sizes, repeats=1, slow=1, **others)
 
 
 class Stencil(nn.Module):

@@ -9,18 +9,20 @@ from pathlib import Path
 from . import Outcome
 
 HELP = "measure speed and memory, and compare them with a baseline of stock MONAI"
-EXAMPLE = "kits-unet3d benchmark windows loader --out path/to/benchmark"
+EXAMPLE = "kits-unet3d benchmark windows loader -o path/to/benchmark"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = ("windows", "case", "train-step", "loader", "prepare", "memory", "all")
     parser.add_argument("kind", nargs="*", choices=kinds, default=["all"], help="what to measure")
-    parser.add_argument("--out", required=True, help="directory for the table, JSON, plot and temporary data")
+    parser.add_argument(
+        "-o", "--output-dir", required=True, help="directory for the table, JSON, plot and temporary data"
+    )
     parser.add_argument(
         "--config", default="bundle/configs/train.json", help="bundle config that defines the network and the loss"
     )
     parser.add_argument(
-        "--widths", type=int, nargs="+", default=None, help="channels per level, instead of the network's"
+        "--channels", type=int, nargs="+", default=None, help="channels per level, instead of the network's"
     )
     parser.add_argument(
         "--repeats", type=int, default=5, help="repeats of fast measurements; slow ones run at most 3 times"
@@ -44,13 +46,13 @@ def run(arguments: argparse.Namespace) -> Outcome:
     if arguments.repeats < 1:
         raise UsageError(f"--repeats must be at least 1, got {arguments.repeats}")
     network, loss = section("network_factory", arguments.config), section("loss", arguments.config)
-    if arguments.widths:
-        network["channels"] = arguments.widths
-    folder = Path(arguments.out)
+    if arguments.channels:
+        network["channels"] = arguments.channels
+    directory = Path(arguments.output_dir)
     setting = (Setting.quick if arguments.quick else Setting)(
         network,
         loss,
-        folder / "files",
+        directory / "files",
         checkpoint=_path(arguments.checkpoint),
         scans=_path(arguments.scans),
         labels=_path(arguments.labels),
@@ -68,9 +70,9 @@ def run(arguments: argparse.Namespace) -> Outcome:
     for row in run_benchmark(arguments.kind, setting):
         rows.append(row)
         print(table([row]).splitlines()[-1], flush=True)
-        write_report(rows, folder)  # keeps these results if a later measurement fails
+        write_report(rows, directory)  # keeps these results if a later measurement fails
     if drawn:
-        draw(rows, folder / "benchmark.png")
+        draw(rows, directory / "benchmark.png")
     return Outcome(report(rows))
 
 

@@ -13,13 +13,13 @@ from typing import Any
 from . import Outcome
 
 HELP = "check that one or several accelerators compute the same as a CPU"
-EXAMPLE = "kits-unet3d device --device auto --cards 4"
+EXAMPLE = "kits-unet3d device --device auto --accelerators 4"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, or the name of an accelerator")
     parser.add_argument(
-        "--cards",
+        "--accelerators",
         type=int,
         default=1,
         help="number of accelerators to check, alone and together, with one process each",
@@ -38,20 +38,27 @@ def run(arguments: argparse.Namespace) -> Outcome:
     from ..runtime.configuration import section
     from ..runtime.errors import UsageError
 
-    if arguments.cards < 1:
-        raise UsageError(f"--cards must be at least 1, got {arguments.cards}")
+    if arguments.accelerators < 1:
+        raise UsageError(f"--accelerators must be at least 1, got {arguments.accelerators}")
     network, loss = section("network_factory", *arguments.config), section("loss", *arguments.config)
     strict = strict_environment()
-    launched = int(os.environ.get("WORLD_SIZE", 1)) >= arguments.cards
+    launched = int(os.environ.get("WORLD_SIZE", 1)) >= arguments.accelerators
     if launched and strict.items() <= os.environ.items():
         return _check(arguments, network, loss)
     if not launched:  # a missing last accelerator is then reported once, not by each process
-        resolve(arguments.device, local_rank=arguments.cards - 1)
+        resolve(arguments.device, local_rank=arguments.accelerators - 1)
     # Torch reads the strict environment at its start, and each accelerator needs a process: so start anew.
     command = [sys.executable, "-m", "kits_unet3d.pipeline.cli", "device", "--device", arguments.device]
-    command += ["--cards", str(arguments.cards), "--patch", str(arguments.patch), "--config", *arguments.config]
+    command += [
+        "--accelerators",
+        str(arguments.accelerators),
+        "--patch",
+        str(arguments.patch),
+        "--config",
+        *arguments.config,
+    ]
     if not launched:
-        command[1:1] = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={arguments.cards}"]
+        command[1:1] = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={arguments.accelerators}"]
     command += [f"--{flag}" for flag in ("json", "debug") if getattr(arguments, flag)]
     told = arguments.json and int(os.environ.get("RANK", 0)) == 0
     done = subprocess.run(command, env={**os.environ, **strict}, text=True, stdout=subprocess.PIPE if told else None)

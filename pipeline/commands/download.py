@@ -8,11 +8,13 @@ import sys
 from . import Outcome
 
 HELP = "download KiTS19's scans and labels from its authors' servers"
-EXAMPLE = "kits-unet3d download --out path/to/kits19/data --cases 0-9"
+EXAMPLE = "kits-unet3d download -o path/to/kits19/data --cases 0-9"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", required=True, help="directory for case_XXXXX/imaging.nii.gz, segmentation.nii.gz")
+    parser.add_argument(
+        "-o", "--output-dir", required=True, help="directory for case_XXXXX/imaging.nii.gz, segmentation.nii.gz"
+    )
     parser.add_argument("--cases", nargs="+", default=(), help="such as 3 or 0-9; default: all 210 labelled cases")
     parser.add_argument("--only", choices=("images", "labels"), default=None, help="only the images or only the labels")
     parser.add_argument("--parallel", type=int, default=3, help="number of files to download at a time")
@@ -30,9 +32,9 @@ def run(arguments: argparse.Namespace) -> Outcome:
     mirrors = {"images": arguments.images_url, "labels": arguments.labels_url}
     cases = case_ids(arguments.cases)
     parts = (arguments.only,) if arguments.only else ("images", "labels")
-    print(summary(arguments.out, cases, parts), flush=True)
+    print(summary(arguments.output_dir, cases, parts), flush=True)
     failed = download_dataset(
-        arguments.out,
+        arguments.output_dir,
         cases,
         parts,
         Sources(**{part: url for part, url in mirrors.items() if url is not None}),
@@ -41,4 +43,4 @@ def run(arguments: argparse.Namespace) -> Outcome:
     )
     for reason in failed.values():
         print(f"failed: {reason}", file=sys.stderr)
-    return Outcome({"out": arguments.out, "cases": cases, "failed": failed}, 1 if failed else 0)
+    return Outcome({"output_dir": arguments.output_dir, "cases": cases, "failed": failed}, 1 if failed else 0)

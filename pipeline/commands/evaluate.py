@@ -11,7 +11,7 @@ from pathlib import Path
 from . import Outcome
 
 HELP = "score masks against ground truth on each scan's own grid: KiTS19's Dice and surface distances"
-EXAMPLE = "kits-unet3d evaluate --predictions path/to/masks --labels path/to/kits19/data --out scores.json"
+EXAMPLE = "kits-unet3d evaluate --predictions path/to/masks --labels path/to/kits19/data -o scores.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,19 +25,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=["kidney=1,2", "tumour=2"],
         help="regions to score, each as name=classes, for data sets other than KiTS19",
     )
-    parser.add_argument("--out", default=None, help="JSON file for the scores by case and their means")
-    parser.add_argument("--csv", default=None, help="CSV file for the same scores; default: beside --out")
+    parser.add_argument("-o", "--output", default=None, help="JSON file for the scores by case and their means")
+    parser.add_argument("--csv", default=None, help="CSV file for the same scores; default: beside --output")
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..evaluation.folders import score_folders
+    from ..evaluation.directories import score_directories
     from ..runtime.errors import UsageError
 
-    beside = Path(arguments.out).with_suffix(".csv") if arguments.out else None
+    beside = Path(arguments.output).with_suffix(".csv") if arguments.output else None
     csv = Path(arguments.csv) if arguments.csv else beside
-    if csv is not None and arguments.out and csv == Path(arguments.out):
-        raise UsageError(f"{csv}: cannot be both JSON and CSV; give --out a name that ends in .json")
-    scores, failed = score_folders(arguments.predictions, arguments.labels, parse_structures(arguments.structures))
+    if csv is not None and arguments.output and csv == Path(arguments.output):
+        raise UsageError(f"{csv}: cannot be both JSON and CSV; give --output a name that ends in .json")
+    scores, failed = score_directories(arguments.predictions, arguments.labels, parse_structures(arguments.structures))
     for case_id, values in scores.by_case.items():
         for line in table_rows(case_id, values):
             print(line)
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
             )
     for reason in failed.values():
         print(f"failed: {reason}", file=sys.stderr)
-    scores.write(arguments.out, csv, failed=failed)
+    scores.write(arguments.output, csv, failed=failed)
     return Outcome({**scores.as_dict(), "failed": failed}, 1 if failed else 0)
 
 

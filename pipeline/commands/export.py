@@ -7,7 +7,7 @@ import argparse
 from . import Outcome
 
 HELP = "write a trained model as a MONAI bundle, TorchScript, ONNX or OpenVINO"
-EXAMPLE = "kits-unet3d export bundle --checkpoint path/to/model.pt --out path/to/kits_unet3d.zip"
+EXAMPLE = "kits-unet3d export bundle --checkpoint path/to/model.pt -o path/to/kits_unet3d.zip"
 #: File ending of each kind, by which other programs recognise it.
 ENDINGS = {"bundle": ".zip", "torchscript": ".ts", "onnx": ".onnx", "openvino": ".xml"}
 
@@ -15,7 +15,7 @@ ENDINGS = {"bundle": ".zip", "torchscript": ".ts", "onnx": ".onnx", "openvino": 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", choices=tuple(ENDINGS), help="what to write")
     parser.add_argument("--checkpoint", required=True, help="trained model")
-    parser.add_argument("--out", required=True, help="file to write: .zip, .ts, .onnx or .xml")
+    parser.add_argument("-o", "--output", required=True, help="file to write: .zip, .ts, .onnx or .xml")
     parser.add_argument("--bundle", default="bundle", help="directory of the bundle with the configurations to include")
     parser.add_argument(
         "--without", nargs="+", choices=("torchscript", "onnx"), default=(), help="what to leave out of the bundle"
@@ -29,15 +29,15 @@ def run(arguments: argparse.Namespace) -> Outcome:
     from ..runtime.errors import UsageError
 
     ending = ENDINGS[arguments.kind]
-    if Path(arguments.out).suffix != ending:
-        raise UsageError(f"{arguments.out}: must end in {ending}, so that other programs recognise it")
+    if Path(arguments.output).suffix != ending:
+        raise UsageError(f"{arguments.output}: must end in {ending}, so that other programs recognise it")
     if arguments.without and arguments.kind != "bundle":
         raise UsageError("--without applies only to a bundle; leave it out")
     described = describe(arguments.checkpoint, arguments.bundle)
     if arguments.kind == "bundle":
-        path = export_bundle(described, arguments.out, arguments.without)
+        path = export_bundle(described, arguments.output, arguments.without)
     else:
         exports = {"torchscript": export_torchscript, "onnx": export_onnx, "openvino": export_openvino}
-        path = exports[arguments.kind](described, arguments.out)
+        path = exports[arguments.kind](described, arguments.output)
     print(path)
     return Outcome({"file": str(path)})

@@ -9,18 +9,20 @@ from typing import Any
 from . import Outcome
 
 HELP = "summarise a cross-validation, and choose the post-processing on the held-out cases"
-EXAMPLE = "kits-unet3d folds path/to/fold_* --data-dir path/to/kits19/data --out path/to/choice"
+EXAMPLE = "kits-unet3d folds path/to/fold_* --data-dir path/to/kits19/data -o path/to/choice"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", nargs="+", help="output directories of `kits-unet3d train --fold`, one for each fold")
+    parser.add_argument(
+        "directory", nargs="+", help="output directories of `kits-unet3d train --fold`, one for each fold"
+    )
     parser.add_argument("--data-dir", required=True, help="directory of the raw cases, as for `prepare`")
-    parser.add_argument("--out", required=True, help="directory for folds.json and postprocessing.json")
+    parser.add_argument("-o", "--output-dir", required=True, help="directory for folds.json and postprocessing.json")
     parser.add_argument("--device", default="auto", help="auto, cpu, or the name of an accelerator")
     precisions = ("auto", "fp32", "tf32", "bf16", "fp16")
     parser.add_argument("--precision", choices=precisions, default="fp32", help="precision of the network")
-    engines = ("auto", "openvino", "compiled", "channels_last", "eager")
-    parser.add_argument("--engine", choices=engines, default="auto", help="inference backend")
+    backends = ("auto", "openvino", "compiled", "channels_last", "eager")
+    parser.add_argument("--backend", choices=backends, default="auto", help="inference backend")
     parser.add_argument(
         "--max-memory", default=None, help="refuse scans that need more, such as 8GB; default: the free memory"
     )
@@ -38,12 +40,12 @@ def run(arguments: argparse.Namespace) -> Outcome:
     from ..runtime.files import write_json
     from ..runtime.memory import memory_limit
 
-    results = read_results(arguments.folder)
+    results = read_results(arguments.directory)
     require_alike(results)
     cases = {case.case_id: case for case in find_cases(arguments.data_dir)[1]}
     accelerator = resolve(arguments.device, arguments.precision)
     limit = memory_limit(arguments.max_memory)
-    masks = {result.fold: out_of_fold_masks(result, cases, accelerator, arguments.engine, limit) for result in results}
+    masks = {result.fold: out_of_fold_masks(result, cases, accelerator, arguments.backend, limit) for result in results}
     choice = choose_postprocessing({case: path for fold in masks.values() for case, path in fold.items()}, cases)
     plain = choice.scores[PostProcessing()]
     unseen = choice.unseen(list(masks.values()))
@@ -62,7 +64,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         "postprocessing": asdict(choice.best),
         "tried": [{**asdict(candidate), "mean_dice": mean} for candidate, mean in choice.means.items()],
     }
-    out = Path(arguments.out)
+    out = Path(arguments.output_dir)
     write_json(out / "folds.json", summary)
     write_json(out / "postprocessing.json", asdict(choice.best))
     for fold, means in by_fold.items():

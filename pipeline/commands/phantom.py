@@ -8,12 +8,12 @@ from ..runtime.errors import UsageError
 from . import Outcome
 
 HELP = "make a data set of synthetic CT scans in KiTS19's layout"
-EXAMPLE = "kits-unet3d phantom --cases 10 --out path/to/phantoms"
+EXAMPLE = "kits-unet3d phantom --cases 10 -o path/to/phantoms"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cases", type=int, default=None, help="number of cases (default with --labels: all)")
-    parser.add_argument("--out", required=True, help="directory to write to")
+    parser.add_argument("-o", "--output-dir", required=True, help="directory to write to")
     parser.add_argument("--labels", default=None, help="directory of real label maps to build the bodies around")
     parser.add_argument(
         "--bodies", type=int, default=1, help="with --labels: number of bodies around each training label map"
@@ -54,8 +54,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
             bar.total = total
             bar.update(done - bar.n)
 
-        folders = write_dataset(
-            arguments.out,
+        directories = write_dataset(
+            arguments.output_dir,
             arguments.cases,
             labels=arguments.labels,
             bodies=arguments.bodies,
@@ -66,5 +66,5 @@ def run(arguments: argparse.Namespace) -> Outcome:
             workers=arguments.workers,
             progress=show,
         )
-    print(f"{len(folders)} cases in {arguments.out}")
-    return Outcome({"out": arguments.out, "cases": [folder.name for folder in folders]})
+    print(f"{len(directories)} cases in {arguments.output_dir}")
+    return Outcome({"output_dir": arguments.output_dir, "cases": [directory.name for directory in directories]})

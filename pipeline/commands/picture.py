@@ -7,14 +7,14 @@ import argparse
 from . import Outcome
 
 HELP = "draw a scan, the ground truth and a prediction side by side"
-EXAMPLE = "kits-unet3d picture path/to/scan.nii.gz --mask path/to/scan_seg.nii.gz --out picture.png"
+EXAMPLE = "kits-unet3d picture path/to/scan.nii.gz --mask path/to/scan_seg.nii.gz -o picture.png"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("scan", help="the scan that was segmented")
     parser.add_argument("--mask", required=True, help="predicted mask")
-    parser.add_argument("--truth", default=None, help="ground truth mask, if known")
-    parser.add_argument("--out", required=True, help="PNG file to write")
+    parser.add_argument("--ground-truth", default=None, help="ground truth mask, if known")
+    parser.add_argument("-o", "--output", required=True, help="PNG file to write")
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     from ..runtime.errors import UsageError
 
     try:
-        path = picture_of_files(arguments.scan, arguments.mask, arguments.out, arguments.truth)
+        path = picture_of_files(arguments.scan, arguments.mask, arguments.output, arguments.ground_truth)
     except ModuleNotFoundError as error:
         raise UsageError(f"{error.name} is not installed; `pip install 'kits-unet3d[figures]'`") from error
     print(path)

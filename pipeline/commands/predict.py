@@ -23,13 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model = "trained model (default: bundle/models/model.pt); repeat it to average several"
     parser.add_argument("--checkpoint", action="append", help=model)
     parser.add_argument(
-        "--mirror", action="store_true", help="test-time augmentation (TTA) by flipping; takes 8 times as long"
+        "--tta", action="store_true", help="test-time augmentation (TTA) by flipping; takes 8 times as long"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, or the name of an accelerator")
     precisions = ("auto", "fp32", "tf32", "bf16", "fp16")
     parser.add_argument("--precision", choices=precisions, default="fp32", help="precision of the network")
-    engines = ("auto", "openvino", "compiled", "channels_last", "eager")
-    parser.add_argument("--engine", choices=engines, default="auto", help="inference backend")
+    backends = ("auto", "openvino", "compiled", "channels_last", "eager")
+    parser.add_argument("--backend", choices=backends, default="auto", help="inference backend")
     fewer = ("reference", "body", "skip-air", "even")
     parser.add_argument(
         "--windows",
@@ -39,12 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="default: fewer sliding windows than the reference; reference: the same",
     )
     parser.add_argument("--roi", choices=("full", "coarse"), default="full", help="coarse: find the kidneys first")
-    parser.add_argument(
-        "--output", choices=("mask", "probabilities"), default="mask", help="probabilities: write these too"
-    )
+    parser.add_argument("--probabilities", action="store_true", help="write class probabilities too")
     parser.add_argument("--dicom-seg", action="store_true", help="write DICOM segmentations of DICOM scans too")
     parser.add_argument(
-        "--page",
+        "--html-report",
         action=argparse.BooleanOptionalAction,
         default=None,
         help="write pictures and the HTML report report.html; default: if the extra figures is installed",
@@ -109,26 +107,26 @@ def run(arguments: argparse.Namespace) -> Outcome:
     limit = memory_limit(arguments.max_memory)
     skipped: dict[str, str] = {}
     scans = find_scans(arguments.scan, options, skipped)
-    require_ready(arguments.output_dir, arguments.page, arguments.dicom_seg)
+    require_ready(arguments.output_dir, arguments.html_report, arguments.dicom_seg)
     accelerator = resolve(arguments.device, arguments.precision)
     join(accelerator, PATIENCE)
     predictor = Predictor(
         arguments.checkpoint or "bundle/models/model.pt",
         accelerator,
         progress=sys.stderr.isatty(),
-        engine=arguments.engine,
+        backend=arguments.backend,
         postprocessing=postprocessing,
         windows=arguments.windows,
         roi=arguments.roi,
-        mirror=arguments.mirror,
+        tta=arguments.tta,
     )
     batch = Batch(
         predictor,
         arguments.output_dir,
         options,
         limit,
-        arguments.output == "probabilities",
-        arguments.page,
+        arguments.probabilities,
+        arguments.html_report,
         arguments.dicom_seg,
         arguments.overwrite,
         arguments.keep_names,

@@ -8,7 +8,7 @@ import sys
 from . import Outcome
 
 HELP = "preprocess raw cases as the MLPerf reference does: resample, clip, normalise and pad"
-EXAMPLE = "kits-unet3d prepare --data-dir path/to/kits19/data --out path/to/prepared --workers 4"
+EXAMPLE = "kits-unet3d prepare --data-dir path/to/kits19/data -o path/to/preprocessed --workers 4"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="directory of case_XXXXX/imaging.nii.gz, segmentation.nii.gz, or a data list (JSON)",
     )
-    parser.add_argument("--out", required=True, help="directory for the preprocessed cases and their index")
+    parser.add_argument(
+        "-o", "--output-dir", required=True, help="directory for the preprocessed cases and their index"
+    )
     parser.add_argument(
         "--config", default=None, help="bundle config with preprocessing parameters that replace the reference's"
     )
@@ -28,15 +30,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..data import Index, prepare_dataset
-    from ..runtime.configuration import recipe_of
+    from ..data import Index, preprocess_dataset
+    from ..runtime.configuration import parameters_of
     from ..runtime.memory import LIBRARIES, parse_memory
 
     # Subtract the libraries' memory from a given limit; free memory already excludes it.
     limit = None if arguments.max_memory is None else parse_memory(arguments.max_memory) - LIBRARIES
-    recipe = recipe_of(arguments.config)
-    failed = prepare_dataset(arguments.data_dir, arguments.out, recipe, arguments.workers, limit)
+    parameters = parameters_of(arguments.config)
+    failed = preprocess_dataset(arguments.data_dir, arguments.output_dir, parameters, arguments.workers, limit)
     for reason in failed.values():
         print(f"failed: {reason}", file=sys.stderr)
-    cases = sorted(Index.read(arguments.out).cases)
-    return Outcome({"out": arguments.out, "cases": cases, "failed": failed}, 1 if failed else 0)
+    cases = sorted(Index.read(arguments.output_dir).cases)
+    return Outcome({"output_dir": arguments.output_dir, "cases": cases, "failed": failed}, 1 if failed else 0)

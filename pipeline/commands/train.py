@@ -11,11 +11,11 @@ from typing import Any
 from . import Outcome
 
 HELP = "train on all training cases, or on those outside one fold"
-EXAMPLE = "kits-unet3d train --fold 0 --dataset-dir path/to/prepared --out path/to/fold_0"
+EXAMPLE = "kits-unet3d train --fold 0 --dataset-dir path/to/preprocessed -o path/to/fold_0"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", required=True, help="directory for models, curves and result.json")
+    parser.add_argument("-o", "--output-dir", required=True, help="directory for models, curves and result.json")
     parser.add_argument(
         "--config",
         nargs="+",
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fold", type=int, default=None, help="fold to hold out, from 0: evaluate it, and do not train on it"
     )
     parser.add_argument("--folds", type=int, default=None, help="number of folds; default: from the configuration")
-    parser.add_argument("--resume", action="store_true", help="resume from the newest checkpoint in --out")
+    parser.add_argument("--resume", action="store_true", help="resume from the newest checkpoint in --output-dir")
     parser.add_argument(
         "--set",
         nargs="+",
@@ -49,8 +49,12 @@ def run(arguments: argparse.Namespace) -> Outcome:
 
     overrides = parse_settings(arguments.set)
     require_known(arguments.config, overrides)
-    folder = Path(arguments.out)
-    overrides |= {"ckpt_dir": str(folder / "models"), "output_dir": str(folder / "eval"), "resume": arguments.resume}
+    directory = Path(arguments.output_dir)
+    overrides |= {
+        "ckpt_dir": str(directory / "models"),
+        "output_dir": str(directory / "eval"),
+        "resume": arguments.resume,
+    }
     for name in ("dataset_dir", "fold", "folds"):
         if getattr(arguments, name) is not None:
             overrides[name] = getattr(arguments, name)
@@ -69,15 +73,20 @@ def run(arguments: argparse.Namespace) -> Outcome:
     )
     shares = gather(evaluated)  # evaluation cases are split among processes, training cases are not
     result = FoldResult(
-        folder, fold, folds, sorted(trained), sorted(case for share in shares for case in share), scores.table.as_dict()
+        directory,
+        fold,
+        folds,
+        sorted(trained),
+        sorted(case for share in shares for case in share),
+        scores.table.as_dict(),
     )
     # A run that continues with its time used up is not evaluated again; its result stays.
-    if rank() == 0 and (result.scores["cases"] or not (folder / RESULT_FILE).is_file()):
+    if rank() == 0 and (result.scores["cases"] or not (directory / RESULT_FILE).is_file()):
         result.write()
     workflow.finalize()
     mean = result.scores["mean"]
     print("  ".join(f"{name} {value:.5f}" for name, value in mean.items() if value is not None))
-    return Outcome({"out": str(folder), "fold": fold, "folds": folds, "mean": mean})
+    return Outcome({"output_dir": str(directory), "fold": fold, "folds": folds, "mean": mean})
 
 
 def parse_settings(given: list[str]) -> dict[str, Any]:

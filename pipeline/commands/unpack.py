@@ -7,17 +7,17 @@ import argparse
 from . import Outcome
 
 HELP = "unpack a bundle's zip if every file matches its manifest"
-EXAMPLE = "kits-unet3d unpack path/to/kits_unet3d.zip --out path/to/bundles"
+EXAMPLE = "kits-unet3d unpack path/to/kits_unet3d.zip -o path/to/bundles"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("archive", help="zip file of `kits-unet3d export bundle`")
-    parser.add_argument("--out", required=True, help="directory to unpack into")
+    parser.add_argument("-o", "--output-dir", required=True, help="directory to unpack into")
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
     from ..export.archive import unpack
 
-    folder = unpack(arguments.archive, arguments.out)
-    print(folder)
-    return Outcome({"folder": str(folder)})
+    directory = unpack(arguments.archive, arguments.output_dir)
+    print(directory)
+    return Outcome({"directory": str(directory)})

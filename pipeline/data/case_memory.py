@@ -11,7 +11,7 @@ from typing import TypeVar
 import nibabel as nib
 import numpy as np
 
-from kits_unet3d.transforms import Recipe
+from kits_unet3d.transforms import PreprocessingParameters
 from kits_unet3d.transforms.geometry import resampled_shape
 
 from ..io.voxels import believable
@@ -19,7 +19,7 @@ from .cases import AXCODES, RawCase
 
 #: Largest number of bytes for a preprocessed voxel: image and label, and the larger of two uses.
 #: These are the connected components of a class (a mask, its copy and 4-byte numbers), or two more images.
-PREPARED = 5 + 11
+PREPROCESSED = 5 + 11
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ def _read_header(path: Path) -> _Header:
         return _Header()
 
 
-def needed_bytes(case: RawCase, recipe: Recipe) -> float:
-    """Return the most bytes that :func:`~kits_unet3d.pipeline.data.prepare_case` takes, without libraries.
+def needed_bytes(case: RawCase, parameters: PreprocessingParameters) -> float:
+    """Return the most bytes that :func:`~kits_unet3d.pipeline.data.preprocess_case` takes, without libraries.
 
     Only headers are read. A file with an unreadable header counts 0.
     """
@@ -76,13 +76,13 @@ def needed_bytes(case: RawCase, recipe: Recipe) -> float:
     reading = max(image.reading, image.voxels * image.dtype.itemsize + label.reading)
     # The converted copies exist beside the arrays that were read.
     converting = both + image.voxels * ((kept == 4) * 4 + (label.dtype != np.uint8))
-    depth, height, width = shape = resampled_shape(image.shape, image.spacing_mm, recipe.spacing_mm)
+    depth, height, width = shape = resampled_shape(image.shape, image.spacing_mm, parameters.spacing_mm)
     grid = float(np.prod(shape, dtype=np.float64))
     # Planes are resampled before the axis across them, into a volume of the old depth.
     planes = 4.0 * image.shape[0] * height * width
     resampling = image.voxels * kept + max(2 * label.voxels + 6 * grid, 5 * grid + max(planes, 4 * grid))
-    padded = float(np.prod([max(n, roi) for n, roi in zip(shape, recipe.roi_size, strict=True)], dtype=np.float64))
-    return max(reading, converting, resampling, PREPARED * padded if image.voxels else 0.0)
+    padded = float(np.prod([max(n, roi) for n, roi in zip(shape, parameters.roi_size, strict=True)], dtype=np.float64))
+    return max(reading, converting, resampling, PREPROCESSED * padded if image.voxels else 0.0)
 
 
 Item = TypeVar("Item")

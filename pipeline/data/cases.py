@@ -79,10 +79,10 @@ def _row_by_row(voxels: np.ndarray) -> np.ndarray:
     In NIfTI the first axis is contiguous. A copy of the whole by numpy crosses it for each row, and takes seven
     times as long.
     """
-    turned = np.empty(voxels.shape, voxels.dtype)
+    reordered = np.empty(voxels.shape, voxels.dtype)
     for row in range(voxels.shape[1]):
-        turned[:, row] = np.ascontiguousarray(voxels[:, row].T).T
-    return turned
+        reordered[:, row] = np.ascontiguousarray(voxels[:, row].T).T
+    return reordered
 
 
 def _counts(label: np.ndarray) -> dict[float, int]:

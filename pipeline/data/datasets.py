@@ -60,17 +60,17 @@ def find_cases(source: str | Path) -> tuple[str, list[RawCase]]:
     """
     source = Path(source)
     described = source if source.suffix == ".json" else source / DATASET_FILE
-    folder = described.parent
-    if not (folder.is_dir() and (described.is_file() or described is not source)):
+    directory = described.parent
+    if not (directory.is_dir() and (described.is_file() or described is not source)):
         raise UsageError(f"{source}: no such directory; name the one with case_00000, case_00001, … or a dataset.json")
     content = _content(described) if described.is_file() else None
     if content is not None and all(isinstance(case, dict) for case in content["training"]):
         return _data_list(described, content)
     # Keep a label without its image: preprocessing then reports the missing image.
-    found = {path.parent.name: path.parent for path in sorted(folder.glob("*/segmentation.nii.gz"))}
+    found = {path.parent.name: path.parent for path in sorted(directory.glob("*/segmentation.nii.gz"))}
     if not any((path / "imaging.nii.gz").is_file() for path in found.values()):
         raise UsageError(
-            f"{folder}: contains no case_XXXXX/imaging.nii.gz with segmentation.nii.gz beside it; "
+            f"{directory}: contains no case_XXXXX/imaging.nii.gz with segmentation.nii.gz beside it; "
             "for your own scans list images and labels in a dataset.json (docs/other_data.md), fetch KiTS19 with "
             "`kits-unet3d download`, or make a data set with `kits-unet3d phantom`"
         )
@@ -78,11 +78,12 @@ def find_cases(source: str | Path) -> tuple[str, list[RawCase]]:
     unknown = [case_id for case_id in found if case_id not in splits]
     if unknown:
         raise UsageError(
-            f"{folder}: {', '.join(unknown[:3])} not in any split; list each as training or evaluation in {described}"
+            f"{directory}: {', '.join(unknown[:3])} not in any split; list each as training or evaluation in "
+            f"{described}"
         )
     if content is not None:
         # Preprocessing reports listed cases that are missing. Without a list the expected cases are unknown.
-        found = {case_id: folder / case_id for case_id in sorted(splits)}
+        found = {case_id: directory / case_id for case_id in sorted(splits)}
     return name, [
         RawCase(case_id, path / "imaging.nii.gz", path / "segmentation.nii.gz", splits[case_id])
         for case_id, path in found.items()

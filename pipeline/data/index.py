@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kits_unet3d.transforms import Recipe
+from kits_unet3d.transforms import PreprocessingParameters
 
 from ..runtime import distributed
 from ..runtime.errors import UsageError
@@ -29,78 +29,83 @@ class Index:
     """Describe a directory of preprocessed cases.
 
     Attributes:
-        folder: directory of the arrays.
+        directory: directory of the arrays.
         name: name of the data set; ``"KiTS19"`` for the real one.
-        recipe: preprocessing parameters of the cases.
+        parameters: preprocessing parameters of the cases.
         cases: by identifier, each with split, shape, source_shape, source_spacing_mm, source_affine,
             boxes (component boxes by class), source_sha256 and md5 (each for image and label).
     """
 
-    folder: Path
+    directory: Path
     name: str
-    recipe: Recipe
+    parameters: PreprocessingParameters
     cases: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @staticmethod
-    def exists(folder: str | Path) -> bool:
-        return (Path(folder) / INDEX_FILE).is_file()
+    def exists(directory: str | Path) -> bool:
+        return (Path(directory) / INDEX_FILE).is_file()
 
     @classmethod
-    def read(cls, folder: str | Path) -> Index:
-        """Read the index in ``folder``.
+    def read(cls, directory: str | Path) -> Index:
+        """Read the index in ``directory``.
 
         Raises:
             UsageError: if the index is damaged or missing; the error message explains how to make one.
         """
-        path = Path(folder) / INDEX_FILE
+        path = Path(directory) / INDEX_FILE
         if not path.is_file():
             raise UsageError(
-                f"{folder}: contains no preprocessed data; run `kits-unet3d prepare --data-dir path/to/kits19/data "
-                f"--out {folder}`, or `bash scripts/quickstart.sh` for a demo without data"
+                f"{directory}: contains no preprocessed data; run `kits-unet3d prepare --data-dir path/to/kits19/data "
+                f"-o {directory}`, or `bash scripts/quickstart.sh` for a demo without data"
             )
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["version"] != VERSION:
                 raise ValueError(f"version {content['version']}, known is {VERSION}")
-            return cls(Path(folder), content["name"], Recipe.from_dict(content["recipe"]), dict(content["cases"]))
+            return cls(
+                Path(directory),
+                content["name"],
+                PreprocessingParameters.from_dict(content["preprocessing_parameters"]),
+                dict(content["cases"]),
+            )
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(f"{path}: not a usable index ({error}); preprocess into a new directory") from error
 
     @classmethod
-    def or_empty(cls, folder: str | Path) -> Index:
-        """Read the index in ``folder``, or return one without cases if it cannot be used.
+    def or_empty(cls, directory: str | Path) -> Index:
+        """Read the index in ``directory``, or return one without cases if it cannot be used.
 
         Configurations with their own data lists need this; :func:`require_data` reports the fault when they run.
         """
         try:
-            return cls.read(folder)
+            return cls.read(directory)
         except UsageError:
-            return cls(Path(folder), "", Recipe())
+            return cls(Path(directory), "", PreprocessingParameters())
 
     def write(self) -> None:
         """Write the index atomically as sorted JSON."""
         write_json(
-            self.folder / INDEX_FILE,
+            self.directory / INDEX_FILE,
             {
                 "version": VERSION,
                 "name": self.name,
-                "recipe": self.recipe.as_dict(),
+                "preprocessing_parameters": self.parameters.as_dict(),
                 "cases": dict(sorted(self.cases.items())),
             },
         )
 
-    def require(self, recipe: Recipe) -> None:
-        """Check that the cases have the preprocessing parameters ``recipe``.
+    def require(self, parameters: PreprocessingParameters) -> None:
+        """Check that the cases have the preprocessing parameters ``parameters``.
 
         Raises:
             UsageError: if a parameter differs; the message names the first.
         """
         for name in ("spacing_mm", "hu_window", "hu_mean", "hu_std", "roi_size", "classes"):
-            prepared, wanted = getattr(self.recipe, name), getattr(recipe, name)
-            if prepared != wanted:
+            preprocessed, wanted = getattr(self.parameters, name), getattr(parameters, name)
+            if preprocessed != wanted:
                 raise UsageError(
-                    f"{self.folder}: was preprocessed with {name} {prepared}, but {wanted} is needed; preprocess "
-                    "again with `kits-unet3d prepare --config` and the configuration of the training"
+                    f"{self.directory}: was preprocessed with {name} {preprocessed}, but {wanted} is needed; "
+                    "preprocess again with `kits-unet3d prepare --config` and the configuration of the training"
                 )
 
     @property
@@ -120,8 +125,8 @@ class Index:
         return [
             {
                 "case_id": case_id,
-                "image": str(self.folder / f"{case_id}_x.npy"),
-                "label": str(self.folder / f"{case_id}_y.npy"),
+                "image": str(self.directory / f"{case_id}_x.npy"),
+                "label": str(self.directory / f"{case_id}_y.npy"),
                 "boxes": {int(number): boxes for number, boxes in record["boxes"].items()},
             }
             for case_id, record in sorted(self.cases.items())
@@ -130,8 +135,8 @@ class Index:
 
 
 def require_data(
-    folder: str | Path,
-    recipe: Recipe,
+    directory: str | Path,
+    parameters: PreprocessingParameters,
     evaluation: Sequence[Mapping[str, Any]],
     training: Sequence[Mapping[str, Any]] | None = None,
     cases_a_step: int = 1,
@@ -141,8 +146,8 @@ def require_data(
     All processes must call it. It warns if the case numbers of KiTS19 differ from MLPerf's.
 
     Args:
-        folder: directory of the index, the source of lists whose cases have boxes.
-        recipe: preprocessing parameters that its cases must have.
+        directory: directory of the index, the source of lists whose cases have boxes.
+        parameters: preprocessing parameters that its cases must have.
         evaluation: this process's share of the cases.
         training: all cases, of which each process needs ``cases_a_step``; None without training.
         cases_a_step: batch size times accumulation; with fewer cases an epoch has no step.
@@ -156,20 +161,20 @@ def require_data(
         found = {"training": (len(training), cases_a_step), **found}
     cases = [*evaluation, *(training or ())]
     if not all(count for count, _ in found.values()) or any("boxes" in case for case in cases):
-        Index.read(folder).require(recipe)
+        Index.read(directory).require(parameters)
     for split, (count, each) in found.items():
         if count < each * processes:
             raise UsageError(
-                f"{folder}: {count} {split} case(s) for {processes} process(es), each of which needs "
+                f"{directory}: {count} {split} case(s) for {processes} process(es), each of which needs "
                 f"{each}; preprocess more cases, or start fewer processes"
             )
-    if distributed.rank() == 0 and Index.or_empty(folder).name == KITS19:
+    if distributed.rank() == 0 and Index.or_empty(directory).name == KITS19:
         for split, (count, _) in found.items():
             if count != SIZES[split]:
                 logger.warning("%d %s cases, %s has %d: the score is not MLPerf's", count, split, KITS19, SIZES[split])
 
 
-def default_folder() -> str:
+def default_directory() -> str:
     """Return the default directory of preprocessed data: under ``PYTORCH_TRAIN_DATASET`` if set, else ``data/``."""
     root = os.environ.get("PYTORCH_TRAIN_DATASET")
     return str(Path(root) / "KiTS19" / "pre_data_dir") if root else "data"

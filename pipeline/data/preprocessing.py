@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from kits_unet3d.transforms import Recipe, component_boxes, preparation
+from kits_unet3d.transforms import PreprocessingParameters, component_boxes, preprocessing
 
 from ..runtime.errors import CaseError, UsageError
 from ..runtime.files import file_hash, whole_file
@@ -21,31 +21,31 @@ from .datasets import find_cases
 from .index import Index
 
 
-def result_files(folder: Path, case_id: str) -> dict[str, Path]:
+def result_files(directory: Path, case_id: str) -> dict[str, Path]:
     """Return the reference's file names for a case."""
-    return {"image": folder / f"{case_id}_x.npy", "label": folder / f"{case_id}_y.npy"}
+    return {"image": directory / f"{case_id}_x.npy", "label": directory / f"{case_id}_y.npy"}
 
 
-def prepare_case(case: RawCase, folder: Path, recipe: Recipe) -> dict[str, Any]:
+def preprocess_case(case: RawCase, directory: Path, parameters: PreprocessingParameters) -> dict[str, Any]:
     """Write ``case_XXXXX_x.npy`` (float32) and ``_y.npy`` (uint8), each (1, D, H, W); return the index record.
 
     Raises:
         CaseError: if a file cannot be used; it names file and fault.
     """
-    raw = read_case(case, len(recipe.classes))
+    raw = read_case(case, len(parameters.classes))
     source_shape = list(raw["image"].shape[1:])
-    resample, *others = preparation(recipe, source_key="spacing_mm").transforms
-    prepared: dict[Hashable, Any] = {}
+    resample, *others = preprocessing(parameters, source_key="spacing_mm").transforms
+    preprocessed: dict[Hashable, Any] = {}
     # The raw arrays take most of the memory, so release each one as soon as it is resampled.
     for key, dtype in (("label", torch.uint8), ("image", torch.float32)):
-        prepared[key] = resample({key: raw.pop(key), "spacing_mm": raw["spacing_mm"]})[key].to(dtype)
+        preprocessed[key] = resample({key: raw.pop(key), "spacing_mm": raw["spacing_mm"]})[key].to(dtype)
     for transform in others:
-        prepared = transform(prepared)
+        preprocessed = transform(preprocessed)
     arrays: dict[str, np.ndarray] = {
-        "image": np.ascontiguousarray(prepared["image"], dtype=np.float32),
-        "label": np.ascontiguousarray(prepared["label"], dtype=np.uint8),
+        "image": np.ascontiguousarray(preprocessed["image"], dtype=np.float32),
+        "label": np.ascontiguousarray(preprocessed["label"], dtype=np.uint8),
     }
-    files = result_files(folder, case.case_id)
+    files = result_files(directory, case.case_id)
     for key, array in arrays.items():
         with whole_file(files[key]) as temporary, open(temporary, "wb") as stream:
             np.save(stream, array, allow_pickle=False)
@@ -65,42 +65,44 @@ def _source_hashes(case: RawCase) -> dict[str, str]:
     return {"image": file_hash(case.image), "label": file_hash(case.label)}
 
 
-def prepare_dataset(
+def preprocess_dataset(
     data_dir: str | Path,
-    folder: str | Path,
-    recipe: Recipe | None = None,
+    directory: str | Path,
+    parameters: PreprocessingParameters | None = None,
     workers: int = 1,
     limit: float | None = None,
 ) -> dict[str, str]:
-    """Preprocess every case of ``data_dir`` that ``folder`` lacks; return the error messages by case.
+    """Preprocess every case of ``data_dir`` that ``directory`` lacks; return the error messages by case.
 
     It may be interrupted at any moment. The index contains only finished cases. A rerun makes the others, with the
     same bytes. A case with a changed source is preprocessed again.
 
     Args:
         data_dir: source as for :func:`~kits_unet3d.pipeline.data.find_cases`.
-        folder: directory for the preprocessed cases and their index.
-        recipe: preprocessing parameters; the reference's by default.
+        directory: directory for the preprocessed cases and their index.
+        parameters: preprocessing parameters; the reference's by default.
         workers: cases at a time, as far as memory allows.
         limit: bytes of memory that concurrent cases may need together, without the libraries; the free memory by
             default. A case that needs more runs alone.
 
     Raises:
-        UsageError: if no case is found, or ``folder`` has another data set or other preprocessing parameters.
+        UsageError: if no case is found, or ``directory`` has another data set or other preprocessing parameters.
     """
-    recipe, folder = recipe or Recipe(), Path(folder)
+    parameters, directory = parameters or PreprocessingParameters(), Path(directory)
     name, cases = find_cases(data_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    index = Index.read(folder) if Index.exists(folder) else Index(folder, name, recipe)
-    if (index.name, index.recipe) != (name, recipe):
+    directory.mkdir(parents=True, exist_ok=True)
+    index = Index.read(directory) if Index.exists(directory) else Index(directory, name, parameters)
+    if (index.name, index.parameters) != (name, parameters):
         raise UsageError(
-            f"{folder}: contains {index.name} preprocessed with {index.recipe.as_dict()}; choose another --out for "
-            f"{name} with {recipe.as_dict()}"
+            f"{directory}: contains {index.name} preprocessed with {index.parameters.as_dict()}; choose another "
+            f"--output-dir for {name} with {parameters.as_dict()}"
         )
     todo = [case for case in cases if not _finished(case, index)]
     failed: dict[str, str] = {}
     with tqdm(total=len(cases), initial=len(cases) - len(todo), desc="prepare", unit="case") as bar:
-        for case, outcome in _prepare_all(todo, folder, recipe, workers, available_bytes() if limit is None else limit):
+        for case, outcome in _preprocess_all(
+            todo, directory, parameters, workers, available_bytes() if limit is None else limit
+        ):
             if isinstance(outcome, dict):
                 index.cases[case.case_id] = outcome
                 index.write()
@@ -117,33 +119,33 @@ def _finished(case: RawCase, index: Index) -> bool:
         return (
             record is not None
             and record["split"] == case.split
-            and all(path.is_file() for path in result_files(index.folder, case.case_id).values())
+            and all(path.is_file() for path in result_files(index.directory, case.case_id).values())
             and record["source_sha256"] == _source_hashes(case)
         )
     except OSError:  # image or label is missing: preprocessing reports which, and continues with the other cases
         return False
 
 
-def _prepare_all(
-    cases: list[RawCase], folder: Path, recipe: Recipe, workers: int, limit: float
+def _preprocess_all(
+    cases: list[RawCase], directory: Path, parameters: PreprocessingParameters, workers: int, limit: float
 ) -> Iterator[tuple[RawCase, dict[str, Any] | CaseError]]:
     """Yield each case with its record or its error, in the order of completion."""
     if workers <= 1 or len(cases) <= 1:
         for case in cases:
-            yield case, _attempt(case, folder, recipe)
+            yield case, _attempt(case, directory, parameters)
         return
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # one thread a case: nearly all of the work runs without Python's global lock
     try:
-        needs = [needed_bytes(case, recipe) for case in cases]
-        yield from run_bounded(lambda case: _attempt(case, folder, recipe), cases, needs, workers, limit)
+        needs = [needed_bytes(case, parameters) for case in cases]
+        yield from run_bounded(lambda case: _attempt(case, directory, parameters), cases, needs, workers, limit)
     finally:
         torch.set_num_threads(threads)
 
 
-def _attempt(case: RawCase, folder: Path, recipe: Recipe) -> dict[str, Any] | CaseError:
+def _attempt(case: RawCase, directory: Path, parameters: PreprocessingParameters) -> dict[str, Any] | CaseError:
     try:
-        return prepare_case(case, folder, recipe)
+        return preprocess_case(case, directory, parameters)
     except CaseError as error:
         return error
     except Exception as error:  # any other fault of one case must not stop the others

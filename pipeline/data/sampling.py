@@ -48,7 +48,7 @@ class CaseSampler(DistributedSampler):  # type: ignore[type-arg]
     """Yield this process's share of each epoch's order as (epoch, index), for a :class:`SeededDataset`.
 
     Each epoch has a new order. Cases that do not divide evenly among processes are omitted, others each time, so
-    that a case never occurs twice in an epoch. MONAI's engines set the epoch.
+    that a case never occurs twice in an epoch. MONAI's backends set the epoch.
 
     Attributes:
         skip: number of this process's samples to omit once, in the next pass; a resumed run has seen them.

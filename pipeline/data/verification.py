@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kits_unet3d.transforms import Recipe
+from kits_unet3d.transforms import PreprocessingParameters
 
 from ..runtime.files import file_hash
 from .datasets import KITS19, known_cases
@@ -22,39 +22,39 @@ class Verdict:
     outcome: str
 
 
-def expected_hashes(folder: Path, against: str = "auto") -> dict[str, str]:
-    """Return the expected MD5 of each file in ``folder``, as known for KiTS19 or as recorded in its index.
+def expected_hashes(directory: Path, against: str = "auto") -> dict[str, str]:
+    """Return the expected MD5 of each file in ``directory``, as known for KiTS19 or as recorded in its index.
 
     ``against`` is ``"kits19"``, ``"index"`` or ``"auto"``. ``"auto"`` takes the index for other data sets, and for
     KiTS19 with preprocessing parameters other than the reference's. Without an index it takes KiTS19, since
     the data may come from the reference.
     """
-    if against == "index" or (against == "auto" and Index.exists(folder)):
-        index = Index.read(folder)
-        if against == "index" or (index.name, index.recipe) != (KITS19, Recipe()):
+    if against == "index" or (against == "auto" and Index.exists(directory)):
+        index = Index.read(directory)
+        if against == "index" or (index.name, index.parameters) != (KITS19, PreprocessingParameters()):
             return {
-                result_files(folder, case_id)[key].name: md5
+                result_files(directory, case_id)[key].name: md5
                 for case_id, record in index.cases.items()
                 for key, md5 in record["md5"].items()
             }
     expected = {}
     for case_id, case in known_cases().items():
-        files = result_files(folder, case_id)
+        files = result_files(directory, case_id)
         expected[files["image"].name] = case.image_md5
         expected[files["label"].name] = case.label_md5
     return expected
 
 
-def verify(folder: str | Path, against: str = "auto") -> Iterator[Verdict]:
+def verify(directory: str | Path, against: str = "auto") -> Iterator[Verdict]:
     """Yield a verdict for each expected file and each unexpected array; continue after a fault."""
-    folder = Path(folder)
-    expected = expected_hashes(folder, against)
+    directory = Path(directory)
+    expected = expected_hashes(directory, against)
     for name, md5 in sorted(expected.items()):
-        path = folder / name
+        path = directory / name
         if not path.is_file():
             yield Verdict(name, "missing")
         else:
             yield Verdict(name, "right" if file_hash(path, "md5") == md5 else "different")
-    for path in sorted(folder.glob("*.npy")):
+    for path in sorted(directory.glob("*.npy")):
         if path.name not in expected and not path.name.startswith("."):
             yield Verdict(path.name, "unknown")

@@ -152,7 +152,7 @@ def gathered(checks: list[Check]) -> list[Check]:
     """Merge the verdicts of all processes on each check; a check passes only if all pass."""
     by_rank = distributed.gather_by_case({f"{distributed.rank():06d}": checks})
     merged = []
-    for card_checks in zip(*by_rank.values(), strict=True):
-        bad = [f"accelerator {card}: {check.detail}" for card, check in enumerate(card_checks) if not check.ok]
-        merged.append(replace(card_checks[0], ok=False, detail="; ".join(bad)) if bad else card_checks[0])
+    for accelerator_checks in zip(*by_rank.values(), strict=True):
+        bad = [f"accelerator {card}: {check.detail}" for card, check in enumerate(accelerator_checks) if not check.ok]
+        merged.append(replace(accelerator_checks[0], ok=False, detail="; ".join(bad)) if bad else accelerator_checks[0])
     return merged

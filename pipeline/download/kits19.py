@@ -91,17 +91,17 @@ def download_dataset(
     Raises:
         UsageError: if the disk is too small, or ``out`` holds a manifest that cannot be read.
     """
-    folder, sources, patience = Path(out), sources or Sources(), patience or Patience()
+    directory, sources, patience = Path(out), sources or Sources(), patience or Patience()
     if parallel < 1:
         raise UsageError(f"parallel must be at least 1, got {parallel}")
-    folder.mkdir(parents=True, exist_ok=True)
-    manifest = _read_manifest(folder / MANIFEST)
+    directory.mkdir(parents=True, exist_ok=True)
+    manifest = _read_manifest(directory / MANIFEST)
     wanted = {f"{case}/{FILES[part][0]}": (part, sources.url(part, case)) for case in cases for part in parts}
-    _require_space(folder, [part for name, (part, _) in wanted.items() if not (folder / name).is_file()])
+    _require_space(directory, [part for name, (part, _) in wanted.items() if not (directory / name).is_file()])
     stop, failed = threading.Event(), {}
     with ThreadPoolExecutor(parallel) as pool:
         waiting = {
-            pool.submit(_obtain, url, folder / name, manifest.get(name), patience, stop): name
+            pool.submit(_obtain, url, directory / name, manifest.get(name), patience, stop): name
             for name, (_, url) in wanted.items()
         }
         try:
@@ -109,7 +109,7 @@ def download_dataset(
                 name = waiting[future]
                 try:
                     manifest[name] = future.result()
-                    _write_manifest(folder / MANIFEST, manifest)
+                    _write_manifest(directory / MANIFEST, manifest)
                 except CaseError as error:
                     manifest.pop(name, None)
                     failed[name] = str(error)
@@ -117,7 +117,7 @@ def download_dataset(
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-    _write_manifest(folder / MANIFEST, manifest)
+    _write_manifest(directory / MANIFEST, manifest)
     return dict(sorted(failed.items()))
 
 
@@ -139,11 +139,11 @@ def _obtain(
     return {"url": url, "bytes": path.stat().st_size, "sha256": file_hash(path)}
 
 
-def _require_space(folder: Path, missing: Sequence[str]) -> None:
-    needed, free = sum(FILES[part][1] for part in missing), shutil.disk_usage(folder).free
+def _require_space(directory: Path, missing: Sequence[str]) -> None:
+    needed, free = sum(FILES[part][1] for part in missing), shutil.disk_usage(directory).free
     if needed > free:
         raise UsageError(
-            f"{folder}: about {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free; "
+            f"{directory}: about {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free; "
             "name another directory, or fewer cases with --cases"
         )
 

@@ -11,7 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.metrics import DiceMetric
 
-from kits_unet3d.transforms import Recipe
+from kits_unet3d.transforms import PreprocessingParameters
 
 from ..data import require_data
 from ..device import Accelerator
@@ -92,12 +92,12 @@ class ScoreWriter:
 
     Args:
         scores: attached to the same evaluator.
-        folder: directory of both files.
+        directory: directory of both files.
         accelerator: device of the evaluation.
     """
 
-    def __init__(self, scores: CaseScores, folder: str | Path, accelerator: Accelerator) -> None:
-        self.scores, self.folder, self.accelerator = scores, Path(folder), accelerator
+    def __init__(self, scores: CaseScores, directory: str | Path, accelerator: Accelerator) -> None:
+        self.scores, self.directory, self.accelerator = scores, Path(directory), accelerator
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.COMPLETED, self)
@@ -107,21 +107,24 @@ class ScoreWriter:
             return
         table = self.scores.table
         about = self.accelerator.describe()
-        table.write(self.folder / "scores.json", self.folder / "scores.csv", device=about)
+        table.write(self.directory / "scores.json", self.directory / "scores.csv", device=about)
         means = "  ".join(f"{name} {value:.5f}" for name, value in table.mean.items())
-        print(f"{means}  (mean over {len(table.by_case)} cases)\n{self.folder / 'scores.json'}")
+        print(f"{means}  (mean over {len(table.by_case)} cases)\n{self.directory / 'scores.json'}")
 
 
 logger = logging.getLogger("kits_unet3d.evaluation")
 
 
 def start(
-    dataset_dir: str | Path, recipe: Recipe, accelerator: Accelerator, evaluation_data: Sequence[Mapping[str, Any]]
+    dataset_dir: str | Path,
+    parameters: PreprocessingParameters,
+    accelerator: Accelerator,
+    evaluation_data: Sequence[Mapping[str, Any]],
 ) -> None:
     """Check that the evaluation cases are preprocessed as the model needs them, and log the device.
 
     There must be enough cases for all processes. Otherwise the program ends with one error message and exit code 2.
     """
     with errors_reported():
-        require_data(dataset_dir, recipe, evaluation_data)
+        require_data(dataset_dir, parameters, evaluation_data)
     logger.info("device: %s", accelerator.describe())

@@ -15,7 +15,7 @@ from scipy.stats import t as student
 
 from ..runtime.errors import UsageError
 
-#: Scores of one training by case, as ``kits-unet3d evaluate --out`` writes them under ``cases``.
+#: Scores of one training by case, as ``kits-unet3d evaluate --output`` writes them under ``cases``.
 ByCase = Mapping[str, Mapping[str, float | None]]
 
 
@@ -33,7 +33,7 @@ class Runs:
 
     @classmethod
     def read(cls, name: str, files: Sequence[str | Path]) -> Runs:
-        """Read the JSON files that ``kits-unet3d evaluate --out`` wrote, one per seed.
+        """Read the JSON files that ``kits-unet3d evaluate --output`` wrote, one per seed.
 
         Raises:
             UsageError: if a file cannot be used or lists a failed case, or if the files have different cases.

@@ -19,15 +19,15 @@ from ..io.labels import read_labels
 from ..io.scan import read_scan, same_grid
 from ..runtime.errors import CaseError, UsageError
 from . import Scores, kits19_scores
+from .directories import find_masks
 from .fold_results import FoldResult
-from .folders import find_masks
 
 
 def out_of_fold_masks(
     result: FoldResult,
     cases: Mapping[str, RawCase],
     accelerator: Accelerator,
-    engine: str = "auto",
+    backend: str = "auto",
     limit: float = float("inf"),
 ) -> dict[str, Path]:
     """Predict a training's held-out cases on their scans' own grids; return the masks by case.
@@ -38,7 +38,7 @@ def out_of_fold_masks(
         result: result of the training.
         cases: raw cases by identifier, at least the held-out ones.
         accelerator: device of the prediction.
-        engine: inference backend.
+        backend: inference backend.
         limit: bytes of memory a scan may need.
 
     Raises:
@@ -47,15 +47,15 @@ def out_of_fold_masks(
     lacking = sorted(set(result.evaluation_cases) - set(cases))
     if lacking:
         raise UsageError(
-            f"{result.folder}: held out {lacking[0]}, which the data set does not contain; name its raw data"
+            f"{result.directory}: held out {lacking[0]}, which the data set does not contain; name its raw data"
         )
-    folder = result.folder / "masks"
+    directory = result.directory / "masks"
     scans = {case_id: Found(cases[case_id].image, case_id) for case_id in result.evaluation_cases}
-    batch = Batch(Predictor(result.checkpoint, accelerator, engine=engine), folder, limit=limit, page=False)
+    batch = Batch(Predictor(result.checkpoint, accelerator, backend=backend), directory, limit=limit, html_report=False)
     failed = batch.run(list(scans.values()))
     if failed:
-        raise UsageError(f"{folder}: {', '.join(failed)} could not be predicted; see {folder / 'summary.json'}")
-    masks = find_masks(folder)
+        raise UsageError(f"{directory}: {', '.join(failed)} could not be predicted; see {directory / 'summary.json'}")
+    masks = find_masks(directory)
     return {case_id: masks[anonymous(found, found.identity).name] for case_id, found in scans.items()}
 
 
@@ -135,8 +135,8 @@ def choose_postprocessing(
 def _tried(
     path: Path, case: RawCase, candidates: Sequence[PostProcessing]
 ) -> Iterable[tuple[PostProcessing, dict[str, float | None]]]:
-    mask, scan, truth = read_labels(path), read_scan(case.image), read_labels(case.label)
-    if not (same_grid(mask, scan) and same_grid(mask, truth)):
+    mask, scan, ground_truth = read_labels(path), read_scan(case.image), read_labels(case.label)
+    if not (same_grid(mask, scan) and same_grid(mask, ground_truth)):
         raise CaseError(f"{path}: is on another grid than {case.image} or {case.label}; predict that scan again")
     for candidate in candidates:
-        yield candidate, kits19_scores(candidate(mask.voxels, scan), truth.voxels)
+        yield candidate, kits19_scores(candidate(mask.voxels, scan), ground_truth.voxels)

@@ -14,22 +14,22 @@ from monai.transforms import generate_spatial_bounding_box
 STRUCTURES: Mapping[str, Sequence[int]] = {"kidney": (1, 2), "tumour": (2,)}
 
 
-def dice(predicted: np.ndarray, truth: np.ndarray) -> float:
+def dice(predicted: np.ndarray, ground_truth: np.ndarray) -> float:
     """Compute the Dice of two boolean arrays; 1 if both are empty, 0 if one is."""
-    total = int(predicted.sum()) + int(truth.sum())
-    return 2 * int((predicted & truth).sum()) / total if total else 1.0
+    total = int(predicted.sum()) + int(ground_truth.sum())
+    return 2 * int((predicted & ground_truth).sum()) / total if total else 1.0
 
 
 def kits19_scores(
     predicted: np.ndarray,
-    truth: np.ndarray,
+    ground_truth: np.ndarray,
     spacing_mm: Sequence[float] | None = None,
     structures: Mapping[str, Sequence[int]] = STRUCTURES,
 ) -> dict[str, float | None]:
     """Compute ``kidney_dice`` (classes 1 ∪ 2) and ``tumour_dice`` (class 2) of two label maps of one shape.
 
     Args:
-        predicted, truth: label maps (X, Y, Z) of whole numbers.
+        predicted, ground_truth: label maps (X, Y, Z) of whole numbers.
         spacing_mm: voxel size in mm along their axes. If given, each Dice is followed by that structure's
             :func:`~kits_unet3d.pipeline.evaluation.structures.surface_scores`: ``kidney_hd95_mm``,
             ``kidney_surface_dice_1mm``, ``kidney_surface_dice_3mm`` and the same for the tumour.
@@ -37,22 +37,22 @@ def kits19_scores(
 
     Source: the KiTS19 challenge's evaluation (Dice).
     """
-    if predicted.shape != truth.shape:
-        raise ValueError(f"the masks must have the same shape, got {predicted.shape} and {truth.shape}")
-    inside = _foreground(predicted, truth)
-    predicted, truth = predicted[inside], truth[inside]
+    if predicted.shape != ground_truth.shape:
+        raise ValueError(f"the masks must have the same shape, got {predicted.shape} and {ground_truth.shape}")
+    inside = _foreground(predicted, ground_truth)
+    predicted, ground_truth = predicted[inside], ground_truth[inside]
     scores: dict[str, float | None] = {}
     for name, classes in structures.items():
-        pair = np.isin(predicted, classes), np.isin(truth, classes)
+        pair = np.isin(predicted, classes), np.isin(ground_truth, classes)
         scores[f"{name}_dice"] = dice(*pair)
         if spacing_mm is not None:
             scores |= {f"{name}_{key}": value for key, value in surface_scores(*pair, spacing_mm).items()}
     return scores
 
 
-def _foreground(predicted: np.ndarray, truth: np.ndarray) -> tuple[slice, ...]:
+def _foreground(predicted: np.ndarray, ground_truth: np.ndarray) -> tuple[slice, ...]:
     """Return the bounding box of both masks, since no score uses the background around it."""
-    low, high = generate_spatial_bounding_box(((predicted > 0) | (truth > 0))[None])
+    low, high = generate_spatial_bounding_box(((predicted > 0) | (ground_truth > 0))[None])
     return tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
 
 
@@ -63,15 +63,15 @@ PERCENTILE = 95
 
 def surface_scores(
     predicted: np.ndarray,
-    truth: np.ndarray,
+    ground_truth: np.ndarray,
     spacing_mm: Sequence[float],
     tolerances_mm: Sequence[float] = TOLERANCES_MM,
 ) -> dict[str, float | None]:
     """Compute ``hd95_mm`` and, for each tolerance, ``surface_dice_<tolerance>mm`` of two masks on one grid.
 
     Args:
-        predicted, truth: boolean, (X, Y, Z) or any other order of axes; true inside. A mask ends at the border of
-            the array.
+        predicted, ground_truth: boolean, (X, Y, Z) or any other order of axes; true inside. A mask ends at the border
+            of the array.
         spacing_mm: voxel size in mm along the three axes of the arrays, which are assumed perpendicular.
         tolerances_mm: tolerances of the surface Dice in mm.
 
@@ -88,18 +88,18 @@ def surface_scores(
     Source: the distances of MONAI's ``compute_hausdorff_distance`` and ``compute_surface_dice``, the latter with
     the surface elements of Nikolov et al., https://arxiv.org/abs/1809.04430.
     """
-    if predicted.shape != truth.shape:
-        raise ValueError(f"the masks must have the same shape, got {predicted.shape} and {truth.shape}")
+    if predicted.shape != ground_truth.shape:
+        raise ValueError(f"the masks must have the same shape, got {predicted.shape} and {ground_truth.shape}")
     if len(spacing_mm) != 3 or not all(0 < s < np.inf for s in spacing_mm):
         raise ValueError(f"spacing_mm must be 3 positive numbers, got {tuple(spacing_mm)}")
     names = [f"surface_dice_{tolerance:g}mm" for tolerance in tolerances_mm]
-    there = bool(predicted.any()), bool(truth.any())
+    there = bool(predicted.any()), bool(ground_truth.any())
     if not all(there):
         same = not any(there)
         return {"hd95_mm": 0.0 if same else None, **dict.fromkeys(names, float(same))}
     # A rotated affine gives 3 mm as 3.0000002, which must not push a neighbour beyond a tolerance of 3 mm.
     spacing = [round(float(s), 6) for s in spacing_mm]
-    a, b = (torch.from_numpy(np.ascontiguousarray(mask, dtype=bool))[None, None] for mask in (predicted, truth))
+    a, b = (torch.from_numpy(np.ascontiguousarray(mask, dtype=bool))[None, None] for mask in (predicted, ground_truth))
     per_tolerance = (1, len(names), *predicted.shape)
     with warnings.catch_warnings():
         # MONAI 1.6 triggers this warning of its own function.

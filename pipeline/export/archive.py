@@ -22,17 +22,18 @@ MOST_FILES, MOST_BYTES = 200, 4 << 30
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
-def pack(folder: str | Path, archive: str | Path) -> Path:
-    """Pack ``folder`` as the one top directory of a zip, with a manifest of each file's bytes and sha256."""
-    folder, archive = Path(folder), Path(archive)
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+def pack(directory: str | Path, archive: str | Path) -> Path:
+    """Pack ``directory`` as the one top directory of a zip, with a manifest of each file's bytes and sha256."""
+    directory, archive = Path(directory), Path(archive)
+    files = sorted(path for path in directory.rglob("*") if path.is_file() and path != directory / MANIFEST)
     manifest = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": file_hash(path)} for path in files
+        path.relative_to(directory).as_posix(): {"bytes": path.stat().st_size, "sha256": file_hash(path)}
+        for path in files
     }
-    write_json(folder / MANIFEST, {"version": 1, "files": manifest})
+    write_json(directory / MANIFEST, {"version": 1, "files": manifest})
     with whole_file(archive) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as packed:
-        for path in [*files, folder / MANIFEST]:
-            entry = zipfile.ZipInfo(f"{folder.name}/{path.relative_to(folder).as_posix()}", EPOCH)
+        for path in [*files, directory / MANIFEST]:
+            entry = zipfile.ZipInfo(f"{directory.name}/{path.relative_to(directory).as_posix()}", EPOCH)
             entry.external_attr = (stat.S_IFREG | 0o644) << 16
             # weights hardly compress
             entry.compress_type = zipfile.ZIP_STORED if path.parent.name == "models" else zipfile.ZIP_DEFLATED
@@ -41,8 +42,8 @@ def pack(folder: str | Path, archive: str | Path) -> Path:
     return archive
 
 
-def unpack(archive: str | Path, folder: str | Path) -> Path:
-    """Unpack a zip made by :func:`pack` into ``folder``; return the bundle's directory in it.
+def unpack(archive: str | Path, directory: str | Path) -> Path:
+    """Unpack a zip made by :func:`pack` into ``directory``; return the bundle's directory in it.
 
     Files are only written, never run. Everything appears at once, after all hashes matched.
 
@@ -50,16 +51,16 @@ def unpack(archive: str | Path, folder: str | Path) -> Path:
         UsageError: if the file is not such a zip, or the bundle's directory exists already. Also if an entry is not
             in the manifest, differs from it, leaves the directory, or is a link.
     """
-    archive, folder = Path(archive), Path(folder)
+    archive, directory = Path(archive), Path(directory)
     try:
         with zipfile.ZipFile(archive) as packed:
             members, top = _members(packed)
-            target = folder / top
+            target = directory / top
             if target.exists():
                 raise UsageError(f"{target}: exists already; choose another directory, or remove it first")
             listed = _manifest(packed, members)
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as temporary:
+            directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=directory, prefix=".part-") as temporary:
                 for name, member in members.items():
                     _extract(packed, member, Path(temporary) / top / name, listed.get(name))
                 os.replace(Path(temporary) / top, target)

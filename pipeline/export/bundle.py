@@ -41,32 +41,32 @@ def export_bundle(described: Description, archive: str | Path, without: Collecti
     archive = Path(archive)
     archive.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=archive.parent, prefix=".part-") as temporary:
-        folder = Path(temporary) / NAME
-        (folder / "models").mkdir(parents=True)
-        _copy_documents(described, folder)
-        torch.save(_content(described), folder / "models" / "model.pt")
+        directory = Path(temporary) / NAME
+        (directory / "models").mkdir(parents=True)
+        _copy_documents(described, directory)
+        torch.save(_content(described), directory / "models" / "model.pt")
         for kind, (name, export) in EXPORTS.items():
             if kind not in without:
                 try:
-                    export(described, folder / "models" / name)
+                    export(described, directory / "models" / name)
                 except UsageError as error:
                     logger.warning("left out: models/%s, since %s", name, error)
         metadata = described.configs["metadata"]
-        hashes = {f"models/{path.name}": file_hash(path) for path in sorted((folder / "models").iterdir())}
+        hashes = {f"models/{path.name}": file_hash(path) for path in sorted((directory / "models").iterdir())}
         configs = {**described.configs, "metadata": {**metadata, "sha256": hashes}}
         for name, content in configs.items():
-            write_json(folder / "configs" / f"{name}.json", content)
-        return pack(folder, archive)
+            write_json(directory / "configs" / f"{name}.json", content)
+        return pack(directory, archive)
 
 
-def _copy_documents(described: Description, folder: Path) -> None:
-    source = described.folder
+def _copy_documents(described: Description, directory: Path) -> None:
+    source = described.directory
     for name in ("LICENSE", "docs/README.md", "docs/data_license.txt", "configs/logging.conf"):
         if not (source / name).is_file():
             raise UsageError(f"{source / name}: file does not exist; a bundle needs it")
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / name, folder / name)
-    readme = folder / "docs" / "README.md"
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, directory / name)
+    readme = directory / "docs" / "README.md"
     readme.write_text(filled(readme.read_text(encoding="utf-8"), described), encoding="utf-8")
 
 
@@ -81,7 +81,7 @@ def _content(described: Description) -> dict[str, object]:
         **state,
         "model": dict(state),
         "network": described.network,
-        "recipe": described.model.recipe.as_dict(),
+        "preprocessing_parameters": described.model.parameters.as_dict(),
         "best": described.scores,
         "configuration": {"dataset": next(iter(described.model.datasets), None)},
     }

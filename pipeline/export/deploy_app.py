@@ -84,7 +84,7 @@ class KidneyApplication(Application):
         model = Path(context.model_path)
         model = model / "model.ts" if model.is_dir() else model
         first = CountCondition(self, 1)
-        loader = DICOMDataLoaderOperator(self, first, input_folder=Path(context.input_path), name="loader")
+        loader = DICOMDataLoaderOperator(self, first, input_directory=Path(context.input_path), name="loader")
         selector = DICOMSeriesSelectorOperator(self, rules=SERIES, name="selector")
         volume = DICOMSeriesToVolumeOperator(self, name="volume")
         network = MonaiBundleInferenceOperator(
@@ -99,7 +99,7 @@ class KidneyApplication(Application):
         writer = DICOMSegmentationWriterOperator(
             self,
             segment_descriptions=segments(class_names(model)),
-            output_folder=Path(context.output_path),
+            output_directory=Path(context.output_path),
             name="writer",
         )
         series = {("study_selected_series_list", "study_selected_series_list")}

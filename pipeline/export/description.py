@@ -24,7 +24,7 @@ class Description:
         model: network and preprocessing parameters.
         network: the network's class (``_target_``) and arguments, as plain data.
         configs: content of the bundle's JSON files by name without ending, in agreement with the model.
-        folder: directory of the bundle that they come from.
+        directory: directory of the bundle that they come from.
         scores: best scores of the training by name, if it was evaluated.
         data: name of the training's data set, if the checkpoint contains it.
         settings: settings of the training, as far as the checkpoint contains them.
@@ -33,7 +33,7 @@ class Description:
     model: Model
     network: dict[str, Any]
     configs: dict[str, dict[str, Any]]
-    folder: Path
+    directory: Path
     scores: dict[str, float]
     data: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Description:
     @property
     def window(self) -> tuple[int, ...]:
         """Return the shape of the network's input for one sliding window: (1, 1, D, H, W)."""
-        return (1, int(self.network.get("in_channels", 1)), *self.model.recipe.roi_size)
+        return (1, int(self.network.get("in_channels", 1)), *self.model.parameters.roi_size)
 
 
 def describe(checkpoint: str | Path, bundle: str | Path = "bundle") -> Description:
@@ -57,8 +57,8 @@ def describe(checkpoint: str | Path, bundle: str | Path = "bundle") -> Descripti
         UsageError: if ``bundle`` is not a bundle.
         CheckpointError: if the checkpoint cannot be used.
     """
-    folder = Path(bundle)
-    configs = _read_configs(folder)
+    directory = Path(bundle)
+    configs = _read_configs(directory)
     content = read_checkpoint(checkpoint)
     named, best = content.get("network"), content.get("best")
     if isinstance(best, float):  # the key metric of a training, which its configuration names mean_dice
@@ -67,10 +67,10 @@ def describe(checkpoint: str | Path, bundle: str | Path = "bundle") -> Descripti
     network = dict(named if isinstance(named, Mapping) else configs["inference"]["network_factory"])
     network.pop("_mode_", None)
     model = read_model(checkpoint, partial(build_network, network, checkpoint))
-    recipe = model.recipe.as_dict()
+    parameters = model.parameters.as_dict()
 
     configs["inference"]["network_factory"] = {**network, "_mode_": "callable"}
-    known = {**recipe, **network}
+    known = {**parameters, **network}
     configs["train"].update({name: known[name] for name in configs["train"].keys() & known.keys()})
     if configs["train"]["network_factory"]["_target_"] != network["_target_"]:  # else its arguments are keys, set above
         configs["train"]["network_factory"] = {**network, "_mode_": "callable"}
@@ -83,24 +83,26 @@ def describe(checkpoint: str | Path, bundle: str | Path = "bundle") -> Descripti
     tensors = configs["metadata"]["network_data_format"]
     image, pred = tensors["inputs"]["image"], tensors["outputs"]["pred"]
     image["num_channels"] = network.get("in_channels", 1)
-    image["spatial_shape"] = pred["spatial_shape"] = recipe["roi_size"]
-    image["value_range"] = [round((hu - recipe["hu_mean"]) / recipe["hu_std"], 2) for hu in recipe["hu_window"]]
-    pred["num_channels"] = len(recipe["classes"])
+    image["spatial_shape"] = pred["spatial_shape"] = parameters["roi_size"]
+    image["value_range"] = [
+        round((hu - parameters["hu_mean"]) / parameters["hu_std"], 2) for hu in parameters["hu_window"]
+    ]
+    pred["num_channels"] = len(parameters["classes"])
     mask = tensors["post_processed_outputs"]["pred"]
-    mask["value_range"] = [0, len(recipe["classes"]) - 1]
-    pred["channel_def"] = mask["channel_def"] = {str(number): name for number, name in enumerate(recipe["classes"])}
-    named = ", ".join(f"{number} {name}" for number, name in enumerate(recipe["classes"]))
+    mask["value_range"] = [0, len(parameters["classes"]) - 1]
+    pred["channel_def"] = mask["channel_def"] = {str(number): name for number, name in enumerate(parameters["classes"])}
+    named = ", ".join(f"{number} {name}" for number, name in enumerate(parameters["classes"]))
     configs["metadata"]["label_classes"] = configs["metadata"]["pred_classes"] = named
     settings = content.get("configuration")
     settings = dict(settings) if isinstance(settings, Mapping) else {}
-    described = Description(model, network, configs, folder, scores, str(settings.get("dataset") or ""), settings)
+    described = Description(model, network, configs, directory, scores, str(settings.get("dataset") or ""), settings)
     configs["metadata"].update(_named(described))
     return described
 
 
 def _named(described: Description) -> dict[str, str]:
     """Return the metadata's texts: name, task, description and data source."""
-    organs = ", ".join(described.model.recipe.classes[1:])
+    organs = ", ".join(described.model.parameters.classes[1:])
     data = described.data or "data that is not recorded in the checkpoint"
     size = f"{described.parameters:,} parameters"
     how = " by the MLPerf 3D U-Net recipe" if described.network["_target_"].endswith(".UNet3D") else ""
@@ -112,18 +114,18 @@ def _named(described: Description) -> dict[str, str]:
     }
 
 
-def _read_configs(folder: Path) -> dict[str, dict[str, Any]]:
-    files = sorted((folder / "configs").glob("*.json"))
+def _read_configs(directory: Path) -> dict[str, dict[str, Any]]:
+    files = sorted((directory / "configs").glob("*.json"))
     missing = {"metadata", "train", "inference"} - {path.stem for path in files}
     if missing:
         raise UsageError(
-            f"{folder}: is not a bundle of this project, since configs/{min(missing)}.json is missing; "
+            f"{directory}: is not a bundle of this project, since configs/{min(missing)}.json is missing; "
             "name the one of the repository with --bundle"
         )
     try:
         return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in files}
     except ValueError as error:
-        raise UsageError(f"{folder / 'configs'}: contains a file that is not JSON ({error})") from error
+        raise UsageError(f"{directory / 'configs'}: contains a file that is not JSON ({error})") from error
 
 
 #: Description of KiTS19 for the bundle's README.
@@ -135,8 +137,8 @@ KITS19 = (
 
 def filled(text: str, described: Description) -> str:
     """Replace ``$name`` in ``text`` by the model's values; a ``$`` of another kind stays."""
-    recipe, settings = described.model.recipe, described.settings
-    low, high = recipe.hu_window
+    parameters, settings = described.model.parameters, described.settings
+    low, high = parameters.hu_window
     training = "not recorded in its checkpoint"
     if settings:
         training = (
@@ -146,15 +148,15 @@ def filled(text: str, described: Description) -> str:
     scores = ", ".join(f"{name} {value:.4f}" for name, value in described.scores.items())
     return Template(text).safe_substitute(
         data=KITS19 if described.data == "KiTS19" else described.data or "not recorded in its checkpoint",
-        spacing=" × ".join(f"{mm:g}" for mm in recipe.spacing_mm),
+        spacing=" × ".join(f"{mm:g}" for mm in parameters.spacing_mm),
         window=f"{low:g} to {high:g}",
-        mean=f"{recipe.hu_mean:g}",
-        std=f"{recipe.hu_std:g}",
-        patch=" × ".join(map(str, recipe.roi_size)),
+        mean=f"{parameters.hu_mean:g}",
+        std=f"{parameters.hu_std:g}",
+        patch=" × ".join(map(str, parameters.roi_size)),
         network=described.network["_target_"].rpartition(".")[2],
-        widths=" ".join(map(str, getattr(described.model.network, "channels", ()))) or "the defaults of its class",
+        channels=" ".join(map(str, getattr(described.model.network, "channels", ()))) or "the defaults of its class",
         parameters=f"{described.parameters:,}",
         training=training,
-        classes=", ".join(f"{number} {name}" for number, name in enumerate(recipe.classes)),
+        classes=", ".join(f"{number} {name}" for number, name in enumerate(parameters.classes)),
         score=scores or "not evaluated",
     )

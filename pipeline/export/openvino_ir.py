@@ -33,8 +33,8 @@ def export_openvino(described: Description, path: str | Path) -> Path:
     model.inputs[0].set_names({"image"})
     model.outputs[0].set_names({"pred"})
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part-") as folder:
-        made = Path(folder) / path.name
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part-") as directory:
+        made = Path(directory) / path.name
         openvino.save_model(model, made, compress_to_fp16=False)
         compiled = shared_core().compile_model(made, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
@@ -44,5 +44,5 @@ def export_openvino(described: Description, path: str | Path) -> Path:
         require_same_logits(network, run, described.window, path)
         # Move the weights first, so that a visible model always has its weights.
         for name in (made.with_suffix(".bin").name, made.name):
-            os.replace(Path(folder) / name, path.with_name(name))
+            os.replace(Path(directory) / name, path.with_name(name))
     return path

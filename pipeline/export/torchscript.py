@@ -27,12 +27,12 @@ def export_torchscript(described: Description, path: str | Path) -> Path:
     """
     path = Path(path)
     # This file is used without a checkpoint, so it must contain the preprocessing parameters.
-    recipe = {"_target_": "kits_unet3d.transforms.Recipe", **described.model.recipe.as_dict()}
-    inference = {**described.configs["inference"], "recipe": recipe}
+    parameters = {"_target_": "kits_unet3d.transforms.PreprocessingParameters", **described.model.parameters.as_dict()}
+    inference = {**described.configs["inference"], "preprocessing_parameters": parameters}
     network = described.model.network.cpu().eval()
-    with whole_file(path) as temporary, tempfile.TemporaryDirectory(dir=path.parent) as folder:
+    with whole_file(path) as temporary, tempfile.TemporaryDirectory(dir=path.parent) as directory:
         # The archive stores the name it was saved under, and readers look up its content by that name.
-        named = Path(folder) / path.name
+        named = Path(directory) / path.name
         save_net_with_metadata(
             _scripted(network, described.window),
             str(named),

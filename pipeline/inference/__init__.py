@@ -5,16 +5,16 @@ from ..io.mask import write_mask
 from ..io.scan import Scan, read_scan
 from ..masks.postprocessing import PostProcessing
 from ..runtime.memory import available_bytes, memory_limit
-from .backends import EngineInferer
+from .backends import BackendInferer
 from .backends.inferer import AutocastInferer
-from .bundle_io import LoadImageScand, MaskWriter, OrientScand, mask_saver, scan_preparation
+from .bundle_io import LoadImageScand, MaskWriter, OrientScand, mask_saver, scan_preprocessing
 from .predictor import Prediction, Predictor
 from .restore import RestoreToScand, labels_on_grid
 from .windows import ReferenceWindows, make_windows, reference_weights
 
 __all__ = [
     "AutocastInferer",
-    "EngineInferer",
+    "BackendInferer",
     "Grid",
     "LoadImageScand",
     "MaskWriter",
@@ -34,6 +34,6 @@ __all__ = [
     "memory_limit",
     "read_scan",
     "reference_weights",
-    "scan_preparation",
+    "scan_preprocessing",
     "write_mask",
 ]

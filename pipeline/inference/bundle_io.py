@@ -13,7 +13,7 @@ from monai.data import ImageWriter, MetaTensor
 from monai.transforms import Compose, LoadImaged, MapTransform, SaveImaged
 from monai.utils import MetaKeys, SpaceKeys
 
-from kits_unet3d.transforms import Recipe, preparation
+from kits_unet3d.transforms import PreprocessingParameters, preprocessing
 
 from ..io import Grid, ReadOptions
 from ..io.mask import write_mask
@@ -82,10 +82,10 @@ class OrientScand(MapTransform):
             grid = Grid.from_text(image.meta["grid"]) if "grid" in image.meta else _grid_of(image, voxels.shape)
             if "grid" not in image.meta:  # other readers may keep padding, which must not be resampled
                 voxels = voxels.clip(AIR, DENSEST)
-            turned, affine = _oriented(voxels, grid)
+            rotated, affine = _oriented(voxels, grid)
             meta = {name: value for name, value in image.meta.items() if name != MetaKeys.AFFINE}
             meta |= {"grid": grid.to_text(), MetaKeys.ORIGINAL_CHANNEL_DIM: 0}
-            d[key] = MetaTensor(turned[None], affine=torch.from_numpy(affine), meta=meta)
+            d[key] = MetaTensor(rotated[None], affine=torch.from_numpy(affine), meta=meta)
         return d
 
 
@@ -103,8 +103,8 @@ def _oriented(voxels: np.ndarray, grid: Grid) -> tuple[torch.Tensor, np.ndarray]
     if grid.oblique:
         return along_the_body(voxels, grid, AIR)
     # Oriented as a view, for one copy; MONAI's Orientation and LoadImage would make three.
-    turned, affine = grid.facing(voxels)
-    return torch.from_numpy(np.array(turned, dtype=np.float32, order="C")), affine
+    rotated, affine = grid.facing(voxels)
+    return torch.from_numpy(np.array(rotated, dtype=np.float32, order="C")), affine
 
 
 class MaskWriter(ImageWriter):
@@ -130,9 +130,11 @@ class MaskWriter(ImageWriter):
         write_mask(np.asarray(self.data_obj, dtype=np.uint8), self.grid, Path(filename).parent)
 
 
-def scan_preparation(recipe: Recipe, key: str = "image", options: ReadOptions | None = None) -> Compose:
+def scan_preprocessing(
+    parameters: PreprocessingParameters, key: str = "image", options: ReadOptions | None = None
+) -> Compose:
     """Return the transforms from a scan to the network's input, a MetaTensor (1, D, H, W) that holds both grids."""
-    return Compose([LoadImageScand(key, options), OrientScand(key), preparation(recipe, key)])
+    return Compose([LoadImageScand(key, options), OrientScand(key), preprocessing(parameters, key)])
 
 
 def mask_saver(output_dir: str, keys: KeysCollection = "pred") -> SaveImaged:

@@ -23,9 +23,9 @@ from ..masks.postprocessing import PostProcessing
 from ..model import Model, read_model
 from ..report.overlays import picture
 from ..runtime.errors import UsageError
-from .backends import EngineInferer
+from .backends import BackendInferer
 from .backends.inferer import AutocastInferer
-from .bundle_io import scan_preparation
+from .bundle_io import scan_preprocessing
 from .restore import labels_on_grid
 from .windows import DEFAULT, make_windows
 
@@ -55,13 +55,13 @@ class Prediction:
         """Return volumes, connected components and flags; see :func:`masks.measurements.measure`."""
         return measure(self.scan, self.mask, self.classes)
 
-    def figure(self, truth: np.ndarray | None = None) -> Figure:
+    def figure(self, ground_truth: np.ndarray | None = None) -> Figure:
         """Draw the scan with the outlines of mask and ground truth in three views; needs the extra ``figures``."""
-        return picture(self.scan, self.mask, truth)
+        return picture(self.scan, self.mask, ground_truth)
 
-    def save(self, folder: str | Path) -> Path:
-        """Write the mask as ``<name>_seg`` into ``folder``, in the scan's own format; return its path."""
-        return write_mask(self.mask, self.scan.grid, folder)
+    def save(self, directory: str | Path) -> Path:
+        """Write the mask as ``<name>_seg`` into ``directory``, in the scan's own format; return its path."""
+        return write_mask(self.mask, self.scan.grid, directory)
 
 
 class Predictor:
@@ -73,12 +73,12 @@ class Predictor:
         inferer: runs the network over a volume; sliding windows if not given.
         progress: show a bar over the windows.
         postprocessing: removes or relabels components of the masks; none if not given. Probabilities do not change.
-        engine: inference backend; see :class:`EngineInferer`. For an ``inferer`` of your own it is eager.
-        mirror: use TTA by flipping, which takes eight times as long; for a model that is read here.
+        backend: inference backend; see :class:`BackendInferer`. For an ``inferer`` of your own it is eager.
+        tta: use TTA by flipping, which takes eight times as long; for a model that is read here.
         windows, roi: select the sliding windows; see :func:`make_windows`. They only describe a given ``inferer``.
 
     Raises:
-        UsageError: if ``mirror`` is set for a model that is loaded without it.
+        UsageError: if ``tta`` is set for a model that is loaded without it.
         CheckpointError: if a checkpoint cannot be used.
 
     Example:
@@ -92,21 +92,23 @@ class Predictor:
         inferer: Inferer | None = None,
         progress: bool = False,
         postprocessing: PostProcessing | None = None,
-        engine: str = "auto",
+        backend: str = "auto",
         windows: Sequence[str] = DEFAULT,
         roi: str = "full",
-        mirror: bool = False,
+        tta: bool = False,
     ) -> None:
-        if mirror and isinstance(model, Model) and not model.mirror:
+        if tta and isinstance(model, Model) and not model.tta:
             raise UsageError("mirror does not apply to a model that was read already; use read_model(…, mirror=True)")
         self.accelerator = device if isinstance(device, Accelerator) else resolve(device)
-        self.model = model if isinstance(model, Model) else read_model(model, mirror=mirror)
+        self.model = model if isinstance(model, Model) else read_model(model, tta=tta)
         self.network = self.model.network.to(self.accelerator.device).eval()
-        recipe = self.model.recipe
-        sliding = inferer or make_windows(recipe, windows, roi, "cpu", progress)
-        ready = isinstance(sliding, AutocastInferer | EngineInferer)
+        parameters = self.model.parameters
+        sliding = inferer or make_windows(parameters, windows, roi, "cpu", progress)
+        ready = isinstance(sliding, AutocastInferer | BackendInferer)
         self.inferer = (
-            sliding if ready else EngineInferer(sliding, self.accelerator, None if inferer else recipe.roi_size, engine)
+            sliding
+            if ready
+            else BackendInferer(sliding, self.accelerator, None if inferer else parameters.roi_size, backend)
         )
         self.postprocessing = postprocessing or PostProcessing()
         #: Settings that a result depends on, besides the model; inference backends give the same.
@@ -114,10 +116,10 @@ class Predictor:
             "precision": self.accelerator.precision,
             "windows": sorted(windows),
             "roi": roi,
-            "mirror": self.model.mirror,
+            "tta": self.model.tta,
             **vars(self.postprocessing),
         }
-        self.preparation = scan_preparation(recipe)
+        self.preprocessing = scan_preprocessing(parameters)
 
     @torch.inference_mode()
     def predict(
@@ -137,8 +139,8 @@ class Predictor:
             CaseError: if the scan cannot be read or is not a CT.
         """
         scan = source if isinstance(source, Scan) else read_scan(source, options)
-        classes = self.model.recipe.classes
-        image = self.preparation({"image": scan})["image"][None].to(self.accelerator.device)
+        classes = self.model.parameters.classes
+        image = self.preprocessing({"image": scan})["image"][None].to(self.accelerator.device)
         logits: MetaTensor = self.inferer(image, self.network)[0]  # type: ignore[assignment]
         del image
         affine = logits.affine.cpu().numpy()

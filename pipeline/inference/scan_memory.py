@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kits_unet3d.transforms import Recipe
+from kits_unet3d.transforms import PreprocessingParameters
 from kits_unet3d.transforms.geometry import resampled_shape
 
 from ..io import Grid
@@ -20,29 +20,31 @@ def stored_bytes(shape: Sequence[int]) -> float:
     return float(np.prod(shape, dtype=np.float64)) * 4
 
 
-def needed_bytes(shape: Sequence[int], affine: np.ndarray, recipe: Recipe) -> float:
+def needed_bytes(shape: Sequence[int], affine: np.ndarray, parameters: PreprocessingParameters) -> float:
     """Return the resident memory of predicting one scan, in bytes, without the network's own for its windows.
 
     Args:
         shape: (X, Y, Z) of the scan.
         affine: 4×4 to RAS millimetres.
-        recipe: preprocessing parameters of the model; their voxel size sets the size of the network's volume.
+        parameters: preprocessing parameters of the model; their voxel size sets the size of the network's volume.
     """
     voxels = float(np.prod(shape, dtype=np.float64))
     world = np.abs(np.asarray(affine)[:3, :3])
     extent = world @ np.asarray(shape, dtype=np.float64)  # of the bounding box along the world's axes
     spacing = world.max(axis=1)
     boxed = np.ceil(extent / spacing)
-    seen = resampled_shape([int(n) for n in boxed[::-1]], [float(s) for s in spacing[::-1]], recipe.spacing_mm)
+    seen = resampled_shape([int(n) for n in boxed[::-1]], [float(s) for s in spacing[::-1]], parameters.spacing_mm)
     # With the windows' padding: at least to the window, otherwise by up to a stride.
-    network = float(np.prod([max(n + s, r) for n, s, r in zip(seen, recipe.stride, recipe.roi_size, strict=True)]))
+    network = float(
+        np.prod([max(n + s, r) for n, s, r in zip(seen, parameters.stride, parameters.roi_size, strict=True)])
+    )
     stored = stored_bytes(shape)
     # An oblique scan is resampled from a float32 copy.
     x, y, z = shape
-    turned = 4 * voxels if Grid(Path(), "", (x, y, z), np.asarray(affine)).oblique else 0.0
-    resampling = stored + turned + 4 * float(np.prod(boxed)) + 4 * network
-    windows = stored + 4 * network * (len(recipe.classes) + 4)
-    restoring = stored + 4 * network * len(recipe.classes) + 2 * voxels
+    rotated = 4 * voxels if Grid(Path(), "", (x, y, z), np.asarray(affine)).oblique else 0.0
+    resampling = stored + rotated + 4 * float(np.prod(boxed)) + 4 * network
+    windows = stored + 4 * network * (len(parameters.classes) + 4)
+    restoring = stored + 4 * network * len(parameters.classes) + 2 * voxels
     return LIBRARIES + max(resampling, windows, restoring)
 
 

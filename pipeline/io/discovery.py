@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..runtime.errors import UsageError
-from .dicom import DicomFolder, Slice, is_dicom, read_slice, sort_series
+from .dicom import DicomDirectory, Slice, is_dicom, read_slice, sort_series
 from .options import ReadOptions
-from .scan_lists import ITK, NIFTI, ending_of, folders_of_results, is_list, read_list, scan_name, stem
+from .scan_lists import ITK, NIFTI, directories_of_results, ending_of, is_list, read_list, scan_name, stem
 
 #: Endings of scans that are not supported, and advice on each.
 UNREAD = {
@@ -39,7 +39,7 @@ class Found:
 
     path: Path
     name: str
-    dicom: DicomFolder | None = None
+    dicom: DicomDirectory | None = None
     series: str | None = None
     patient: frozenset[str] = frozenset()
     identity: frozenset[str] = frozenset()
@@ -86,7 +86,7 @@ def find_scans(
 def _expand(given: str | Path, options: ReadOptions, skipped: dict[str, str]) -> Iterator[Found]:
     path = Path(given)
     if path.is_dir() and not ending_of(path):
-        yield from _folder(path, options, skipped)
+        yield from _directory(path, options, skipped)
     elif path.exists() or path.is_symlink():
         if is_list(path):
             yield from _list(path, options, skipped)
@@ -119,7 +119,7 @@ def _passed_over(path: Path, skipped: dict[str, str]) -> bool:
     return False
 
 
-def _folder(top: Path, options: ReadOptions, skipped: dict[str, str]) -> Iterator[Found]:
+def _directory(top: Path, options: ReadOptions, skipped: dict[str, str]) -> Iterator[Found]:
     dicom, files = [], []
     for path in files_below(top, skipped):
         if ending_of(path):
@@ -137,7 +137,7 @@ def _folder(top: Path, options: ReadOptions, skipped: dict[str, str]) -> Iterato
         patients[one.path.relative_to(top).parts[0]] |= one.identity
     identity = frozenset().union(*patients.values())
     scans = [
-        Found(path, "/".join((*folders_of_results(path, path.relative_to(top).parts[:-1]), scan_name(path))))
+        Found(path, "/".join((*directories_of_results(path, path.relative_to(top).parts[:-1]), scan_name(path))))
         for path in files
     ]
     for scan in (*scans, *_dicom(slices, top, options, skipped)):
@@ -146,19 +146,23 @@ def _folder(top: Path, options: ReadOptions, skipped: dict[str, str]) -> Iterato
 
 
 def _dicom(slices: list[Slice], top: Path, options: ReadOptions, skipped: dict[str, str]) -> Iterator[Found]:
-    folders = sort_series(slices, top)
-    some = any(folder.series or folder.damaged for folder in folders)
-    for folder in folders:
-        inside = folder.path.relative_to(top).parts
+    directories = sort_series(slices, top)
+    some = any(directory.series or directory.damaged for directory in directories)
+    for directory in directories:
+        inside = directory.path.relative_to(top).parts
         name = "/".join(inside) or scan_name(top)
-        if some and not folder.series and not folder.damaged:
-            skipped[str(folder.path)] = "no CT, only " + ", ".join(f"{count} {kind}" for kind, count in folder.left_out)
-        elif options.series == "all" and len(folder.series) > 1:
-            for series in folder.series:
+        if some and not directory.series and not directory.damaged:
+            skipped[str(directory.path)] = "no CT, only " + ", ".join(
+                f"{count} {kind}" for kind, count in directory.left_out
+            )
+        elif options.series == "all" and len(directory.series) > 1:
+            for series in directory.series:
                 label = series.label
-                yield Found(folder.path, f"{name}_series{label}", folder, label, folder.identity, folder.identity)
+                yield Found(
+                    directory.path, f"{name}_series{label}", directory, label, directory.identity, directory.identity
+                )
         else:
-            yield Found(folder.path, name, folder, None, folder.identity, folder.identity)
+            yield Found(directory.path, name, directory, None, directory.identity, directory.identity)
 
 
 def _list(path: Path, options: ReadOptions, skipped: dict[str, str]) -> Iterator[Found]:
@@ -210,26 +214,26 @@ def _numbered(scans: list[Found]) -> list[Found]:
 
 
 def _below(path: Path, common: str) -> tuple[str, ...]:
-    return folders_of_results(path, path.absolute().parent.relative_to(common).parts)
+    return directories_of_results(path, path.absolute().parent.relative_to(common).parts)
 
 
 def files_below(top: Path, skipped: dict[str, str]) -> Iterator[Path]:
     """Yield all files below ``top``; follow links, but visit each directory only once."""
     seen = {os.path.realpath(path) for path in (top, *top.absolute().parents)}
-    for folder, folders, files in os.walk(top, followlinks=True, onerror=lambda e: _note(skipped, e)):
-        for name in sorted(folders):
-            path, real = os.path.join(folder, name), os.path.realpath(os.path.join(folder, name))
+    for directory, directories, files in os.walk(top, followlinks=True, onerror=lambda e: _note(skipped, e)):
+        for name in sorted(directories):
+            path, real = os.path.join(directory, name), os.path.realpath(os.path.join(directory, name))
             if real in seen:
                 skipped[path] = "a link to a directory that was already searched"
-                folders.remove(name)
+                directories.remove(name)
             elif name.startswith("."):
-                folders.remove(name)
+                directories.remove(name)
             elif ending_of(Path(name)):
                 skipped[path] = "is a directory with the name of a file; its content was searched"
             seen.add(real)
-        folders.sort()
+        directories.sort()
         for name in sorted(files):
-            file = Path(folder, name)
+            file = Path(directory, name)
             if file.is_file():
                 yield file
             elif file.is_symlink() and not file.exists():

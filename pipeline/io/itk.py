@@ -110,13 +110,13 @@ def _geometry(
 ) -> ItkGeometry:
     dimension = reader.GetDimension()
     spacing = tuple(reader.GetSpacing()[:3])
-    told = any(key.startswith(SPACING_KEYS) for key in text.entries)
+    given = any(key.startswith(SPACING_KEYS) for key in text.entries)
     units = re.findall(r'"([^"]*)"', text.entries.get("space units", text.entries.get("units", "")))[:3]
     foreign = {unit for unit in units if unit.strip().lower() not in MILLIMETRES}
-    instead = options.spacing_instead_of(spacing if told and not foreign else np.zeros(3), warnings)
+    instead = options.spacing_instead_of(spacing if given and not foreign else np.zeros(3), warnings)
     if instead is not None:
         spacing = instead
-    elif not told:
+    elif not given:
         raise CaseError(f"{path}: contains no voxel size; give it with --spacing")
     elif foreign:
         raise CaseError(f"{path}: its voxel size {spacing} {', '.join(foreign)} is not in mm; give it with --spacing")

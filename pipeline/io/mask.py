@@ -20,7 +20,7 @@ from .scan_lists import ITK, ending_of
 PRIVATE_FIELDS = ("descrip", "db_name", "aux_file", "intent_name", "data_type")
 
 
-def mask_path(grid: Grid, folder: str | Path) -> Path:
+def mask_path(grid: Grid, directory: str | Path) -> Path:
     """Return the path of a scan's mask: ``<name>_seg`` in the scan's own format.
 
     A DICOM directory's mask becomes ``.nii.gz``; a header with its data in a second file (``.mhd``, ``.nhdr``)
@@ -28,14 +28,14 @@ def mask_path(grid: Grid, folder: str | Path) -> Path:
     """
     ending = ending_of(grid.path) if isinstance(grid.header, ItkGeometry | nib.Nifti1Header) else ""
     ending = {".mhd": ".mha", ".nhdr": ".nrrd", "": ".nii.gz"}.get(ending, ending)
-    return Path(folder) / f"{grid.name}_seg{ending}"
+    return Path(directory) / f"{grid.name}_seg{ending}"
 
 
-def write_mask(mask: np.ndarray, like: Grid, folder: str | Path) -> Path:
+def write_mask(mask: np.ndarray, like: Grid, directory: str | Path) -> Path:
     """Write ``mask`` (X, Y, Z, uint8) on exactly the grid ``like``, in the scan's own format; return the path."""
     if mask.shape != like.shape:
         raise ValueError(f"mask must have the scan's shape {like.shape}, got {mask.shape}")
-    path = mask_path(like, folder)
+    path = mask_path(like, directory)
     with whole_file(path) as temporary:
         if ending_of(path) in ITK:
             image = sitk.GetImageFromArray(np.ascontiguousarray(mask.transpose(2, 1, 0)))
@@ -63,9 +63,9 @@ def _nifti(mask: np.ndarray, like: Grid) -> nib.Nifti1Image:
     return kind(mask, None, header)
 
 
-def probabilities_path(grid: Grid, folder: str | Path) -> Path:
+def probabilities_path(grid: Grid, directory: str | Path) -> Path:
     """Return the path of a scan's probabilities."""
-    return Path(folder) / f"{grid.name}_probabilities.npy"
+    return Path(directory) / f"{grid.name}_probabilities.npy"
 
 
 @contextmanager

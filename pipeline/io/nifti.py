@@ -191,9 +191,9 @@ def _forms(path: Path, header: Any) -> dict[str, np.ndarray]:
 
 def _agree(sform: np.ndarray, qform: np.ndarray, shape: np.ndarray) -> bool:
     spacing = np.linalg.norm(sform[:3, :3], axis=0)
-    turned = np.linalg.norm(sform[:3, :3] - qform[:3, :3], axis=0)
+    rotated = np.linalg.norm(sform[:3, :3] - qform[:3, :3], axis=0)
     moved = np.linalg.norm(sform[:3, 3] - qform[:3, 3])
-    return bool((turned <= AGREEMENT * spacing).all() and moved <= AGREEMENT * np.linalg.norm(spacing * shape))
+    return bool((rotated <= AGREEMENT * spacing).all() and moved <= AGREEMENT * np.linalg.norm(spacing * shape))
 
 
 def _compare_spacing(path: Path, unit: str, pixdim: np.ndarray, affine: np.ndarray, warnings: list[str]) -> None:

@@ -19,7 +19,7 @@ def ending_of(path: Path) -> str:
 def scan_name(path: Path) -> str:
     """Return the file name without image endings; the directory's for KiTS19's ``case_00000/imaging.nii.gz``."""
     path = path.absolute() if path.name not in ("", "..") else path.resolve()
-    return path.parent.name if _named_by_folder(path) else stem(path)
+    return path.parent.name if _named_by_directory(path) else stem(path)
 
 
 def stem(path: Path) -> str:
@@ -27,13 +27,13 @@ def stem(path: Path) -> str:
     return path.name[: len(path.name) - len(ending_of(path))]
 
 
-def _named_by_folder(path: Path) -> bool:
+def _named_by_directory(path: Path) -> bool:
     return stem(path) == "imaging"
 
 
-def folders_of_results(path: Path, folders: tuple[str, ...]) -> tuple[str, ...]:
+def directories_of_results(path: Path, directories: tuple[str, ...]) -> tuple[str, ...]:
     """Return the directories of a scan's results, without a directory that gives the scan its name."""
-    return folders[:-1] if _named_by_folder(path) else folders
+    return directories[:-1] if _named_by_directory(path) else directories
 
 
 LISTS = (".txt", ".csv")

@@ -35,7 +35,7 @@ _NEXT_BODY = 10_000
 
 @dataclass(frozen=True)
 class _Task:
-    folder: Path
+    directory: Path
     seed: int
     source: Path | None
     shape: tuple[int, ...] | None
@@ -116,7 +116,7 @@ def write_dataset(
         if progress is not None:
             progress(name, done, len(tasks))
     _write_description(Path(out), made)
-    return [task.folder for task in tasks]
+    return [task.directory for task in tasks]
 
 
 def _plain(numbers: Sequence[float] | None) -> list[float] | None:
@@ -134,8 +134,8 @@ def _refuse_a_mixture(out: Path, made: dict[str, Any]) -> None:
 
 def _write_description(out: Path, made: dict[str, Any]) -> None:
     split: dict[str, list[str]] = {"training": [], "evaluation": []}
-    for folder in sorted(out.glob("case_*")):
-        split[_split(folder.name, made["around_labels"])].append(folder.name)
+    for directory in sorted(out.glob("case_*")):
+        split[_split(directory.name, made["around_labels"])].append(directory.name)
     write_json(out / _DESCRIPTION, {"name": PHANTOMS, "made": made, **split})
 
 
@@ -150,14 +150,14 @@ def _number(name: str) -> int:
     return int(name.removeprefix("case_"))
 
 
-def _label_files(folder: Path) -> list[tuple[str, Path | None]]:
+def _label_files(directory: Path) -> list[tuple[str, Path | None]]:
     found: list[tuple[str, Path | None]] = [
         (path.parent.name, path)
-        for path in sorted(folder.glob(f"case_*/{SEGMENTATION}"))
+        for path in sorted(directory.glob(f"case_*/{SEGMENTATION}"))
         if re.fullmatch(r"case_\d+", path.parent.name)
     ]
     if not found:
-        raise UsageError(f"{folder}: contains no case_XXXXX/{SEGMENTATION}")
+        raise UsageError(f"{directory}: contains no case_XXXXX/{SEGMENTATION}")
     return found
 
 
@@ -178,24 +178,26 @@ def _run(tasks: list[_Task], workers: int) -> Iterator[str]:
 
 
 def _write_case(task: _Task) -> str:
-    imaging, segmentation = task.folder / IMAGING, task.folder / SEGMENTATION
+    imaging, segmentation = task.directory / IMAGING, task.directory / SEGMENTATION
     if imaging.is_file() and segmentation.is_file():
-        return task.folder.name
+        return task.directory.name
     if task.source is None:
         phantom = make_phantom(task.seed, shape=task.shape, spacing_mm=task.spacing_mm, contrast=task.contrast)
         _save(segmentation, phantom.label, _header(phantom.affine))
         _save(imaging, phantom.voxels, _header(phantom.affine))
-        return task.folder.name
-    truth: Any = nib.load(task.source)
+        return task.directory.name
+    ground_truth: Any = nib.load(task.source)
     try:
-        phantom = phantom_around(np.asanyarray(truth.dataobj), truth.affine, task.seed, contrast=task.contrast)
+        phantom = phantom_around(
+            np.asanyarray(ground_truth.dataobj), ground_truth.affine, task.seed, contrast=task.contrast
+        )
     except ValueError as error:
         raise UsageError(f"{task.source}: {error}") from error
     with whole_file(segmentation) as temporary:
         shutil.copyfile(task.source, temporary)
     # The label's own header gives the image the same voxel size to the last bit.
-    _save(imaging, phantom.voxels, truth.header.copy())
-    return task.folder.name
+    _save(imaging, phantom.voxels, ground_truth.header.copy())
+    return task.directory.name
 
 
 def _header(affine: NDArray[np.float64]) -> nib.Nifti1Header:

@@ -20,7 +20,7 @@ SLICES_IN_ALL = 8000
 PICTURE_PIXELS = (720, 960)
 
 
-def require_page() -> None:
+def require_html_report() -> None:
     """Raise a UsageError if the packages for pictures and HTML reports are not installed."""
     try:
         import jinja2  # noqa: F401
@@ -29,7 +29,7 @@ def require_page() -> None:
         raise UsageError(f"{error.name} is not installed; `pip install 'kits-unet3d[figures]'`") from error
 
 
-def page_wanted(asked: bool | None) -> bool:
+def html_report_wanted(asked: bool | None) -> bool:
     """Return whether to write pictures and an HTML report.
 
     If ``asked`` is None, they are written if the packages are installed; else a note is printed.
@@ -39,16 +39,16 @@ def page_wanted(asked: bool | None) -> bool:
     """
     if asked is None:
         try:
-            require_page()
+            require_html_report()
         except UsageError as error:
             print(f"pictures and {PAGE} are not written: {error}")
             return False
     elif asked:
-        require_page()
+        require_html_report()
     return asked is not False
 
 
-def write_page(report: Report) -> Path:
+def write_html_report(report: Report) -> Path:
     """Write ``report.html`` into the report's directory: every case with its measures, notes, picture and slices.
 
     The file needs neither network nor other files.
@@ -57,10 +57,10 @@ def write_page(report: Report) -> Path:
 
     files = {
         ending: {
-            name: report.folder / file
+            name: report.directory / file
             for name, case in report.cases.items()
             for file in case["files"]
-            if file.endswith(ending) and (report.folder / file).is_file()
+            if file.endswith(ending) and (report.directory / file).is_file()
         }
         for ending in (PICTURE, SLICES)
     }
@@ -77,7 +77,7 @@ def write_page(report: Report) -> Path:
         summary=report.summary,
         warning=report.model.get("warning"),
     )
-    path = report.folder / PAGE
+    path = report.directory / PAGE
     with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8", errors="backslashreplace") as stream:
         stream.writelines(pieces)
     return path

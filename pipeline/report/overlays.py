@@ -42,24 +42,24 @@ def place_to_show(mask: np.ndarray) -> tuple[int, int, int]:
     return slices // 2, rows // 2, columns // 2
 
 
-def picture(scan: Scan, predicted: np.ndarray, truth: np.ndarray | None = None) -> Figure:
+def picture(scan: Scan, predicted: np.ndarray, ground_truth: np.ndarray | None = None) -> Figure:
     """Draw the scan alone, with the ground truth (if given) and with the prediction; axial, coronal, sagittal.
 
     Each view has the patient's sides at its edges and a scale bar.
 
     Args:
         scan: the segmented scan.
-        predicted, truth: labels on the scan's grid; kidney is outlined green, tumour red. The slices go through
+        predicted, ground_truth: labels on the scan's grid; kidney is outlined green, tumour red. The slices go through
             the middle of the tumour, or kidney, in the ground truth if given, else in the prediction.
     """
     import matplotlib.figure  # an extra, needed for figures only
 
     image, affine = scan.grid.facing(scan.voxels)
-    given = {"scan": None, "truth": truth, "prediction": predicted}
+    given = {"scan": None, "ground_truth": ground_truth, "prediction": predicted}
     masks = {name: None if m is None else scan.grid.facing(m)[0] for name, m in given.items()}
-    if truth is None:
-        del masks["truth"]
-    leading, _ = scan.grid.facing(predicted if truth is None else truth)
+    if ground_truth is None:
+        del masks["ground_truth"]
+    leading, _ = scan.grid.facing(predicted if ground_truth is None else ground_truth)
     place = place_to_show(leading)
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
     figure = matplotlib.figure.Figure(figsize=(4 * len(masks), 11), facecolor="black", layout="constrained")
@@ -95,15 +95,17 @@ def _scale_bar(axes: Axes, shape: tuple[int, ...], column_mm: float) -> None:
     axes.set_ylim(rows - 0.5, -0.5)
 
 
-def save_picture(scan: Scan, predicted: np.ndarray, path: str | Path, truth: np.ndarray | None = None) -> Path:
+def save_picture(scan: Scan, predicted: np.ndarray, path: str | Path, ground_truth: np.ndarray | None = None) -> Path:
     """Write :func:`picture` as a PNG; return its path."""
     path = Path(path)
     with whole_file(path) as temporary:
-        picture(scan, predicted, truth).savefig(temporary, dpi=90, format="png")
+        picture(scan, predicted, ground_truth).savefig(temporary, dpi=90, format="png")
     return path
 
 
-def picture_of_files(scan: str | Path, mask: str | Path, path: str | Path, truth: str | Path | None = None) -> Path:
+def picture_of_files(
+    scan: str | Path, mask: str | Path, path: str | Path, ground_truth: str | Path | None = None
+) -> Path:
     """Call :func:`save_picture` on files that share one grid."""
     read = read_scan(scan)
 
@@ -113,4 +115,4 @@ def picture_of_files(scan: str | Path, mask: str | Path, path: str | Path, truth
             raise CaseError(f"{file}: is not on the grid of {scan}; give the mask of this scan")
         return labels.voxels
 
-    return save_picture(read, on_the_grid(mask), path, None if truth is None else on_the_grid(truth))
+    return save_picture(read, on_the_grid(mask), path, None if ground_truth is None else on_the_grid(ground_truth))

@@ -28,8 +28,8 @@ class Report:
         model: model of the last run: ``datasets`` it was trained on, and a ``warning`` or null.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
         self.cases: dict[str, dict[str, Any]] = {}
         self.added: dict[str, dict[str, Any]] = {}
         self.part: int | None = None
@@ -43,8 +43,8 @@ class Report:
         Args:
             named: current name of each source; its records under another name are dropped.
         """
-        parts = sorted(self.folder.glob(PARTS))
-        for earlier in (self.folder / SUMMARY, *parts):
+        parts = sorted(self.directory.glob(PARTS))
+        for earlier in (self.directory / SUMMARY, *parts):
             self.cases |= _cases(earlier)
         self.cases = {n: case for n, case in self.cases.items() if named.get(case.get("source", ""), n) == n}
         if parts:  # before this run overwrites them
@@ -56,7 +56,7 @@ class Report:
         if case.get("outcome") != DONE or case.get("made_from") != made_from:
             return False
         return all(
-            (self.folder / file).is_file() and file_hash(self.folder / file) == digest
+            (self.directory / file).is_file() and file_hash(self.directory / file) == digest
             for file, digest in case["files"].items()
         )
 
@@ -66,7 +66,7 @@ class Report:
         if self.part is None:
             self.write()
         else:
-            write_json(self.folder / PARTS.replace("*", str(self.part)), {"cases": self.added})
+            write_json(self.directory / PARTS.replace("*", str(self.part)), {"cases": self.added})
 
     @property
     def summary(self) -> dict[str, int]:
@@ -84,10 +84,10 @@ class Report:
         """Write ``summary.json`` and ``summary.csv``, and delete the merged parts."""
         report = self.as_dict()
         cases = report["cases"]
-        write_json(self.folder / SUMMARY, report)
+        write_json(self.directory / SUMMARY, report)
         classes = dict.fromkeys(name for case in cases.values() for name in case.get("volumes_ml", {}))
         with (
-            whole_file(self.folder / TABLE) as temporary,
+            whole_file(self.directory / TABLE) as temporary,
             # A path may hold bytes that are not text.
             open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
         ):
@@ -100,7 +100,7 @@ class Report:
                 rounded = [round(v, 3) if isinstance(v, float) else v for v in values]
                 seconds, error = case.get("seconds", ""), case.get("error", "")
                 table.writerow([name, case["outcome"], *rounded, *texts, error, seconds, case["scan"]])
-        for part in self.folder.glob(PARTS):
+        for part in self.directory.glob(PARTS):
             part.unlink()
 
 

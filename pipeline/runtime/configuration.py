@@ -13,12 +13,12 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from kits_unet3d.transforms import Recipe
+from kits_unet3d.transforms import PreprocessingParameters
 
 from .errors import UsageError, errors_reported
 
 
-def recipe_of(config: str | Path | None) -> Recipe:
+def parameters_of(config: str | Path | None) -> PreprocessingParameters:
     """Read the preprocessing parameters from the top level of ``config`` (JSON); the reference's if None.
 
     Only plain values are taken; nothing in the file is run.
@@ -28,8 +28,8 @@ def recipe_of(config: str | Path | None) -> Recipe:
             reads. The latter is the ``train.json`` beside it, or else the bundle's.
     """
     if config is None:
-        return Recipe()
-    names = {field.name for field in fields(Recipe)}
+        return PreprocessingParameters()
+    names = {field.name for field in fields(PreprocessingParameters)}
     try:
         content = json.loads(Path(config).read_text(encoding="utf-8"))
         places = (Path(config).with_name("train.json"), Path("bundle") / "configs" / "train.json")
@@ -37,7 +37,7 @@ def recipe_of(config: str | Path | None) -> Recipe:
         # Without a training configuration, unread entries cannot be determined.
         if training and (found := unread_key([json.loads(training.read_text(encoding="utf-8")), content])):
             raise UsageError(unknown_key(*found))
-        return Recipe.from_dict({name: value for name, value in content.items() if name in names})
+        return PreprocessingParameters.from_dict({name: value for name, value in content.items() if name in names})
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UsageError(f"{config}: not a usable configuration ({error})") from error
 

@@ -64,9 +64,9 @@ def any_of(flag: bool) -> bool:
     """Return True on every process if ``flag`` is set on any process."""
     if world_size() == 1:
         return flag
-    told = torch.tensor(int(flag))
-    dist.all_reduce(told, dist.ReduceOp.MAX)
-    return bool(told)
+    any_set = torch.tensor(int(flag))
+    dist.all_reduce(any_set, dist.ReduceOp.MAX)
+    return bool(any_set)
 
 
 def mean(value: torch.Tensor) -> torch.Tensor:

@@ -22,9 +22,9 @@ logger = logging.getLogger("kits_unet3d.training")
 BEST, FINAL = "model.pt", "model_final.pt"
 
 
-def last_checkpoints(folder: str | Path) -> list[Path]:
+def last_checkpoints(directory: str | Path) -> list[Path]:
     """Return the periodic checkpoints of a run, oldest first."""
-    return sorted(Path(folder).glob("last_*.pt"))
+    return sorted(Path(directory).glob("last_*.pt"))
 
 
 class Checkpoints:
@@ -35,7 +35,7 @@ class Checkpoints:
     so that inference always finds a model.
 
     Args:
-        folder: directory of the checkpoints.
+        directory: directory of the checkpoints.
         run: state to save.
         evaluator: evaluator that computes the score.
         metric: name of the score.
@@ -46,7 +46,7 @@ class Checkpoints:
 
     def __init__(
         self,
-        folder: str | Path,
+        directory: str | Path,
         run: RunState,
         evaluator: Engine,
         metric: str,
@@ -56,7 +56,7 @@ class Checkpoints:
     ) -> None:
         if keep < 1 or every < 1:
             raise ValueError(f"keep and every must be at least 1, got {keep} and {every}")
-        self.folder, self.run, self.evaluator, self.metric = Path(folder), run, evaluator, metric
+        self.directory, self.run, self.evaluator, self.metric = Path(directory), run, evaluator, metric
         self.every, self.minutes, self.keep = every, minutes, keep
         self.saved_at = time.monotonic()
         self.saved_iteration = -1
@@ -76,7 +76,7 @@ class Checkpoints:
         self._write(engine, f"last_{engine.state.iteration:08d}.pt")
         self.saved_at, self.saved_iteration = time.monotonic(), engine.state.iteration
         if distributed.rank() == 0:
-            for old in last_checkpoints(self.folder)[: -self.keep]:
+            for old in last_checkpoints(self.directory)[: -self.keep]:
                 old.unlink()
 
     def _timed(self, engine: Engine) -> None:
@@ -101,13 +101,13 @@ class Checkpoints:
 
     def _finished(self, engine: Engine) -> None:
         self._write(engine, FINAL)
-        if not distributed.from_first((self.folder / BEST).exists()):
+        if not distributed.from_first((self.directory / BEST).exists()):
             self._write(engine, BEST)
 
     def _write(self, engine: Engine, name: str) -> None:
         content = self.run.capture(engine)
         if distributed.rank() == 0:
-            with whole_file(self.folder / name) as temporary:
+            with whole_file(self.directory / name) as temporary:
                 torch.save(content, temporary)
 
 
@@ -117,17 +117,17 @@ class Resume:
     The first process chooses and reads the checkpoint for all, so hosts need not share a directory.
 
     Args:
-        wanted: True resumes from the newest checkpoint in ``folder``, if any. A file resumes from that file. False
+        wanted: True resumes from the newest checkpoint in ``directory``, if any. A file resumes from that file. False
             starts a new run. A process restarted by torchrun resumes from the newest, except with False: the
             checkpoints may then belong to an earlier run, which the first start refused to touch.
-        folder: directory of the run's checkpoints.
+        directory: directory of the run's checkpoints.
         run: state to restore from the checkpoint.
     """
 
-    def __init__(self, wanted: bool | str | Path, folder: str | Path, run: RunState) -> None:
+    def __init__(self, wanted: bool | str | Path, directory: str | Path, run: RunState) -> None:
         # `true` on a command line is not Python and arrives as a string.
         self.wanted = {"true": True, "false": False}.get(str(wanted).lower(), wanted)
-        self.folder, self.run = Path(folder), run
+        self.directory, self.run = Path(directory), run
         self.begun = False
 
     def attach(self, engine: Engine) -> None:
@@ -135,11 +135,12 @@ class Resume:
 
     def _files(self, restarted: bool) -> list[Path]:
         """Return the checkpoints to resume from, in order of preference; an empty list for a new run."""
-        there = last_checkpoints(self.folder)[::-1]
+        there = last_checkpoints(self.directory)[::-1]
         named = Path(self.wanted) if isinstance(self.wanted, str | Path) and not (restarted and there) else None
         if there and (not self.wanted or (named is not None and named.resolve() != there[0].resolve())):
             raise CheckpointError(
-                f"{self.folder}: contains checkpoints of an earlier run; resume from the newest with `--resume True`, "
+                f"{self.directory}: contains checkpoints of an earlier run; resume from the newest with "
+                "`--resume True`, "
                 "or start in another directory with `--ckpt_dir`"
             )
         return there if named is None else [named]

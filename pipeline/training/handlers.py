@@ -34,7 +34,8 @@ class LearningRate:
     def __init__(self, optimizer: torch.optim.Optimizer, schedule: Schedule, clock: Clock | None = None) -> None:
         if clock is not None and (schedule.poly_power is None or not clock.minutes):
             raise ValueError(
-                f"rate_by_time needs poly_power and max_minutes above 0, got {schedule.poly_power} and {clock.minutes}"
+                f"learning_rate_by_time needs poly_power and max_minutes above 0, got {schedule.poly_power} and "
+                f"{clock.minutes}"
             )
         self.optimizer, self.schedule, self.clock = optimizer, schedule, clock
 

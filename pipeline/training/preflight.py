@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kits_unet3d.transforms import Recipe
+from kits_unet3d.transforms import PreprocessingParameters
 
 from ..data import Index, require_data, training_list
 from ..device import Accelerator
@@ -57,7 +57,7 @@ logger = logging.getLogger("kits_unet3d.training")
 
 def start(
     dataset_dir: str | Path,
-    recipe: Recipe,
+    parameters: PreprocessingParameters,
     accelerator: Accelerator,
     cases_a_step: int,
     training_data: Sequence[Mapping[str, Any]],
@@ -71,7 +71,7 @@ def start(
     Unusable data end the program with an error message and exit code 2.
     """
     with errors_reported():
-        require_data(dataset_dir, recipe, evaluation_data, training_data, cases_a_step)
+        require_data(dataset_dir, parameters, evaluation_data, training_data, cases_a_step)
     logger.info("device: %s", accelerator.describe())
 
 

@@ -13,7 +13,7 @@ from ignite.engine import Engine
 from monai.transforms import Transform
 from torch import nn
 
-from kits_unet3d.transforms import Recipe
+from kits_unet3d.transforms import PreprocessingParameters
 
 from ..data.sampling import CaseSampler
 from ..device import Accelerator
@@ -39,9 +39,9 @@ class RunState:
         average: average of the network's weights, with the network itself.
         optimizer, step, sampler: components of the run.
         factory: the network as ``functools.partial``; its class and arguments are saved in the file.
-        recipe: preprocessing parameters of the network's images.
+        parameters: preprocessing parameters of the network's images.
         accelerator: its description and its random state are saved in the file.
-        settings: other settings that decide the result beside network, ``recipe`` and optimiser: plain values, and
+        settings: other settings that decide the result beside network, ``parameters`` and optimiser: plain values, and
             components (loss, augmentation) in their state before the first use.
         clock: clock of the run, whose time is saved; None for a clock without a limit.
 
@@ -57,14 +57,14 @@ class RunState:
         step: TrainStep,
         sampler: CaseSampler,
         factory: partial[nn.Module],
-        recipe: Recipe,
+        parameters: PreprocessingParameters,
         accelerator: Accelerator,
         settings: Mapping[str, Any],
         clock: Clock | None = None,
     ) -> None:
         self.clock = clock or Clock()
         self.average, self.optimizer, self.step, self.sampler = average, optimizer, step, sampler
-        self.factory, self.recipe, self.accelerator = factory, recipe, accelerator
+        self.factory, self.parameters, self.accelerator = factory, parameters, accelerator
         self.settings = _described(settings)
         self.best: float | None = None
         self.evaluated = 0
@@ -83,7 +83,7 @@ class RunState:
                 **{name: _described([group.get(name) for group in groups]) for name in sorted(names)},
             },
             "network": _described(describe_network(self.factory)),
-            "recipe": self.recipe.as_dict(),
+            "preprocessing_parameters": self.parameters.as_dict(),
         }
 
     def differences(self, content: Mapping[str, Any], engine: Engine) -> list[str]:
@@ -98,7 +98,7 @@ class RunState:
             "optimizer": _on_cpu(self.optimizer.state_dict()),
             "scaler": self.step.scaler.state_dict(),
             "network": describe_network(self.factory),
-            "recipe": self.recipe.as_dict(),
+            "preprocessing_parameters": self.parameters.as_dict(),
             "configuration": self.configuration(engine),
             "device": self.accelerator.describe(),
             "seed": self.sampler.seeds.master,

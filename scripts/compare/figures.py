@@ -14,13 +14,13 @@ WINDOW = 25
 
 def draw(out: Path, runs: dict[tuple[str, str], Runs], seeds: list[int]) -> None:
     """Draw all figures into `out/figures`."""
-    folder = out / "figures"
-    folder.mkdir(exist_ok=True)
-    loss_by_time(out, sorted({recipe for recipe, _ in runs}), seeds, folder / "loss.png")
-    scores_by_case(runs, folder / "cases.png")
+    directory = out / "figures"
+    directory.mkdir(exist_ok=True)
+    loss_by_time(out, sorted({recipe for recipe, _ in runs}), seeds, directory / "loss.png")
+    scores_by_case(runs, directory / "cases.png")
     for (recipe, variant), run in runs.items():
         if variant == "plain":
-            best_and_worst(out, recipe, run, seeds[0], folder)
+            best_and_worst(out, recipe, run, seeds[0], directory)
 
 
 def loss_by_time(out: Path, recipes: list[str], seeds: list[int], path: Path) -> None:
@@ -58,7 +58,7 @@ def scores_by_case(runs: dict[tuple[str, str], Runs], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def best_and_worst(out: Path, recipe: str, run: Runs, seed: int, folder: Path) -> None:
+def best_and_worst(out: Path, recipe: str, run: Runs, seed: int, directory: Path) -> None:
     """Draw the cases with the highest and the lowest tumour Dice, as mean over the seeds."""
     order = np.argsort(run.table("tumour_dice").mean(axis=0))
     for name, position in (("worst", order[0]), ("best", order[-1])):
@@ -66,4 +66,4 @@ def best_and_worst(out: Path, recipe: str, run: Runs, seed: int, folder: Path) -
         masks = out / recipe / f"seed_{seed}" / "plain"
         mask = next(path for path in (masks / f"{case}_seg.nii.gz", masks / f"{case}.nii.gz") if path.is_file())
         raw = out / "raw" / case
-        picture_of_files(raw / "imaging.nii.gz", mask, folder / f"{recipe}_{name}.png", raw / "segmentation.nii.gz")
+        picture_of_files(raw / "imaging.nii.gz", mask, directory / f"{recipe}_{name}.png", raw / "segmentation.nii.gz")

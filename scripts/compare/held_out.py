@@ -1,7 +1,7 @@
 """Link the scans of one fold into a directory: `python scripts/compare/held_out.py OUT FOLD FOLDS`.
 
-Reads `OUT/prepared`, and links `OUT/raw/<case>/imaging.nii.gz` as `OUT/fold_<FOLD>/scans/<case>.nii.gz`: one body of
-each label map, as the comparison scores them.
+Reads `OUT/preprocessed`, and links `OUT/raw/<case>/imaging.nii.gz` as `OUT/fold_<FOLD>/scans/<case>.nii.gz`: one body
+of each label map, as the comparison scores them.
 """
 
 import sys
@@ -14,7 +14,7 @@ if __name__ == "__main__":
     out, fold, folds = Path(sys.argv[1]).resolve(), int(sys.argv[2]), int(sys.argv[3])
     scans = out / f"fold_{fold}" / "scans"
     scans.mkdir(parents=True, exist_ok=True)
-    cases = Index.read(out / "prepared").cases
+    cases = Index.read(out / "preprocessed").cases
     seen: set[str] = set()
     for case, number in sorted(folds_of(cases, folds).items()):
         link = scans / f"{case}.nii.gz"

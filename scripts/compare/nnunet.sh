@@ -16,24 +16,24 @@ make_nnunet_environment() {
     touch "$NNUNET/.installed-$NNUNET_VERSION"
 }
 
-# nnunet_folders RECIPE: the data of each recipe are separate, because the plans differ.
-nnunet_folders() {
+# nnunet_directories RECIPE: the data of each recipe are separate, because the plans differ.
+nnunet_directories() {
     export nnUNet_raw=$OUT/nnunet/raw nnUNet_preprocessed=$OUT/nnunet/$1 nnUNet_results=$OUT/nnunet/results
     mkdir -p "$nnUNet_raw" "$nnUNet_preprocessed" "$nnUNet_results"
 }
 
 # make_nnunet_data RECIPE [BASE MAX]
 make_nnunet_data() {
-    nnunet_folders "$1"
+    nnunet_directories "$1"
     [ ! -f "$nnUNet_preprocessed/finished" ] || return 0
     "$PYTHON" scripts/compare/nnunet/dataset.py "$OUT/raw" "$nnUNet_raw/Dataset0${NNUNET_NUMBER}_KidneyPhantoms"
     "$NNUNET/bin/python" scripts/compare/nnunet/plan.py "$NNUNET_NUMBER" "$SPACING_MM" "$ROI" "${@:2}"
     touch "$nnUNet_preprocessed/finished"
 }
 
-# train_nnunet FOLDER RECIPE SEED: a training of exactly $MINUTES, on all training scans.
+# train_nnunet DIRECTORY RECIPE SEED: a training of exactly $MINUTES, on all training scans.
 train_nnunet() {
-    nnunet_folders "$2"
+    nnunet_directories "$2"
     export nnUNet_results=$1/results
     if [ ! -f "$1/finished" ]; then rm -rf "$1"; fi
     settled "$1/settings" "MINUTES=$MINUTES seed $3; cases $DATA"
@@ -45,18 +45,18 @@ train_nnunet() {
     touch "$1/finished"
 }
 
-# predict_nnunet FOLDER RECIPE VARIANT SCANS OPTIONS…: masks of the evaluation scans, and their scores.
+# predict_nnunet DIRECTORY RECIPE VARIANT SCANS OPTIONS…: masks of the evaluation scans, and their scores.
 predict_nnunet() {
-    local folder=$1 variant=$3 scan
-    nnunet_folders "$2"
-    export nnUNet_results=$folder/results
-    [ ! -f "$folder/$variant.json" ] || return 0
-    rm -rf "$folder/$variant" "$OUT/nnunet/scans"
+    local directory=$1 variant=$3 scan
+    nnunet_directories "$2"
+    export nnUNet_results=$directory/results
+    [ ! -f "$directory/$variant.json" ] || return 0
+    rm -rf "$directory/$variant" "$OUT/nnunet/scans"
     mkdir -p "$OUT/nnunet/scans"
     for scan in "$4"/*.nii.gz; do
         ln -s "$scan" "$OUT/nnunet/scans/$(basename "$scan" .nii.gz)_0000.nii.gz"
     done
-    "$NNUNET/bin/nnUNetv2_predict" -i "$OUT/nnunet/scans" -o "$folder/$variant" -d "$NNUNET_NUMBER" -c 3d_fullres -f all \
+    "$NNUNET/bin/nnUNetv2_predict" -i "$OUT/nnunet/scans" -o "$directory/$variant" -d "$NNUNET_NUMBER" -c 3d_fullres -f all \
         -tr BudgetTrainer -chk checkpoint_final.pth -device cpu -npp 1 -nps 1 "${@:5}"
-    score "$folder/$variant"
+    score "$directory/$variant"
 }

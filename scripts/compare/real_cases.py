@@ -28,14 +28,14 @@ def ordinary(labels: Path) -> dict[str, Path]:
     return {case: path for case, path in files.items() if nib.load(path).header.get_zooms()[0] >= THINNEST_MM}
 
 
-def linked(files: dict[str, Path], folder: Path) -> Path:
+def linked(files: dict[str, Path], directory: Path) -> Path:
     """Link these label maps alone into a directory, as the phantoms need them; return it."""
     for case, path in files.items():
-        (folder / case).mkdir(parents=True, exist_ok=True)
-        link = folder / case / path.name
+        (directory / case).mkdir(parents=True, exist_ok=True)
+        link = directory / case / path.name
         link.unlink(missing_ok=True)
         link.symlink_to(path.resolve())
-    return folder
+    return directory
 
 
 def main() -> None:
@@ -52,8 +52,8 @@ def main() -> None:
     evaluation = {case: files.pop(case) for case in arguments.evaluation}
     raw = arguments.out / "raw"
     for split, chosen, bodies in (("training", files, BODIES), ("evaluation", evaluation, 1)):
-        folder = linked(chosen, arguments.out / "labels" / split)
-        write_dataset(raw, labels=folder, bodies=bodies, contrast=arguments.contrast, workers=2)
+        directory = linked(chosen, arguments.out / "labels" / split)
+        write_dataset(raw, labels=directory, bodies=bodies, contrast=arguments.contrast, workers=2)
     content = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))
     cases = {*content["training"], *content["evaluation"]}
     split = {"training": sorted(cases - set(evaluation)), "evaluation": sorted(evaluation)}

@@ -42,7 +42,7 @@ make_data() {
     settled "$OUT/settings" "SPACING_MM=$SPACING_MM ROI=$ROI CONTRAST=$CONTRAST EVALUATION=$EVALUATION"
     "$PYTHON" scripts/compare/real_cases.py "$LABELS" "$OUT" --contrast "$CONTRAST" ${EVALUATION:+--evaluation $EVALUATION}
     echo "{\"spacing_mm\": $SPACING_MM, \"roi_size\": $ROI}" >"$OUT/grid.json"
-    kits prepare --data-dir "$OUT/raw" --out "$OUT/prepared" --config "$OUT/grid.json" --workers 2
+    kits prepare --data-dir "$OUT/raw" -o "$OUT/preprocessed" --config "$OUT/grid.json" --workers 2
     mkdir -p "$OUT/scans"
     DATA=$(digest "$OUT/raw/dataset.json") # which cases train and which are scored
     local label
@@ -56,11 +56,11 @@ configs() { echo "['bundle/configs/train.json','${1//,/\',\'}','scripts/compare/
 
 # monai ACTION CONFIGS OVERRIDES…: run one of the bundle's actions on the preprocessed cases.
 monai() {
-    "$PYTHON" -W ignore -m monai.bundle run "$1" --config_file "$2" --dataset_dir "$OUT/prepared" \
+    "$PYTHON" -W ignore -m monai.bundle run "$1" --config_file "$2" --dataset_dir "$OUT/preprocessed" \
         --spacing_mm "$SPACING_MM" --roi_size "$ROI" --device_name cpu "${@:3}"
 }
 
-# train_ours FOLDER CONFIGS OVERRIDES…: a training of exactly $MINUTES; one that was interrupted starts again.
+# train_ours DIRECTORY CONFIGS OVERRIDES…: a training of exactly $MINUTES; one that was interrupted starts again.
 train_ours() {
     if [ ! -f "$1/models/model_final.pt" ]; then rm -rf "$1"; fi
     local files
@@ -70,29 +70,29 @@ train_ours() {
     monai training "$2" --ckpt_dir "$1/models" --output_dir "$1/curves" --max_minutes "$MINUTES" "${@:3}"
 }
 
-# train_fold FOLDER FOLD SEED FILE,FILE…: these upon train.json, trained for $MINUTES on the cases outside a fold of $FOLDS.
+# train_fold DIRECTORY FOLD SEED FILE,FILE…: these upon train.json, trained for $MINUTES on the cases outside a fold of $FOLDS.
 train_fold() {
     if [ ! -f "$1/result.json" ]; then rm -rf "$1"; fi
     local files=(bundle/configs/train.json ${4//,/ } scripts/compare/deadline.json)
     settled "$1/settings" "MINUTES=$MINUTES fold $2 of $FOLDS, seed $3; files $(digest "${files[@]}"), cases $DATA"
     [ ! -f "$1/result.json" ] || return 0
-    kits train --out "$1" --fold "$2" --folds "$FOLDS" --dataset-dir "$OUT/prepared" \
+    kits train -o "$1" --fold "$2" --folds "$FOLDS" --dataset-dir "$OUT/preprocessed" \
         --config "${files[@]}" --set device_name=cpu precision=bf16 seed="$3" max_minutes="$MINUTES" \
         spacing_mm="$SPACING_MM" roi_size="$ROI"
 }
 
-# predict_ours FOLDER VARIANT SCANS CHECKPOINTS OPTIONS…: masks of the last weights, then their scores. The weights with
+# predict_ours DIRECTORY VARIANT SCANS CHECKPOINTS OPTIONS…: masks of the last weights, then their scores. The weights with
 # the best score are never used, because the scored cases must not influence a training.
 predict_ours() {
-    local folder=$1 variant=$2 scans=$3 checkpoints=() checkpoint
+    local directory=$1 variant=$2 scans=$3 checkpoints=() checkpoint
     for checkpoint in $4; do checkpoints+=(--checkpoint "$checkpoint"); done
-    if due "$folder/$variant.json" $4 "${@:5}"; then # among the options may be a file, of a post-processing
-        kits predict "$scans" -o "$folder/$variant" "${checkpoints[@]}" --no-page "${@:5}"
-        score "$folder/$variant"
+    if due "$directory/$variant.json" $4 "${@:5}"; then # among the options may be a file, of a post-processing
+        kits predict "$scans" -o "$directory/$variant" "${checkpoints[@]}" --no-html-report "${@:5}"
+        score "$directory/$variant"
     fi
 }
 
 # score MASKS: into MASKS.json; if a case fails it is not written, so the next run makes it.
 score() {
-    kits evaluate --predictions "$1" --labels "$OUT/raw" --out "$1.json" || { rm -f "$1.json" "$1.csv"; return 1; }
+    kits evaluate --predictions "$1" --labels "$OUT/raw" -o "$1.json" || { rm -f "$1.json" "$1.csv"; return 1; }
 }

@@ -1,9 +1,9 @@
 """Write the tables and figures of a comparison.
 
-`python scripts/compare/summary.py OUT --recipes mlperf best … --seeds 1 2 3`
+`python scripts/compare/summary.py OUT --recipes mlperf dynunet_ds … --seeds 1 2 3`
 
 Reads `OUT/<recipe>/seed_<seed>/<variant>.json`, the scores of `kits-unet3d evaluate`, and writes `OUT/summary.json`,
-`OUT/summary.md` and `OUT/figures/`. Variants are `plain`, `mirror` (TTA by flipping), `postprocessed`,
+`OUT/summary.md` and `OUT/figures/`. Variants are `plain`, `tta` (TTA by flipping), `postprocessed`,
 `reference_windows`, and `ensemble` (the mean over the seeds' networks, `OUT/<recipe>/ensemble_<seeds>.json`). Missing
 variants are left out.
 """
@@ -30,7 +30,7 @@ SCORES = {
     "kidney_hd95_mm": ("kidney HD95, mm", False),
     "tumour_hd95_mm": ("tumour HD95, mm", False),
 }
-VARIANTS = ("plain", "mirror", "postprocessed", "reference_windows", "ensemble")
+VARIANTS = ("plain", "tta", "postprocessed", "reference_windows", "ensemble")
 
 
 def read_runs(out: Path, recipes: list[str], seeds: list[int]) -> dict[tuple[str, str], Runs]:
@@ -58,7 +58,7 @@ def read_runs(out: Path, recipes: list[str], seeds: list[int]) -> dict[tuple[str
 
 
 def pairs(names: list[tuple[str, str]], against: str | None = None) -> list[tuple[tuple[str, str], tuple[str, str]]]:
-    """Pair recipes of the same variant, `best` first, and a recipe's variants with its `plain` one.
+    """Pair recipes of the same variant, `dynunet_ds` first, and a recipe's variants with its `plain` one.
 
     With `against`, pair each other recipe with that one.
     """
@@ -69,7 +69,7 @@ def pairs(names: list[tuple[str, str]], against: str | None = None) -> list[tupl
         if first[0] == second[0] and first[1] == "plain":
             found.append((second, first))
         elif first[1] == second[1]:
-            found.append((second, first) if second[0] == "best" else (first, second))
+            found.append((second, first) if second[0] == "dynunet_ds" else (first, second))
     return found
 
 
@@ -100,7 +100,7 @@ class Difference:
 
 
 def differences(runs: dict[tuple[str, str], Runs], against: str | None = None) -> dict[str, Difference]:
-    """Compare each pair (`best plain − mlperf plain`); leave out a score that no common case has."""
+    """Compare each pair (`dynunet_ds plain − mlperf plain`); leave out a score that no common case has."""
     found = {}
     for first, second in pairs(list(runs), against):
         one, other = runs[first], runs[second]

@@ -1,4 +1,4 @@
-"""A scan as a DICOM series with all the tags that programs ask for: dicom_series.py SCAN FOLDER"""
+"""A scan as a DICOM series with all the tags that programs ask for: dicom_series.py SCAN DIRECTORY"""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 from dicoms import write_series
 
-scan, folder = sys.argv[1:]
+scan, directory = sys.argv[1:]
 image = nib.load(scan)
 turn = nib.orientations.ornt_transform(
     nib.orientations.io_orientation(image.affine), nib.orientations.axcodes2ornt(("S", "P", "L"))
@@ -17,7 +17,7 @@ across, down, along = (
     float(size) for size in np.linalg.norm(image.affine[:3, :3], axis=1)
 )  # left, posterior, superior
 write_series(
-    Path(folder),
+    Path(directory),
     voxels,
     step=(0, 0, along),
     PixelSpacing=[down, across],

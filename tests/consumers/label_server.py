@@ -33,8 +33,8 @@ def wait_for(server: subprocess.Popen, seconds: int = 300) -> None:
     raise SystemExit("the server does not answer")
 
 
-with tempfile.TemporaryDirectory() as folder:
-    application, studies = Path(folder) / "application", Path(folder) / "studies"
+with tempfile.TemporaryDirectory() as directory:
+    application, studies = Path(directory) / "application", Path(directory) / "studies"
     shutil.copytree(environment / "monailabel" / "sample-apps" / "monaibundle", application)
     shutil.copytree(bundle, application / "model" / bundle.name)
     studies.mkdir()
@@ -46,7 +46,7 @@ with tempfile.TemporaryDirectory() as folder:
         wait_for(server)
         parameters = urllib.parse.urlencode({"params": json.dumps({"device": "cpu"})}).encode()
         request = f"{ADDRESS}/infer/{bundle.name}?image=scan&output=image"
-        answer = Path(folder) / "answer.nii.gz"
+        answer = Path(directory) / "answer.nii.gz"
         answer.write_bytes(urllib.request.urlopen(request, data=parameters, timeout=600).read())
     finally:
         server.terminate()

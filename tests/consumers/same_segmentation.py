@@ -1,4 +1,4 @@
-"""Whether two folders hold DICOM segmentations of the same voxels: same_segmentation.py FOLDER FOLDER"""
+"""Whether two directories hold DICOM segmentations of the same voxels: same_segmentation.py DIRECTORY DIRECTORY"""
 
 import sys
 from pathlib import Path
@@ -8,9 +8,9 @@ import numpy as np
 import pydicom
 
 
-def by_label(folder: str) -> dict[str, dict[str, np.ndarray]]:
+def by_label(directory: str) -> dict[str, dict[str, np.ndarray]]:
     """Frames by the slice they refer to, by segment; an empty frame is as good as none."""
-    (path,) = sorted(Path(folder).glob("*.dcm"))
+    (path,) = sorted(Path(directory).glob("*.dcm"))
     file = hd.seg.Segmentation.from_dataset(pydicom.dcmread(path))
     labels = {item.SegmentNumber: item.SegmentLabel for item in file.SegmentSequence}
     found: dict[str, dict[str, np.ndarray]] = {}
@@ -22,7 +22,7 @@ def by_label(folder: str) -> dict[str, dict[str, np.ndarray]]:
     return found
 
 
-first, second = (by_label(folder) for folder in sys.argv[1:])
+first, second = (by_label(directory) for directory in sys.argv[1:])
 assert first and first.keys() == second.keys(), (first.keys(), second.keys())
 for label, frames in first.items():
     assert frames.keys() == second[label].keys(), label

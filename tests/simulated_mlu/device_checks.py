@@ -22,7 +22,7 @@ def test_auto_prefers_it_and_says_what_it_is():
     assert described["device"] == "mlu:0" and described["name"] == "simulated MLU"
     assert described["runtime"] == f"torch_mlu {torch_mlu.__version__}"
     assert described["collectives"] == "cpu:gloo,mlu:cncl"
-    assert described["deterministic"] == "not guaranteed" and described["cards"] == 1
+    assert described["deterministic"] == "not guaranteed" and described["accelerators"] == 1
     assert {type(value) for value in described.values()} <= {str, int, bool}
 
 

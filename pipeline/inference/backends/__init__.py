@@ -1,16 +1,16 @@
 """Run a network with PyTorch, its compiler or OpenVINO."""
 
-from .agreement import DisagreementError, MissingEngineError, require_agreement
-from .choice import ENGINES, Engine, choose_engine, make_engine
-from .inferer import EngineInferer
+from .agreement import DisagreementError, MissingBackendError, require_agreement
+from .choice import BACKENDS, Backend, choose_backend, make_backend
+from .inferer import BackendInferer
 
 __all__ = [
-    "ENGINES",
+    "BACKENDS",
     "DisagreementError",
-    "Engine",
-    "EngineInferer",
-    "MissingEngineError",
-    "choose_engine",
-    "make_engine",
+    "Backend",
+    "BackendInferer",
+    "MissingBackendError",
+    "choose_backend",
+    "make_backend",
     "require_agreement",
 ]

@@ -19,7 +19,7 @@ SAME_CLASS = {"fp32": 0.999, "bf16": 0.9}
 
 def require_agreement(
     network: Callable[[torch.Tensor], torch.Tensor],
-    engine: Callable[[torch.Tensor], torch.Tensor],
+    backend: Callable[[torch.Tensor], torch.Tensor],
     window: Sequence[int],
     precision: str,
 ) -> None:
@@ -29,7 +29,7 @@ def require_agreement(
         DisagreementError: if they differ by more than the precision explains; contains the largest difference.
     """
     noise = torch.randn(tuple(window), generator=torch.Generator().manual_seed(0))
-    expected, got = network(noise), engine(noise)
+    expected, got = network(noise), backend(noise)
     difference = float((expected - got).abs().max()) / max(1.0, float(expected.abs().max()))
     same = float((expected.argmax(1) == got.argmax(1)).float().mean())
     if not (difference <= TOLERANCE[precision] and same >= SAME_CLASS[precision]):
@@ -39,7 +39,7 @@ def require_agreement(
         )
 
 
-class MissingEngineError(UsageError):
+class MissingBackendError(UsageError):
     """Report that an inference backend needs a missing package, or another device or precision."""
 
 

@@ -11,43 +11,43 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ...device import Accelerator
-from .agreement import TOLERANCE, MissingEngineError, require_agreement
+from .agreement import TOLERANCE, MissingBackendError, require_agreement
 from .openvino import OpenVINO
 from .pytorch import ChannelsLast, Compiled, Eager
 
 logger = logging.getLogger("kits_unet3d.inference")
 
 #: Maps windows (B, C, D, H, W) to float32 logits (B, classes, D, H, W).
-Engine = Callable[[torch.Tensor], torch.Tensor]
+Backend = Callable[[torch.Tensor], torch.Tensor]
 #: Inference backends by name, the fastest on a CPU first, with the least floating-point operations of a scan for which
 #: creation and comparison pay off.
 WORTH_MAKING = {"openvino": 2e12, "compiled": 2e13, "channels_last": 2e12, "eager": 0.0}
-ENGINES = tuple(WORTH_MAKING)
+BACKENDS = tuple(WORTH_MAKING)
 
 
-def make_engine(name: str, network: nn.Module, accelerator: Accelerator, window: Sequence[int]) -> Engine:
+def make_backend(name: str, network: nn.Module, accelerator: Accelerator, window: Sequence[int]) -> Backend:
     """Create the inference backend ``name`` for windows (1, C, D, H, W), and compare it with the network.
 
     Raises:
-        MissingEngineError: if the backend is not available here.
+        MissingBackendError: if the backend is not available here.
         DisagreementError: if its results differ from the network's.
     """
     plain = Eager(network, Accelerator(accelerator.device))
 
-    def approve(engine: Engine) -> None:
+    def approve(backend: Backend) -> None:
         if accelerator.on_cpu and accelerator.precision in TOLERANCE:
-            require_agreement(plain, engine, window, accelerator.precision)
+            require_agreement(plain, backend, window, accelerator.precision)
 
     if name == "eager":
         return Eager(network, accelerator)
     if name == "openvino":
         return OpenVINO(network, accelerator, window, approve)
-    engine = (ChannelsLast if name == "channels_last" else Compiled)(network, accelerator)
-    approve(engine)
-    return engine
+    backend = (ChannelsLast if name == "channels_last" else Compiled)(network, accelerator)
+    approve(backend)
+    return backend
 
 
-def choose_engine(network: nn.Module, accelerator: Accelerator, window: Sequence[int], windows: float) -> Engine:
+def choose_backend(network: nn.Module, accelerator: Accelerator, window: Sequence[int], windows: float) -> Backend:
     """Return the fastest installed inference backend that agrees with the network.
 
     On accelerators and for little work that is eager: another backend would take longer to create than it saves. It is
@@ -68,15 +68,15 @@ def choose_engine(network: nn.Module, accelerator: Accelerator, window: Sequence
         return Eager(network, accelerator)
     for name in (name for name, least in WORTH_MAKING.items() if name != "eager" and work >= least):
         try:
-            engine = make_engine(name, network, accelerator, window)
-        except MissingEngineError as error:
+            backend = make_backend(name, network, accelerator, window)
+        except MissingBackendError as error:
             logger.debug("%s", error)
             continue
         except Exception as error:  # compilers fail in many ways; another inference backend is left
             logger.warning("the inference backend %s is not used: %s", name, _first_line(error))
             continue
         logger.info("inference backend: %s, %s", name, accelerator.precision)
-        return engine
+        return backend
     return Eager(network, accelerator)
 
 

@@ -11,15 +11,15 @@ import torch
 from monai.inferers import Inferer
 from torch import nn
 
-from kits_unet3d.networks import Ensemble, Mirrored
-from kits_unet3d.networks.averages import mean_of, mean_over_mirrors
+from kits_unet3d.networks import Ensemble, FlipTTA
+from kits_unet3d.networks.averages import mean_of, mean_over_flips
 
 from ...device import Accelerator
-from .choice import ENGINES, Engine, choose_engine, make_engine
+from .choice import BACKENDS, Backend, choose_backend, make_backend
 from .pytorch import Eager
 
 
-def averaged(network: nn.Module, windows: float, make: Callable[[nn.Module, float], Engine]) -> Engine:
+def averaged(network: nn.Module, windows: float, make: Callable[[nn.Module, float], Backend]) -> Backend:
     """Return the inference backend of a network that may be an ensemble, use TTA by flipping, or both.
 
     Each member gets its own backend. One graph of five networks and eight flips would hold forty copies to compile.
@@ -29,15 +29,15 @@ def averaged(network: nn.Module, windows: float, make: Callable[[nn.Module, floa
         windows: number of windows in a scan.
         make: creates the backend of a single network for a number of windows.
     """
-    if isinstance(network, Mirrored):
+    if isinstance(network, FlipTTA):
         one = averaged(network.network, windows * (1 + len(network.flips)), make)
-        return partial(mean_over_mirrors, one, network.flips)
+        return partial(mean_over_flips, one, network.flips)
     if isinstance(network, Ensemble):
         return partial(mean_of, [averaged(member, windows, make) for member in network.members])
     return make(network, windows)
 
 
-class EngineInferer(Inferer):
+class BackendInferer(Inferer):
     """Run another inferer with an inference backend that is created once, at the first volume.
 
     Logits are float32 in every precision, so that windows are weighted and summed alike. The network's weights must
@@ -48,25 +48,25 @@ class EngineInferer(Inferer):
         accelerator: sets device and precision.
         roi_size: size of the windows that the inferer passes to the network, in voxels along D, H, W. If the sizes
             vary this is None, and the backend is eager.
-        engine: ``"eager"``, ``"channels_last"``, ``"compiled"``, ``"openvino"``, or ``"auto"``: the fastest that
-            is installed and agrees with the network; see :func:`choose_engine`.
+        backend: ``"eager"``, ``"channels_last"``, ``"compiled"``, ``"openvino"``, or ``"auto"``: the fastest that
+            is installed and agrees with the network; see :func:`choose_backend`.
     """
 
     def __init__(
-        self, inferer: Inferer, accelerator: Accelerator, roi_size: Sequence[int] | None = None, engine: str = "auto"
+        self, inferer: Inferer, accelerator: Accelerator, roi_size: Sequence[int] | None = None, backend: str = "auto"
     ) -> None:
         super().__init__()
-        if engine not in ("auto", *ENGINES):
-            raise ValueError(f"engine must be one of {', '.join(('auto', *ENGINES))}, got {engine!r}")
-        self.inferer, self.accelerator, self.roi_size, self.name = inferer, accelerator, roi_size, engine
-        self._made: dict[Callable[..., torch.Tensor], Engine] = {}
+        if backend not in ("auto", *BACKENDS):
+            raise ValueError(f"backend must be one of {', '.join(('auto', *BACKENDS))}, got {backend!r}")
+        self.inferer, self.accelerator, self.roi_size, self.name = inferer, accelerator, roi_size, backend
+        self._made: dict[Callable[..., torch.Tensor], Backend] = {}
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> Any:
         if network not in self._made:
             self._made = {network: self._make(network, inputs.shape)}
         return self.inferer(inputs, self._made[network], *args, **kwargs)
 
-    def _make(self, network: Callable[..., torch.Tensor], shape: Sequence[int]) -> Engine:
+    def _make(self, network: Callable[..., torch.Tensor], shape: Sequence[int]) -> Backend:
         # TorchScript from other programs is compiled already, so no other backend can run it.
         scripted = isinstance(network, torch.jit.ScriptModule)
         if not isinstance(network, nn.Module) or scripted or self.roi_size is None:
@@ -76,16 +76,16 @@ class EngineInferer(Inferer):
         count = float(np.prod([max(2 * n / size - 1, 1) for n, size in zip(shape[2:], self.roi_size, strict=True)]))
         return averaged(network, count, lambda single, windows: self._of_one(single, window, windows))
 
-    def _of_one(self, network: nn.Module, window: Sequence[int], windows: float) -> Engine:
+    def _of_one(self, network: nn.Module, window: Sequence[int], windows: float) -> Backend:
         if self.name != "auto":
-            return make_engine(self.name, network, self.accelerator, window)
-        return choose_engine(network, self.accelerator, window, windows)
+            return make_backend(self.name, network, self.accelerator, window)
+        return choose_backend(network, self.accelerator, window, windows)
 
 
 class AutocastInferer(Inferer):
     """Run another inferer with the network in the accelerator's precision and everything else in FP32.
 
-    MONAI's engines mix precision on one vendor's devices only. Theirs is therefore off (``amp=False``), and this is
+    MONAI's backends mix precision on one vendor's devices only. Theirs is therefore off (``amp=False``), and this is
     their inferer. Only the network's forward pass is cast. Its output becomes float32 again, so that windows are
     weighted and summed exactly as without autocast.
 

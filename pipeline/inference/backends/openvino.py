@@ -18,7 +18,7 @@ from torch import nn
 
 from ...device import Accelerator
 from ...runtime.files import whole_file
-from .agreement import MissingEngineError
+from .agreement import MissingBackendError
 
 #: OpenVINO's names of our precisions.
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
@@ -36,7 +36,7 @@ class OpenVINO:
         approve: receives a new backend and raises if it must not be used; only approved backends are cached.
 
     Raises:
-        MissingEngineError: without OpenVINO, on another device, or in a precision that OpenVINO does not support.
+        MissingBackendError: without OpenVINO, on another device, or in a precision that OpenVINO does not support.
     """
 
     def __init__(
@@ -44,16 +44,16 @@ class OpenVINO:
         network: nn.Module,
         accelerator: Accelerator,
         window: Sequence[int],
-        approve: Callable[[OpenVINO], None] = lambda engine: None,
+        approve: Callable[[OpenVINO], None] = lambda backend: None,
     ) -> None:
         try:
             import openvino
         except ModuleNotFoundError as error:
-            raise MissingEngineError("openvino is not installed; `pip install 'kits-unet3d[openvino]'`") from error
+            raise MissingBackendError("openvino is not installed; `pip install 'kits-unet3d[openvino]'`") from error
         if not accelerator.on_cpu or accelerator.precision not in PRECISIONS:
-            raise MissingEngineError(
+            raise MissingBackendError(
                 f"the inference backend openvino computes on a CPU in {' or '.join(PRECISIONS)}, "
-                f"not on {accelerator.device} in {accelerator.precision}; use --engine eager"
+                f"not on {accelerator.device} in {accelerator.precision}; use --backend eager"
             )
         # OpenVINO computes in FP32 where the processor has no bf16. It does not see a limit that is set for oneDNN
         # (ONEDNN_MAX_CPU_ISA), which torch obeys, and would then fail.
@@ -61,14 +61,14 @@ class OpenVINO:
         settings = {"INFERENCE_PRECISION_HINT": PRECISIONS[precision], "PERFORMANCE_HINT": "LATENCY"}
         settings["INFERENCE_NUM_THREADS"] = str(torch.get_num_threads())
         core = shared_core()
-        cached = cache_folder() / f"{_digest(network, window, settings, openvino.__version__)}.blob"
+        cached = cache_directory() / f"{_digest(network, window, settings, openvino.__version__)}.blob"
         compiled = _cached(core, cached, settings)
         self._request = None if compiled is None else compiled.create_infer_request()
         if compiled is None:
             compiled = core.compile_model(_converted(network, window), "CPU", settings)
             self._request = compiled.create_infer_request()
             approve(self)
-            _keep(compiled, cached)
+            _save_to_cache(compiled, cached)
 
     def __call__(self, window: torch.Tensor) -> torch.Tensor:
         """Return float32 logits of windows (B, C, D, H, W)."""
@@ -89,7 +89,7 @@ def shared_core() -> Any:
     return openvino.Core()
 
 
-def cache_folder() -> Path:
+def cache_directory() -> Path:
     """Return the directory of compiled networks, below the user's cache directory (``XDG_CACHE_HOME``)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kits-unet3d" / "openvino"
 
@@ -134,7 +134,7 @@ def _cached(core: Any, path: Path, settings: dict[str, str]) -> Any | None:
     return compiled
 
 
-def _keep(compiled: Any, path: Path) -> None:
+def _save_to_cache(compiled: Any, path: Path) -> None:
     """Save the compiled network for the next run; if that fails, the next run compiles again."""
     stream = io.BytesIO()
     try:

@@ -9,7 +9,7 @@ from torch import nn
 
 from ...device import Accelerator
 from ...runtime.compilation import can_compile, separate_caches
-from .agreement import MissingEngineError
+from .agreement import MissingBackendError
 
 
 class Eager:
@@ -62,12 +62,12 @@ class Compiled(Eager):
     next process takes less.
 
     Raises:
-        MissingEngineError: on a CPU without a C++ compiler.
+        MissingBackendError: on a CPU without a C++ compiler.
     """
 
     def __init__(self, network: nn.Module, accelerator: Accelerator) -> None:
         if not can_compile(accelerator):
-            raise MissingEngineError("the inference backend compiled needs a C++ compiler (g++, or CXX); install one")
+            raise MissingBackendError("the inference backend compiled needs a C++ compiler (g++, or CXX); install one")
         separate_caches()
         if accelerator.on_cpu:
             network = ChannelsLast(network, accelerator).network

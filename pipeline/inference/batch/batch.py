@@ -18,7 +18,7 @@ from ...io.deidentification import anonymous, without_names
 from ...io.dicom.segmentation import write_segmentation
 from ...io.mask import probabilities_path
 from ...io.scan import Scan
-from ...report.html_report import PICTURE, SLICES, page_wanted, write_page
+from ...report.html_report import PICTURE, SLICES, html_report_wanted, write_html_report
 from ...report.overlays import save_picture
 from ...report.summary import DONE, FAILED, Report
 from ...report.viewer import save_slices
@@ -40,13 +40,13 @@ class Batch:
 
     Args:
         predictor: with the model, loaded once.
-        folder: directory for masks and report. Results of an earlier run from the same scans, model and options are
+        directory: directory for masks and report. Results of an earlier run from the same scans, model and options are
             verified and kept.
         options: for reading.
         limit: bytes of memory a scan may need.
         probabilities: also write class probabilities.
         dicom_seg: also write DICOM segmentations of DICOM scans.
-        page: draw a picture and slices of each scan, and write the HTML report; if not given, done if the extra
+        html_report: draw a picture and slices of each scan, and write the HTML report; if not given, done if the extra
             ``figures`` is installed.
         overwrite: predict everything again.
         keep_names: keep patients' names in the results.
@@ -55,20 +55,20 @@ class Batch:
     def __init__(
         self,
         predictor: Predictor,
-        folder: str | Path,
+        directory: str | Path,
         options: ReadOptions | None = None,
         limit: float = float("inf"),
         probabilities: bool = False,
-        page: bool | None = None,
+        html_report: bool | None = None,
         dicom_seg: bool = False,
         overwrite: bool = False,
         keep_names: bool = False,
     ) -> None:
-        self.predictor, self.folder, self.options = predictor, Path(folder), options or ReadOptions()
+        self.predictor, self.directory, self.options = predictor, Path(directory), options or ReadOptions()
         self.limit, self.probabilities, self.dicom_seg = limit, probabilities, dicom_seg
-        self.page = page_wanted(page)
+        self.html_report = html_report_wanted(html_report)
         self.overwrite, self.keep_names = overwrite, keep_names
-        self.report = Report(folder)
+        self.report = Report(directory)
         self._model = [file_hash(source) for source in predictor.model.sources]
         self._identity: frozenset[str] = frozenset()
         self._unwritten: OSError | None = None
@@ -88,34 +88,36 @@ class Batch:
         """
         self._identity = frozenset() if self.keep_names else frozenset().union(*(s.identity for s in scans))
         named = [found if self.keep_names else anonymous(found, self._identity) for found in scans]
-        self.report.skipped = {self._clean(path): self._clean(reason) for path, reason in (skipped or {}).items()}
+        self.report.skipped = {
+            self._anonymised(path): self._anonymised(reason) for path, reason in (skipped or {}).items()
+        }
         self.report.device = self.predictor.accelerator.describe()
         model = self.predictor.model
         self.report.model = {"datasets": list(model.datasets), "warning": model.warning}
         logger.info("device: %s", self.report.device)
         self.report.part = rank() if world_size() > 1 else None
-        with only_run(self.folder) if rank() == 0 else nullcontext():
+        with only_run(self.directory) if rank() == 0 else nullcontext():
             if rank() == 0:
-                self._keep(lambda: self.report.take_over({_source(found): found.name for found in named}))
+                self._write_or_note(lambda: self.report.take_over({_source(found): found.name for found in named}))
             self.report.cases = from_first(self.report.cases)
-            self._do(self._pending(named))
+            self._predict_all(self._pending(named))
             self.report.cases |= gather_by_case(self.report.added)
             if rank() == 0:
                 self._unwritten = None  # the writes below include all that failed after a case
-                self._keep(self.report.write)
-                if self.page:
-                    self._keep(lambda: write_page(self.report))
+                self._write_or_note(self.report.write)
+                if self.html_report:
+                    self._write_or_note(lambda: write_html_report(self.report))
         failed = [found.name for found in named if self.report.cases[found.name]["outcome"] == FAILED]
         if failed and rank() == 0:
             print(f"{len(failed)} of {len(named)} scans failed ({', '.join(failed)})", file=sys.stderr)
         if self._unwritten is not None and rank() == 0:
             raise CaseError(
-                f"{self.folder}: the report could not be written ({self._unwritten.strerror}); free disk space, "
+                f"{self.directory}: the report could not be written ({self._unwritten.strerror}); free disk space, "
                 "then run the same command again"
             )
         return failed
 
-    def _keep(self, write: Callable[[], Any]) -> None:
+    def _write_or_note(self, write: Callable[[], Any]) -> None:
         """Write a file that the batch can continue without."""
         try:
             write()
@@ -130,35 +132,37 @@ class Batch:
             print(f"{count} of {len(named)} are finished already; --overwrite repeats them")
         return share([found for found in named if not finished[found.name]])
 
-    def _do(self, pending: Sequence[Found]) -> None:
+    def _predict_all(self, pending: Sequence[Found]) -> None:
         began = time.monotonic()
-        with closing(ScansAhead(pending, self.options, self.predictor.model.recipe, self.limit).__iter__()) as ahead:
+        with closing(
+            ScansAhead(pending, self.options, self.predictor.model.parameters, self.limit).__iter__()
+        ) as ahead:
             for number, (found, scan) in enumerate(ahead, start=1):
-                case = self._case(found, scan)
-                self._keep(lambda name=found.name, case=case: self.report.add(name, case))  # type: ignore[misc]
+                case = self._predict_one(found, scan)
+                self._write_or_note(lambda name=found.name, case=case: self.report.add(name, case))  # type: ignore[misc]
                 left = time_left(time.monotonic() - began, number, len(pending))
-                self._tell(found, case, f"[{number}/{len(pending)}]", left)
+                self._print_result(found, case, f"[{number}/{len(pending)}]", left)
                 del scan
 
-    def _clean(self, text: str) -> str:
+    def _anonymised(self, text: str) -> str:
         return text if self.keep_names else without_names(text, self._identity)
 
-    def _made_from(self, found: Found) -> str:
+    def _digest_of_inputs(self, found: Found) -> str:
         """Digest all that a result depends on; files by size and time, since reading them all takes long."""
         paths = [found.path]
         if found.dicom is not None:
             paths = sorted(one.path for series in found.dicom.series for one in series.slices)
         states = [(str(p), s.st_size, s.st_mtime_ns) for p in paths if p.exists() for s in (p.stat(),)]
         content: list[Any] = [states, found.series, self._model, vars(self.options), self.predictor.settings]
-        content += [self.probabilities, self.page, self.dicom_seg, self._clean(str(found.path))]
+        content += [self.probabilities, self.html_report, self.dicom_seg, self._anonymised(str(found.path))]
         return hashlib.sha256(json.dumps(content).encode("utf-8", "surrogateescape")).hexdigest()
 
     def _is_finished(self, found: Found) -> bool:
-        return not self.overwrite and self.report.is_finished(found.name, self._made_from(found))
+        return not self.overwrite and self.report.is_finished(found.name, self._digest_of_inputs(found))
 
-    def _case(self, found: Found, scan: Scan | Exception) -> dict[str, Any]:
-        began, made_from = time.monotonic(), self._made_from(found)
-        case: dict[str, Any] = {"scan": self._clean(str(found.path)), "outcome": FAILED, "files": {}}
+    def _predict_one(self, found: Found, scan: Scan | Exception) -> dict[str, Any]:
+        began, made_from = time.monotonic(), self._digest_of_inputs(found)
+        case: dict[str, Any] = {"scan": self._anonymised(str(found.path)), "outcome": FAILED, "files": {}}
         case["source"] = _source(found)
         earlier = self.report.cases.get(found.name, {"files": {}})
         written: list[Path] = []
@@ -166,51 +170,53 @@ class Batch:
             if earlier["files"] and earlier.get("source") != case["source"] and not self.overwrite:
                 case["source"] = earlier.get("source")  # so that the next run does not assign them to this scan
                 raise CaseError(
-                    f"{found.path}: {', '.join(earlier['files'])} in {self.folder} is another scan's result; "
+                    f"{found.path}: {', '.join(earlier['files'])} in {self.directory} is another scan's result; "
                     "use another directory, or --overwrite"
                 )
             if isinstance(scan, Exception):
                 raise scan
-            done = self._predict(scan, written)
+            done = self._write_results(scan, written)
             case |= {"outcome": DONE, "made_from": made_from, "seconds": round(time.monotonic() - began, 1), **done}
         except Exception as error:  # an error in one scan must not stop the others
             text = str(error) if isinstance(error, CaseError) else f"{type(error).__name__}: {error}"
-            case["error"] = self._clean(text if str(found.path) in text else f"{found.path}: {text}")
+            case["error"] = self._anonymised(text if str(found.path) in text else f"{found.path}: {text}")
             for file in written:
                 with suppress(OSError):
                     file.unlink()
             # A scan that cannot be read now keeps its earlier mask.
-            case["files"] = {file: digest for file, digest in earlier["files"].items() if (self.folder / file).exists()}
+            case["files"] = {
+                file: digest for file, digest in earlier["files"].items() if (self.directory / file).exists()
+            }
             if case["files"]:
                 case["error"] += "; earlier results of this name are kept"
         return case
 
-    def _predict(self, scan: Scan, files: list[Path]) -> dict[str, Any]:
+    def _write_results(self, scan: Scan, files: list[Path]) -> dict[str, Any]:
         """Predict one scan; add each written file to ``files``, so that the caller can delete it."""
-        file = probabilities_path(scan.grid, self.folder) if self.probabilities else None
+        file = probabilities_path(scan.grid, self.directory) if self.probabilities else None
         prediction = self.predictor.predict(scan, probabilities=file)
-        files += [prediction.save(self.folder), *([file] if file else [])]
-        warnings = [self._clean(warning) for warning in scan.warnings]
+        files += [prediction.save(self.directory), *([file] if file else [])]
+        warnings = [self._anonymised(warning) for warning in scan.warnings]
         if self.predictor.model.warning:
             warnings.append(self.predictor.model.warning)
         if self.dicom_seg:
             try:
-                segmentation = write_segmentation(prediction.mask, scan.grid, self.folder, prediction.classes)
+                segmentation = write_segmentation(prediction.mask, scan.grid, self.directory, prediction.classes)
                 files += [segmentation] if segmentation else []
             except CaseError as error:  # the mask is written already
-                warnings.append(self._clean(str(error)))
-        if self.page:
-            files.append(save_picture(scan, prediction.mask, self.folder / f"{scan.name}{PICTURE}"))
-            files.append(save_slices(scan, prediction.mask, self.folder / f"{scan.name}{SLICES}"))
-        told = {**prediction.measures, "warnings": warnings}
+                warnings.append(self._anonymised(str(error)))
+        if self.html_report:
+            files.append(save_picture(scan, prediction.mask, self.directory / f"{scan.name}{PICTURE}"))
+            files.append(save_slices(scan, prediction.mask, self.directory / f"{scan.name}{SLICES}"))
+        described = {**prediction.measures, "warnings": warnings}
         if self.predictor.postprocessing:
-            told["postprocessing"] = vars(self.predictor.postprocessing)
-        files.append(self.folder / f"{scan.name}_report.json")
-        about = {"scan": self._clean(str(scan.path)), "shape": scan.grid.shape, "spacing_mm": scan.spacing_mm}
-        write_json(files[-1], {**about, **told})
-        return {"files": {path.relative_to(self.folder).as_posix(): file_hash(path) for path in files}, **told}
+            described["postprocessing"] = vars(self.predictor.postprocessing)
+        files.append(self.directory / f"{scan.name}_report.json")
+        about = {"scan": self._anonymised(str(scan.path)), "shape": scan.grid.shape, "spacing_mm": scan.spacing_mm}
+        write_json(files[-1], {**about, **described})
+        return {"files": {path.relative_to(self.directory).as_posix(): file_hash(path) for path in files}, **described}
 
-    def _tell(self, found: Found, case: dict[str, Any], count: str, left: str) -> None:
+    def _print_result(self, found: Found, case: dict[str, Any], count: str, left: str) -> None:
         if case["outcome"] == FAILED:
             print(f"failed: {case['error']}", file=sys.stderr)
             return
@@ -218,7 +224,7 @@ class Batch:
         # What concerns every scan is said once, when the model is read.
         own = (note for note in (*case["flags"], *case["warnings"]) if note != self.predictor.model.warning)
         notes = "".join(f" ({note})" for note in own)
-        text = f"{count} {self.folder / next(iter(case['files']))}: {volumes}{notes}{left}"
+        text = f"{count} {self.directory / next(iter(case['files']))}: {volumes}{notes}{left}"
         # A terminal may lack the letters of a name, and a name may hold bytes that are not text.
         encoding = sys.stdout.encoding or "utf-8"
         print(text.encode(encoding, "backslashreplace").decode(encoding))

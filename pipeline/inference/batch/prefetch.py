@@ -8,7 +8,7 @@ from threading import Event
 
 import numpy as np
 
-from kits_unet3d.transforms import Recipe
+from kits_unet3d.transforms import PreprocessingParameters
 
 from ...io import Found, ReadOptions
 from ...io.scan import Scan, read_scan
@@ -21,12 +21,14 @@ class ScansAhead:
     Args:
         scans: in order.
         options: for reading.
-        recipe: preprocessing parameters of the model, which decide how much memory a scan needs.
+        parameters: preprocessing parameters of the model, which decide how much memory a scan needs.
         limit: bytes of memory a scan may need. The next scan waits if both do not fit together.
     """
 
-    def __init__(self, scans: Sequence[Found], options: ReadOptions, recipe: Recipe, limit: float) -> None:
-        self.scans, self.options, self.recipe, self.limit = scans, options, recipe, limit
+    def __init__(
+        self, scans: Sequence[Found], options: ReadOptions, parameters: PreprocessingParameters, limit: float
+    ) -> None:
+        self.scans, self.options, self.parameters, self.limit = scans, options, parameters, limit
         self._idle, self._busy = Event(), 0.0
 
     def __iter__(self) -> Generator[tuple[Found, Scan | Exception], None, None]:
@@ -40,7 +42,7 @@ class ScansAhead:
                     self._idle.clear()
                     self._busy = 0.0
                     if isinstance(scan, Scan):
-                        self._busy = needed_bytes(scan.grid.shape, scan.affine, self.recipe)
+                        self._busy = needed_bytes(scan.grid.shape, scan.affine, self.parameters)
                     waiting += [pool.submit(self._read, after) for after in self.scans[number + 1 : number + 2]]
                     yield found, scan
                     del scan
@@ -49,7 +51,7 @@ class ScansAhead:
 
     def _read(self, found: Found) -> Scan | Exception:
         def admit(shape: tuple[int, int, int], affine: np.ndarray) -> None:
-            require_memory(needed_bytes(shape, affine, self.recipe), self.limit, found.path)
+            require_memory(needed_bytes(shape, affine, self.parameters), self.limit, found.path)
             if self._busy + stored_bytes(shape) > self.limit:
                 self._idle.wait()
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from monai.inferers import Inferer
 
-from kits_unet3d.transforms import Recipe
+from kits_unet3d.transforms import PreprocessingParameters
 
 from .coarse import CoarseToFine
 from .even import EvenWindows
@@ -26,7 +26,7 @@ KIDNEY_ML, MARGIN_MM = 20.0, 24.0
 
 
 def make_windows(
-    recipe: Recipe,
+    parameters: PreprocessingParameters,
     windows: Sequence[str] = DEFAULT,
     roi: str = "full",
     stitch_device: torch.device | str | None = "cpu",
@@ -35,7 +35,7 @@ def make_windows(
     """Return an inferer with sliding windows of the model's size and overlap.
 
     Args:
-        recipe: preprocessing parameters of the model.
+        parameters: preprocessing parameters of the model.
         windows: ``"reference"`` alone, or any of :data:`OPTIONS`. Without ``"even"`` they are those of MONAI's stock
             inferer, as many as are needed. After a coarse pass they are always spread evenly, except for
             ``"reference"``.
@@ -52,23 +52,25 @@ def make_windows(
     if roi not in ROIS:
         raise ValueError(f"roi must be one of {', '.join(ROIS)}, got {roi!r}")
     placed: dict[str, Any] = {"stitch_device": stitch_device, "progress": progress}
-    padded = {"padding_value": recipe.padding_value, **placed}
+    padded = {"padding_value": parameters.padding_value, **placed}
     # Rounding of the clipped HU must not turn air into tissue.
-    air = (recipe.hu_window[0] - recipe.hu_mean) / recipe.hu_std + 1e-3
+    air = (parameters.hu_window[0] - parameters.hu_mean) / parameters.hu_std + 1e-3
 
-    stock = StockWindows(recipe.roi_size, recipe.overlap, **placed)
+    stock = StockWindows(parameters.roi_size, parameters.overlap, **placed)
     # Around coarse findings windows end with their box, since the network has never seen such padding.
-    whole = (ReferenceWindows if "reference" in names else EvenWindows)(recipe.roi_size, recipe.overlap, **padded)
+    whole = (ReferenceWindows if "reference" in names else EvenWindows)(
+        parameters.roi_size, parameters.overlap, **padded
+    )
     # If only air is left out, windows keep their positions of the whole scan.
     fixed = roi == "full" and not names & {"even", "reference"}
     inferer: Inferer = stock if fixed else whole
     if roi == "coarse":
-        d, h, w = recipe.spacing_mm
+        d, h, w = parameters.spacing_mm
         least, margin = int(KIDNEY_ML * 1000 / (d * h * w)), round(MARGIN_MM / max(d, h, w))
-        coarse = EvenWindows(recipe.roi_size, 0.0, **padded)
-        inferer = CoarseToFine(coarse, whole, recipe.roi_size, least, margin)
+        coarse = EvenWindows(parameters.roi_size, 0.0, **padded)
+        inferer = CoarseToFine(coarse, whole, parameters.roi_size, least, margin)
     if "skip-air" in names:
-        inferer = SkipAir(inferer, air, len(recipe.classes))
+        inferer = SkipAir(inferer, air, len(parameters.classes))
     if "body" in names:
         inferer = InBody(inferer, air, stock.snapped) if fixed else InBody(inferer, air)
     return inferer

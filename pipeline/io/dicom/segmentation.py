@@ -43,9 +43,9 @@ def require_highdicom() -> None:
         raise UsageError(f"{error.name} is not installed; `pip install 'kits-unet3d[dicom]'`") from error
 
 
-def segmentation_path(grid: Grid, folder: str | Path) -> Path:
+def segmentation_path(grid: Grid, directory: str | Path) -> Path:
     """Return the path of a scan's segmentation object."""
-    return Path(folder) / f"{grid.name}_seg.dcm"
+    return Path(directory) / f"{grid.name}_seg.dcm"
 
 
 def coded(name: str) -> tuple[tuple[str, str], tuple[str, str, str]]:
@@ -56,7 +56,7 @@ def coded(name: str) -> tuple[tuple[str, str], tuple[str, str, str]]:
     return ("85756007", "Tissue"), (name[:16], "99KITS-UNET3D", name[:64])  # a class of another data set
 
 
-def write_segmentation(mask: np.ndarray, like: Grid, folder: str | Path, classes: Sequence[str]) -> Path | None:
+def write_segmentation(mask: np.ndarray, like: Grid, directory: str | Path, classes: Sequence[str]) -> Path | None:
     """Write a mask (X, Y, Z, uint8) as a DICOM segmentation that refers to the scan's own slices.
 
     It belongs to the patient and the study in the scan's tags. Empty segments have no frames.
@@ -133,7 +133,7 @@ def write_segmentation(mask: np.ndarray, like: Grid, folder: str | Path, classes
         ) from error
     if "ContentCreatorName" not in result:  # may be empty but not absent
         result.ContentCreatorName = None
-    path = segmentation_path(like, folder)
+    path = segmentation_path(like, directory)
     with whole_file(path) as temporary:
         result.save_as(temporary)
     return path

@@ -36,7 +36,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class DicomFolder:
+class DicomDirectory:
     """Hold a directory's CT series, counts of its other objects, damaged files and words that name its patients."""
 
     path: Path
@@ -66,7 +66,7 @@ class DicomFolder:
         return chosen[0]
 
 
-def sort_series(slices: Iterable[Slice], top: Path) -> list[DicomFolder]:
+def sort_series(slices: Iterable[Slice], top: Path) -> list[DicomDirectory]:
     """Sort slices into series and return the directories of ``top`` with their series.
 
     A series in several directories belongs to their common parent. Series without a UID are separated
@@ -84,15 +84,15 @@ def sort_series(slices: Iterable[Slice], top: Path) -> list[DicomFolder]:
             others[one.path.parent][one.kind or "unknown object"] += 1
         else:
             groups[(one.series_uid, one.patient_id, None if one.series_uid else one.path.parent)].append(one)
-    folders: dict[Path, list[list[Slice]]] = defaultdict(list)
+    directories: dict[Path, list[list[Slice]]] = defaultdict(list)
     for group in groups.values():
-        folders[_common(group, top)].append(group)
+        directories[_common(group, top)].append(group)
     for path in (*others, *damaged):
         # Other files belong to the nearest directory with a series, or stand alone.
-        if not any(path == f or f in path.parents for f in folders) and others[path].keys() != {"directory"}:
-            folders[path] = []
+        if not any(path == f or f in path.parents for f in directories) and others[path].keys() != {"directory"}:
+            directories[path] = []
     result = []
-    for path, groups_here in sorted(folders.items()):
+    for path, groups_here in sorted(directories.items()):
         left_out = sum((c for p, c in others.items() if p == path or path in p.parents), Counter())
         lost = [one for p, found in damaged.items() if p == path or path in p.parents for one in found]
         if groups_here:  # a file that is not DICOM is not a missing slice
@@ -101,7 +101,7 @@ def sort_series(slices: Iterable[Slice], top: Path) -> list[DicomFolder]:
         # A directory's name may contain a name that only tags in its subdirectories hold.
         known = frozenset().union(*(words for p, words in identity.items() if p == path or path in p.parents))
         result.append(
-            DicomFolder(path, tuple(_labelled(groups_here)), tuple(sorted(left_out.items())), tuple(lost), known)
+            DicomDirectory(path, tuple(_labelled(groups_here)), tuple(sorted(left_out.items())), tuple(lost), known)
         )
     return result
 

@@ -13,7 +13,7 @@ from ..itk import LPS_TO_RAS
 from ..options import Admission, ReadOptions, Stored
 from ..voxels import Hounsfield
 from .headers import Slice, unreadable
-from .series import DicomFolder, Series, shares_positions
+from .series import DicomDirectory, Series, shares_positions
 
 #: Relative difference between steps above which the slices count as uneven.
 UNEVEN = 0.05
@@ -25,28 +25,30 @@ SAME_DIRECTION = 1e-3
 TILT_DEGREES = 0.5
 
 
-def read_dicom(folder: DicomFolder, options: ReadOptions, admit: Admission) -> Stored:
+def read_dicom(directory: DicomDirectory, options: ReadOptions, admit: Admission) -> Stored:
     """Read the chosen series of a directory.
 
     Raises:
         CaseError: naming the directory and the reason.
     """
-    warnings = [f"left out: {count} {kind}" for kind, count in folder.left_out]
-    if folder.damaged:
-        names = ", ".join(one.path.name for one in folder.damaged[:3])
-        raise CaseError(f"{folder.path}: {len(folder.damaged)} damaged files ({names}): {folder.damaged[0].error}")
-    series = folder.choose(options.series)
-    slices = _in_order(folder, series)
-    affine, places = _geometry(folder, slices, options, warnings)
+    warnings = [f"left out: {count} {kind}" for kind, count in directory.left_out]
+    if directory.damaged:
+        names = ", ".join(one.path.name for one in directory.damaged[:3])
+        raise CaseError(
+            f"{directory.path}: {len(directory.damaged)} damaged files ({names}): {directory.damaged[0].error}"
+        )
+    series = directory.choose(options.series)
+    slices = _in_order(directory, series)
+    affine, places = _geometry(directory, slices, options, warnings)
     shape = (*slices[0].size, int(np.floor(places[-1] + 1.001)))
     admit(shape, affine)
-    voxels, more = _voxels(folder, slices, shape, places, options)
+    voxels, more = _voxels(directory, slices, shape, places, options)
     paths = tuple(one.path for one in slices)
     return Stored(voxels, affine, paths, (*warnings, *more))
 
 
-def _in_order(folder: DicomFolder, series: Series) -> list[Slice]:
-    where = f"{folder.path}: series {series.label}"
+def _in_order(directory: DicomDirectory, series: Series) -> list[Slice]:
+    where = f"{directory.path}: series {series.label}"
     for one in series.slices:
         missing = {"ImagePositionPatient": one.position, "ImageOrientationPatient": one.orientation}
         missing["PixelSpacing"] = one.spacing
@@ -66,7 +68,7 @@ def _in_order(folder: DicomFolder, series: Series) -> list[Slice]:
 
 
 def _geometry(
-    folder: DicomFolder, slices: Sequence[Slice], options: ReadOptions, warnings: list[str]
+    directory: DicomDirectory, slices: Sequence[Slice], options: ReadOptions, warnings: list[str]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the affine to RAS, and each slice's place along Z in voxels, whole if the slices are even."""
     first = slices[0]
@@ -78,7 +80,7 @@ def _geometry(
     if uneven and not options.allow_gaps:
         worst = int(np.argmax(np.abs(steps - step)))
         raise CaseError(
-            f"{folder.path}: slices are missing or uneven: {steps[worst]:.2f} mm between "
+            f"{directory.path}: slices are missing or uneven: {steps[worst]:.2f} mm between "
             f"{slices[worst].path.name} and the next, {step:.2f} mm elsewhere; "
             "find the missing ones, or interpolate with --allow-gaps"
         )
@@ -87,7 +89,7 @@ def _geometry(
     way = positions[-1] - positions[0]
     line = positions[0] + np.outer(along / along[-1], way)
     if np.linalg.norm(positions - line, axis=1).max() > max(OUT_OF_LINE_MM, UNEVEN * step):
-        raise CaseError(f"{folder.path}: its slices are not on one line, so they are not one volume; separate them")
+        raise CaseError(f"{directory.path}: its slices are not on one line, so they are not one volume; separate them")
     third = way / along[-1] * step
     tilt = np.degrees(np.arccos(np.clip(along[-1] / np.linalg.norm(way), -1, 1)))
     if tilt > TILT_DEGREES:
@@ -106,11 +108,15 @@ def _geometry(
 
 
 def _voxels(
-    folder: DicomFolder, slices: Sequence[Slice], shape: tuple[int, int, int], places: np.ndarray, options: ReadOptions
+    directory: DicomDirectory,
+    slices: Sequence[Slice],
+    shape: tuple[int, int, int],
+    places: np.ndarray,
+    options: ReadOptions,
 ) -> tuple[np.ndarray, list[str]]:
     """Read the slices in order; interpolate the missing ones between two that are further apart."""
     before, done = _plane(slices[0]), 1
-    hounsfield = Hounsfield(folder.path, shape, before.dtype, offset=options.hu_offset)
+    hounsfield = Hounsfield(directory.path, shape, before.dtype, offset=options.hu_offset)
     hounsfield.put(0, before)
     for number, one in enumerate(slices[1:], start=1):
         now = _plane(one)

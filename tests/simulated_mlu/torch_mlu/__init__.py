@@ -1,8 +1,8 @@
-"""A simulated ``mlu``: with the folder above on ``PYTHONPATH``, ``import torch_mlu`` makes the device known to torch.
+"""Simulate ``mlu``: with the parent directory on ``PYTHONPATH``, ``import torch_mlu`` makes the device known to torch.
 
 A genuine device of torch's (the one reserved for vendors, renamed), whose memory is the CPU's and whose operations
 are the CPU's. It shows that a program sends what it should where it should; it says nothing of an MLU's numerics or
-speed. What ran on it is written into the folder ``$SIMULATED_MLU_REPORT`` when the process ends.
+speed. What ran on it is written into the directory ``$SIMULATED_MLU_REPORT`` when the process ends.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def report() -> dict[str, dict[str, int]]:
     }
 
 
-def _write_report(folder: str) -> None:
-    path = Path(folder) / f"{os.getpid()}.json"
+def _write_report(directory: str) -> None:
+    path = Path(directory) / f"{os.getpid()}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report(), indent=1, sort_keys=True))
 

@@ -27,7 +27,7 @@ from .resample import ResampleToSpacingd
 
 
 @dataclass(frozen=True)
-class Recipe:
+class PreprocessingParameters:
     """Hold the preprocessing parameters. The defaults are the reference's.
 
     Attributes:
@@ -74,7 +74,7 @@ class Recipe:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+    def from_dict(cls, values: Mapping[str, Any]) -> PreprocessingParameters:
         """Build the parameters from the result of :meth:`as_dict`; an unknown name is an error."""
         known = {field.name for field in fields(cls)}
         unknown = sorted(set(values) - known)
@@ -83,21 +83,21 @@ class Recipe:
         return cls(**dict(values))
 
 
-def normalisation(recipe: Recipe, image_key: str = "image") -> list[Transform]:
+def normalisation(parameters: PreprocessingParameters, image_key: str = "image") -> list[Transform]:
     """Clip to the HU window, subtract the mean and divide by the standard deviation.
 
     ``ScaleIntensityRanged`` would need one step, but differs by 7e-7 from the reference.
     """
-    low, high = recipe.hu_window
+    low, high = parameters.hu_window
     return [
         ThresholdIntensityd(image_key, threshold=low, above=True, cval=low),
         ThresholdIntensityd(image_key, threshold=high, above=False, cval=high),
-        NormalizeIntensityd(image_key, subtrahend=recipe.hu_mean, divisor=recipe.hu_std),  # type: ignore[arg-type]
+        NormalizeIntensityd(image_key, subtrahend=parameters.hu_mean, divisor=parameters.hu_std),  # type: ignore[arg-type]
     ]
 
 
-def preparation(
-    recipe: Recipe,
+def preprocessing(
+    parameters: PreprocessingParameters,
     image_key: str = "image",
     label_key: str = "label",
     source_key: str | None = None,
@@ -110,15 +110,17 @@ def preparation(
     both = (image_key, label_key)
     return Compose(
         [
-            ResampleToSpacingd(both, recipe.spacing_mm, ("trilinear", "nearest"), source_key, allow_missing_keys=True),
-            *normalisation(recipe, image_key),
-            SpatialPadd(both, recipe.roi_size, mode="edge", allow_missing_keys=True),
+            ResampleToSpacingd(
+                both, parameters.spacing_mm, ("trilinear", "nearest"), source_key, allow_missing_keys=True
+            ),
+            *normalisation(parameters, image_key),
+            SpatialPadd(both, parameters.roi_size, mode="edge", allow_missing_keys=True),
         ]
     )
 
 
 def training_patch(
-    recipe: Recipe,
+    parameters: PreprocessingParameters,
     image_key: str,
     label_key: str,
     boxes_key: str | None = None,
@@ -133,7 +135,7 @@ def training_patch(
         RandBalancedCropd(
             both,
             label_key,
-            recipe.roi_size,
+            parameters.roi_size,
             foreground_probability,
             boxes_key,
             class_weights=class_weights,
@@ -146,7 +148,7 @@ def training_patch(
 
 
 def augmentation(
-    recipe: Recipe,
+    parameters: PreprocessingParameters,
     image_key: str = "image",
     label_key: str = "label",
     boxes_key: str | None = None,
@@ -161,7 +163,7 @@ def augmentation(
     crop = (boxes_key, foreground_probability, class_weights, component_power)
     return Compose(
         [
-            *training_patch(recipe, image_key, label_key, *crop),
+            *training_patch(parameters, image_key, label_key, *crop),
             # Multiplies by 1.7–2.3: the factor is drawn from the intended range but added to 1. This looks like
             # an upstream mistake; it is kept for parity.
             RandScaleIntensityd(image_key, factors=(0.7, 1.3), prob=0.1),
@@ -170,7 +172,7 @@ def augmentation(
     )
 
 
-def evaluation(recipe: Recipe, image_key: str = "image", label_key: str = "label") -> Compose:
+def evaluation(parameters: PreprocessingParameters, image_key: str = "image", label_key: str = "label") -> Compose:
     """Crop a preprocessed volume to the region on which the reference computes its score."""
     both = (image_key, label_key)
-    return Compose([EnsureTyped(both, track_meta=False), CropToStrided(both, recipe.stride)])
+    return Compose([EnsureTyped(both, track_meta=False), CropToStrided(both, parameters.stride)])

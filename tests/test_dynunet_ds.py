@@ -17,16 +17,16 @@ from kits_unet3d.networks import CheckpointError
 from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.device import resolve
 from kits_unet3d.pipeline.export import describe
-from kits_unet3d.pipeline.inference.backends import MissingEngineError, make_engine
+from kits_unet3d.pipeline.inference.backends import MissingBackendError, make_backend
 from kits_unet3d.pipeline.model import describe_network, read_model
 from kits_unet3d.pipeline.training import recomputed
 
 CONFIGS = ROOT / "bundle" / "configs"
-PRESETS = {"best": [], "best_small_card": ["best_small_card"], "best_cpu": ["best_cpu"]}
+PRESETS = {"dynunet_ds": [], "dynunet_ds_small": ["dynunet_ds_small"], "dynunet_ds_cpu": ["dynunet_ds_cpu"]}
 
 
 def parser(*names):
-    files = [str(CONFIGS / f"{name}.json") for name in ("train", "best", *names)]
+    files = [str(CONFIGS / f"{name}.json") for name in ("train", "dynunet_ds", *names)]
     made = ConfigParser(ConfigParser.load_config_files(files))
     made["index"] = "$data.SyntheticIndex([8, 8, 8], 4)"
     return made
@@ -41,9 +41,16 @@ def checkpoints(tmp_path_factory):
         made["channels"] = [2, 4, 4]
         factory = made.get_parsed_content("network_factory")
         torch.manual_seed(seed)
-        recipe = {"spacing_mm": [16.0, 12.0, 12.0], "roi_size": [16, 16, 16]}
-        paths.append(tmp_path_factory.mktemp("best") / "model.pt")
-        torch.save({"model": factory().state_dict(), "network": describe_network(factory), "recipe": recipe}, paths[-1])
+        parameters = {"spacing_mm": [16.0, 12.0, 12.0], "roi_size": [16, 16, 16]}
+        paths.append(tmp_path_factory.mktemp("dynunet_ds") / "model.pt")
+        torch.save(
+            {
+                "model": factory().state_dict(),
+                "network": describe_network(factory),
+                "preprocessing_parameters": parameters,
+            },
+            paths[-1],
+        )
     return paths
 
 
@@ -66,9 +73,12 @@ def test_a_preset_gives_a_network_described_by_plain_arguments(preset):
 def test_small_card_and_cpu_configs_contain_only_their_differences():
     train = json.loads((CONFIGS / "train.json").read_text())
     assert train["poly_power"] is train["fold"] is train["crop_class_weights"] is train["crop_component_power"] is None
-    assert train["rate_by_time"] is False and train["network_factory"]["_target_"] == "kits_unet3d.networks.UNet3D"
-    best = json.loads((CONFIGS / "best.json").read_text())
-    for name in ("best_small_card", "best_cpu"):
+    assert (
+        train["learning_rate_by_time"] is False
+        and train["network_factory"]["_target_"] == "kits_unet3d.networks.UNet3D"
+    )
+    best = json.loads((CONFIGS / "dynunet_ds.json").read_text())
+    for name in ("dynunet_ds_small", "dynunet_ds_cpu"):
         own = json.loads((CONFIGS / f"{name}.json").read_text())
         assert all((train | best)[key] != value for key, value in own.items())
 
@@ -76,7 +86,7 @@ def test_small_card_and_cpu_configs_contain_only_their_differences():
 def test_parts_are_switched_off_one_by_one_by_their_keys():
     made = parser()
     made["channels"], made["supervised_heads"], made["region_weight"] = [2, 4, 4], 0, 0.0
-    network, loss = made.get_parsed_content("network_factory")(), made.get_parsed_content("best_loss")
+    network, loss = made.get_parsed_content("network_factory")(), made.get_parsed_content("deep_supervision_loss")
     image, label = torch.randn(1, 1, 16, 16, 16), torch.randint(0, 3, (1, 1, 16, 16, 16))
     logits = network.train()(image)
     assert logits.shape == (1, 3, 16, 16, 16)
@@ -86,7 +96,7 @@ def test_parts_are_switched_off_one_by_one_by_their_keys():
 def test_the_loss_of_the_best_recipe_reaches_every_weight():
     made = parser()
     made["channels"] = [2, 4, 4, 4]
-    network, loss = made.get_parsed_content("network_factory")(), made.get_parsed_content("best_loss")
+    network, loss = made.get_parsed_content("network_factory")(), made.get_parsed_content("deep_supervision_loss")
     image, label = torch.randn(2, 1, 16, 16, 16), torch.randint(0, 3, (2, 1, 16, 16, 16))
     loss(network.train()(image), label).backward()
     unreached = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
@@ -114,7 +124,7 @@ def test_a_checkpoint_gives_its_network_and_several_their_mean(checkpoints):
     first, second = (read_model(path).network.eval() for path in checkpoints)
     assert isinstance(first, DynUNet)
     with torch.no_grad():
-        both = read_model(checkpoints, mirror=True).network.eval()(x)
+        both = read_model(checkpoints, tta=True).network.eval()(x)
         flips = [(), (2,), (3,), (4,), (2, 3), (2, 4), (3, 4), (2, 3, 4)]
         expected = sum((net(x.flip(f)).flip(f)) for net in (first, second) for f in flips) / 16
     torch.testing.assert_close(both, expected, atol=1e-5, rtol=1e-5)
@@ -135,9 +145,9 @@ def test_an_engine_takes_the_network(checkpoints, name, tmp_path, monkeypatch):
     network, x = read_model(checkpoints[0]).network.eval(), torch.randn(1, 1, 16, 16, 16)
     try:
         with torch.no_grad():
-            engine = make_engine(name, network, resolve("cpu"), (1, 1, 16, 16, 16))
-            torch.testing.assert_close(engine(x), network(x), atol=1e-4, rtol=1e-4)
-    except MissingEngineError as error:
+            backend = make_backend(name, network, resolve("cpu"), (1, 1, 16, 16, 16))
+            torch.testing.assert_close(backend(x), network(x), atol=1e-4, rtol=1e-4)
+    except MissingBackendError as error:
         pytest.skip(str(error))
 
 
@@ -145,8 +155,8 @@ def test_an_engine_takes_the_network(checkpoints, name, tmp_path, monkeypatch):
 def test_the_compiler_takes_the_network(checkpoints):
     network, x = read_model(checkpoints[0]).network.eval(), torch.randn(1, 1, 16, 16, 16)
     with torch.no_grad():
-        engine = make_engine("compiled", network, resolve("cpu"), (1, 1, 16, 16, 16))
-        torch.testing.assert_close(engine(x), network(x), atol=1e-4, rtol=1e-4)
+        backend = make_backend("compiled", network, resolve("cpu"), (1, 1, 16, 16, 16))
+        torch.testing.assert_close(backend(x), network(x), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("kind", "ending"), [("torchscript", ".ts"), ("onnx", ".onnx")])
@@ -156,7 +166,7 @@ def test_the_network_is_exported(checkpoints, kind, ending, tmp_path, caplog):
         pytest.importorskip("onnxscript")
     path, x = tmp_path / f"model{ending}", torch.randn(1, 1, 16, 16, 16)
     with caplog.at_level(logging.INFO):
-        assert main(["export", kind, "--checkpoint", str(checkpoints[0]), "--out", str(path),
+        assert main(["export", kind, "--checkpoint", str(checkpoints[0]), "-o", str(path),
                      "--bundle", str(ROOT / "bundle")]) == 0  # fmt: skip
     assert path.stat().st_size > 0
     if kind == "torchscript":
@@ -181,31 +191,31 @@ def test_the_configurations_that_go_with_the_network_make_it(checkpoints):
 
 
 @pytest.fixture(scope="module")
-def cross_validated(tmp_path_factory, prepared_phantoms):
+def cross_validated(tmp_path_factory, preprocessed_phantoms):
     """Two folds of the whole preset for a CPU, a few seconds each."""
-    folder = tmp_path_factory.mktemp("folds")
-    configs = [str(CONFIGS / f"{name}.json") for name in ("train", "best", "best_cpu")]
+    directory = tmp_path_factory.mktemp("folds")
+    configs = [str(CONFIGS / f"{name}.json") for name in ("train", "dynunet_ds", "dynunet_ds_cpu")]
     settings = [f"{key}={value}" for key, value in TINY.items()] + ["channels=[4,8,8]", "max_minutes=0.05"]
     for fold in (0, 1):
-        code = main(["train", "--fold", str(fold), "--folds", "2", "--dataset-dir", str(prepared_phantoms),
-                     "--out", str(folder / f"fold_{fold}"), "--config", *configs, "--set", "device_name=cpu",
+        code = main(["train", "--fold", str(fold), "--folds", "2", "--dataset-dir", str(preprocessed_phantoms),
+                     "-o", str(directory / f"fold_{fold}"), "--config", *configs, "--set", "device_name=cpu",
                      "warmup_epochs=0", *settings])  # fmt: skip
         assert code == 0
-    return [folder / "fold_0", folder / "fold_1"]
+    return [directory / "fold_0", directory / "fold_1"]
 
 
 @pytest.mark.slow
 def test_a_fold_is_trained_to_the_end_of_its_time(cross_validated):
-    results = [json.loads((folder / "result.json").read_text()) for folder in cross_validated]
-    rate = json.loads((CONFIGS / "best_cpu.json").read_text())["learning_rate"]
+    results = [json.loads((directory / "result.json").read_text()) for directory in cross_validated]
+    rate = json.loads((CONFIGS / "dynunet_ds_cpu.json").read_text())["learning_rate"]
     assert [one["evaluation_cases"] for one in results] == [["case_00001", "case_00003"], ["case_00002", "case_00004"]]
-    for folder, one in zip(cross_validated, results, strict=True):
+    for directory, one in zip(cross_validated, results, strict=True):
         assert set(one["scores"]["cases"]) == set(one["evaluation_cases"])
         assert not set(one["evaluation_cases"]) & set(one["training_cases"])
-        content = torch.load(folder / "models" / "model.pt", weights_only=True)
+        content = torch.load(directory / "models" / "model.pt", weights_only=True)
         assert content["network"]["_target_"] == "monai.networks.nets.DynUNet"
         assert content["configuration"]["fold"] == f"{one['fold']} of 2"
-        assert content["configuration"]["rate_until"] == "end of max_minutes"
+        assert content["configuration"]["learning_rate_until"] == "end of max_minutes"
         assert content["configuration"]["loss"]["loss"]["regions"] == [[1, 2], [2]]
         assert content["seconds"] >= 3
         assert content["iteration"] == 1 or content["optimizer"]["param_groups"][0]["lr"] < rate
@@ -214,8 +224,8 @@ def test_a_fold_is_trained_to_the_end_of_its_time(cross_validated):
 @pytest.mark.slow
 def test_folds_are_summed_up_and_their_choice_and_mean_predict(cross_validated, tmp_path, raw_phantoms, capsys):
     out = tmp_path / "choice"
-    folders = [str(folder) for folder in cross_validated]
-    assert main(["folds", *folders, "--data-dir", str(raw_phantoms), "--out", str(out), "--device", "cpu"]) == 0
+    directories = [str(directory) for directory in cross_validated]
+    assert main(["folds", *directories, "--data-dir", str(raw_phantoms), "-o", str(out), "--device", "cpu"]) == 0
     summary = json.loads((out / "folds.json").read_text())
     assert set(summary["as_predicted"]["cases"]) == {f"case_0000{n}" for n in (1, 2, 3, 4)}
     assert set(summary["by_fold"]) == {"0", "1"} and len(summary["tried"]) == 16
@@ -226,12 +236,12 @@ def test_folds_are_summed_up_and_their_choice_and_mean_predict(cross_validated, 
     assert tried[tuple(chosen.values())] == best and summary["missing"] == []
     assert sum(summary["post_processed"]["mean"].values()) / 2 <= best
     shutil.rmtree(cross_validated[0] / "masks")
-    little = ["folds", *folders, "--data-dir", str(raw_phantoms), "--out", str(out), "--max-memory", "1MB"]
+    little = ["folds", *directories, "--data-dir", str(raw_phantoms), "-o", str(out), "--max-memory", "1MB"]
     assert main(little) == 2 and "case_00001, case_00003 could not be predicted" in capsys.readouterr().err
     models = [part for f in cross_validated for part in ("--checkpoint", str(f / "models" / "model.pt"))]
     scan = raw_phantoms / "case_00000" / "imaging.nii.gz"
-    assert main(["predict", str(scan), "-o", str(tmp_path / "masks"), "--device", "cpu", "--mirror", *models,
-                 "--postprocessing", str(out / "postprocessing.json"), "--no-page"]) == 0  # fmt: skip
+    assert main(["predict", str(scan), "-o", str(tmp_path / "masks"), "--device", "cpu", "--tta", *models,
+                 "--postprocessing", str(out / "postprocessing.json"), "--no-html-report"]) == 0  # fmt: skip
     assert nib.load(tmp_path / "masks" / "case_00000_seg.nii.gz").shape == nib.load(scan).shape
 
 
@@ -247,7 +257,7 @@ def test_folds_are_summed_up_and_their_choice_and_mean_predict(cross_validated, 
 )
 def test_what_cannot_be_trained_is_said_in_a_sentence(given, message, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
-    assert main(["train", "--out", str(tmp_path), *given]) == 2
+    assert main(["train", "-o", str(tmp_path), *given]) == 2
     assert message in capsys.readouterr().err
 
 

@@ -10,13 +10,13 @@ import numpy as np
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
-from kits_unet3d.transforms import Recipe, component_boxes, preparation
+from kits_unet3d.transforms import PreprocessingParameters, component_boxes, preprocessing
 
 from ..runtime.errors import CaseError
 from .cases import RawCase, read_case
 
 
-class OpenPreparedd(MapTransform):
+class OpenPreprocessedd(MapTransform):
     """Replace paths of ``.npy`` files by memory-mapped arrays, so that a crop reads only its own voxels.
 
     The maps are copy-on-write: a write changes memory, never the file.
@@ -26,20 +26,22 @@ class OpenPreparedd(MapTransform):
 
     Args:
         keys: keys of the paths.
-        recipe: preprocessing parameters for a raw case, given by the paths ``image`` and ``label``. The case gets
+        parameters: preprocessing parameters for a raw case, given by the paths ``image`` and ``label``. The case gets
             ``boxes`` and, as ``case_id``, the path of its image. Without parameters a raw case is an error.
         allow_missing_keys: skip keys that the dictionary lacks.
     """
 
-    def __init__(self, keys: KeysCollection, recipe: Recipe | None = None, allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self, keys: KeysCollection, parameters: PreprocessingParameters | None = None, allow_missing_keys: bool = False
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.recipe = recipe
+        self.parameters = parameters
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         paths = {key: Path(d[key]) for key in self.key_iterator(d) if isinstance(d[key], str | Path)}
-        if self.recipe is not None and paths and all(path.suffix != ".npy" for path in paths.values()):
-            return {**d, **_prepared(Path(d["image"]), Path(d["label"]), self.recipe)}
+        if self.parameters is not None and paths and all(path.suffix != ".npy" for path in paths.values()):
+            return {**d, **_preprocessed(Path(d["image"]), Path(d["label"]), self.parameters)}
         for key, path in paths.items():
             try:
                 d[key] = np.load(path, mmap_mode="c", allow_pickle=False)
@@ -51,9 +53,9 @@ class OpenPreparedd(MapTransform):
         return d
 
 
-def _prepared(image: Path, label: Path, recipe: Recipe) -> dict[Hashable, Any]:
+def _preprocessed(image: Path, label: Path, parameters: PreprocessingParameters) -> dict[Hashable, Any]:
     case = RawCase(str(image), image, label, "")
-    done = preparation(recipe, source_key="spacing_mm")(read_case(case, len(recipe.classes)))
+    done = preprocessing(parameters, source_key="spacing_mm")(read_case(case, len(parameters.classes)))
     values = np.asarray(done["label"], np.uint8)
     return {
         "image": np.asarray(done["image"], np.float32),

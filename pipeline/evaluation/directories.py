@@ -15,14 +15,14 @@ from .scores import Scores
 from .structures import STRUCTURES, kits19_scores
 
 
-def find_masks(folder: str | Path) -> dict[str, Path]:
+def find_masks(directory: str | Path) -> dict[str, Path]:
     """Find masks by case: ``<case>_seg`` or ``<case>``, in any format that masks are written in.
 
     Raises:
         UsageError: if a case has two masks.
     """
     masks: dict[str, Path] = {}
-    for path in sorted(Path(folder).glob("[!.]*")):
+    for path in sorted(Path(directory).glob("[!.]*")):
         if ending_of(path):
             case_id = scan_name(path).removesuffix("_seg")
             if case_id in masks:
@@ -31,13 +31,13 @@ def find_masks(folder: str | Path) -> dict[str, Path]:
     return masks
 
 
-def _truth(folder: Path, case_id: str) -> Path:
+def _ground_truth(directory: Path, case_id: str) -> Path:
     """Return ``<case>`` in any format, or else ``<case>/segmentation.nii.gz``."""
-    beside = (folder / f"{case_id}{ending}" for ending in (*NIFTI, *ITK))
-    return next((path for path in beside if path.is_file()), folder / case_id / "segmentation.nii.gz")
+    beside = (directory / f"{case_id}{ending}" for ending in (*NIFTI, *ITK))
+    return next((path for path in beside if path.is_file()), directory / case_id / "segmentation.nii.gz")
 
 
-def score_folders(
+def score_directories(
     predictions: str | Path, labels: str | Path, structures: Mapping[str, Sequence[int]] = STRUCTURES
 ) -> tuple[Scores, dict[str, str]]:
     """Score each mask by KiTS19's Dice and the surface scores; return the scores, and the errors by case.
@@ -54,21 +54,23 @@ def score_folders(
     scores, failed = Scores(), {}
     for case_id, path in masks.items():
         try:
-            scores.by_case[case_id] = _score(path, _truth(Path(labels), case_id), structures)
+            scores.by_case[case_id] = _score(path, _ground_truth(Path(labels), case_id), structures)
         except CaseError as error:
             failed[case_id] = str(error)
     return scores, failed
 
 
-def _score(mask_path: Path, truth_path: Path, structures: Mapping[str, Sequence[int]]) -> dict[str, float | None]:
-    if not truth_path.is_file():
-        raise CaseError(f"{mask_path}: ground truth {truth_path} does not exist")
-    mask, truth = read_labels(mask_path), read_labels(truth_path)
-    if not same_grid(mask, truth):
-        raise CaseError(f"{mask_path}: is on another grid than {truth_path}; predict from that case's scan")
-    for labels in (mask, truth):
+def _score(
+    mask_path: Path, ground_truth_path: Path, structures: Mapping[str, Sequence[int]]
+) -> dict[str, float | None]:
+    if not ground_truth_path.is_file():
+        raise CaseError(f"{mask_path}: ground truth {ground_truth_path} does not exist")
+    mask, ground_truth = read_labels(mask_path), read_labels(ground_truth_path)
+    if not same_grid(mask, ground_truth):
+        raise CaseError(f"{mask_path}: is on another grid than {ground_truth_path}; predict from that case's scan")
+    for labels in (mask, ground_truth):
         _require_classes(labels, structures)
-    return kits19_scores(mask.voxels, truth.voxels, truth.spacing_mm, structures)
+    return kits19_scores(mask.voxels, ground_truth.voxels, ground_truth.spacing_mm, structures)
 
 
 def _require_classes(labels: LabelMap, structures: Mapping[str, Sequence[int]]) -> None:

@@ -31,14 +31,14 @@ from scipy import ndimage
 from torch import nn
 from torch.nn import functional
 
-from kits_unet3d.transforms import Recipe
+from kits_unet3d.transforms import PreprocessingParameters
 from kits_unet3d.transforms.geometry import resampled_shape
 
 
-def predict(network: nn.Module, recipe: Recipe, scan: Path, folder: Path) -> None:
+def predict(network: nn.Module, parameters: PreprocessingParameters, scan: Path, directory: Path) -> None:
     """Predict a mask from a file by MONAI's transforms, its sliding windows and the eager network in FP32."""
-    low, high = recipe.hu_window
-    lowest, highest = ((hu - recipe.hu_mean) / recipe.hu_std for hu in (low, high))
+    low, high = parameters.hu_window
+    lowest, highest = ((hu - parameters.hu_mean) / parameters.hu_std for hu in (low, high))
     read: Any = [
         LoadImaged("image"),
         EnsureChannelFirstd("image"),
@@ -46,24 +46,24 @@ def predict(network: nn.Module, recipe: Recipe, scan: Path, folder: Path) -> Non
     ]
     image = Compose(read)({"image": str(scan)})["image"]
     # Use `resampled_shape`: Spacingd makes another grid, on which the network predicts differently.
-    shape = resampled_shape(image.shape[1:], image.pixdim.tolist(), recipe.spacing_mm)
+    shape = resampled_shape(image.shape[1:], image.pixdim.tolist(), parameters.spacing_mm)
     before = Compose(
         [
             *read,
             Resized("image", shape, mode="trilinear", align_corners=True),
             ScaleIntensityRanged("image", low, high, lowest, highest, clip=True),
-            SpatialPadd("image", recipe.roi_size, mode="edge"),
+            SpatialPadd("image", parameters.roi_size, mode="edge"),
         ]
     )
     after = Compose(
         [
             Invertd("pred", before, orig_keys="image", nearest_interp=False, to_tensor=True),
             AsDiscreted("pred", argmax=True),
-            SaveImaged("pred", output_dir=folder, output_postfix="seg", separate_folder=False, print_log=False),
+            SaveImaged("pred", output_dir=directory, output_postfix="seg", separate_folder=False, print_log=False),
         ]
     )
     data = before({"image": str(scan)})
-    inferer = SlidingWindowInferer(recipe.roi_size, sw_batch_size=1, overlap=recipe.overlap, mode="gaussian")
+    inferer = SlidingWindowInferer(parameters.roi_size, sw_batch_size=1, overlap=parameters.overlap, mode="gaussian")
     with torch.inference_mode():
         batch = list_data_collate([data])
         batch["pred"] = inferer(batch["image"], network)
@@ -83,19 +83,19 @@ def load_sample(case: Mapping[str, Any], roi: tuple[int, ...], foreground: float
     return {"image": image[part].copy(), "label": label[part].copy()}
 
 
-def prepare(folder: Path, out: Path, recipe: Recipe) -> None:
+def prepare(directory: Path, out: Path, parameters: PreprocessingParameters) -> None:
     """Preprocess raw cases one after the other, with whole volumes in nibabel's float64."""
     out.mkdir(parents=True, exist_ok=True)
-    for case in sorted(folder.glob("*/imaging.nii.gz")):
+    for case in sorted(directory.glob("*/imaging.nii.gz")):
         image, label = nib.load(case), nib.load(case.with_name("segmentation.nii.gz"))
         spacing = [float(s) for s in image.header.get_zooms()[:3]]  # type: ignore[attr-defined]
         values = torch.from_numpy(image.get_fdata().astype(np.float32))[None, None]  # type: ignore[attr-defined]
         classes = torch.from_numpy(label.get_fdata().astype(np.uint8))[None, None]  # type: ignore[attr-defined]
-        shape = resampled_shape(values.shape[2:], spacing, recipe.spacing_mm)
+        shape = resampled_shape(values.shape[2:], spacing, parameters.spacing_mm)
         values = functional.interpolate(values, shape, mode="trilinear", align_corners=True)
         classes = functional.interpolate(classes, shape, mode="nearest")
-        values = (values.clamp(*recipe.hu_window) - recipe.hu_mean) / recipe.hu_std
-        missing = [max(r - n, 0) for n, r in zip(shape, recipe.roi_size, strict=True)]
+        values = (values.clamp(*parameters.hu_window) - parameters.hu_mean) / parameters.hu_std
+        missing = [max(r - n, 0) for n, r in zip(shape, parameters.roi_size, strict=True)]
         pads = [(0, 0), *((m // 2, m - m // 2) for m in missing)]
         np.save(out / f"{case.parent.name}_x.npy", np.pad(values[0].numpy(), pads, mode="edge"))
         np.save(out / f"{case.parent.name}_y.npy", np.pad(classes[0].numpy(), pads, mode="edge"))
