@@ -4,8 +4,7 @@ from .balanced_crop import RandBalancedCrop, RandBalancedCropd, component_boxes
 from .chains import PreprocessingParameters, augmentation, evaluation, normalisation, preprocessing
 from .evaluation_crop import CropToStride, CropToStrided
 from .resample import ResampleToSpacing, ResampleToSpacingd
-from .strong_augmentation import strong_augmentation
-from .wide_augmentation import wide_augmentation
+from .strong_augmentation import strong_augmentation, wide_augmentation
 
 __all__ = [
     "CropToStride",
