@@ -15,7 +15,7 @@ from kits_unet3d.transforms import PreprocessingParameters
 
 from ..runtime import distributed
 from ..runtime.errors import UsageError
-from ..runtime.files import write_json
+from ..runtime.files import write_json, writing_into
 from .datasets import KITS19, SIZES
 
 INDEX_FILE = "index.json"
@@ -84,15 +84,14 @@ class Index:
 
     def write(self) -> None:
         """Write the index atomically as sorted JSON."""
-        write_json(
-            self.directory / INDEX_FILE,
-            {
-                "version": VERSION,
-                "name": self.name,
-                "preprocessing_parameters": self.parameters.as_dict(),
-                "cases": dict(sorted(self.cases.items())),
-            },
-        )
+        content = {
+            "version": VERSION,
+            "name": self.name,
+            "preprocessing_parameters": self.parameters.as_dict(),
+            "cases": dict(sorted(self.cases.items())),
+        }
+        with writing_into(self.directory):
+            write_json(self.directory / INDEX_FILE, content)
 
     def require(self, parameters: PreprocessingParameters) -> None:
         """Check that the cases have the preprocessing parameters ``parameters``.

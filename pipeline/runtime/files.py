@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from .errors import UsageError
+
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
@@ -31,6 +33,22 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def writing_into(place: str | Path) -> Iterator[None]:
+    """Report an operating system's error of the block as one of writing into ``place``, such as a full disk.
+
+    Raises:
+        UsageError: instead of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"{place}: cannot be written ({error.strerror or error}); check the free space and the permissions, then "
+            "run it again; what is finished is kept"
+        ) from error
 
 
 def write_json(path: str | Path, content: Any) -> None:
