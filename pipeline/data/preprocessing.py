@@ -19,6 +19,7 @@ from ..runtime.errors import CaseError, UsageError
 from ..runtime.files import file_hash, whole_file, writing_into
 from ..runtime.lock import only_run
 from ..runtime.memory import available_bytes
+from .arrays import array_files
 from .case_memory import needed_bytes, run_bounded
 from .cases import RawCase, read_case
 from .datasets import find_cases
@@ -29,8 +30,8 @@ logger = logging.getLogger("kits_unet3d.data")
 
 
 def result_files(directory: Path, case_id: str) -> dict[str, Path]:
-    """Return the reference's file names for a case."""
-    return {"image": directory / f"{case_id}_x.npy", "label": directory / f"{case_id}_y.npy"}
+    """Return the reference's file names for a case, by kind."""
+    return dict(zip(("image", "label"), array_files(directory, case_id), strict=True))
 
 
 def preprocess_case(case: RawCase, directory: Path, parameters: PreprocessingParameters) -> dict[str, Any]:
