@@ -25,6 +25,8 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".part-{path.name}")
+    if temporary.is_symlink():  # nobody's file but this one may be written through it
+        temporary.unlink()
     try:
         yield temporary
         with open(temporary, "rb") as written:
