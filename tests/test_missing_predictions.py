@@ -134,3 +134,12 @@ def test_a_name_does_not_become_a_formula_in_the_csv(tmp_path):
     assert evaluate(tmp_path / "masks", "--csv", tmp_path / "scores.csv") == 0
     with open(tmp_path / "scores.csv", newline="") as stream:
         assert [row["case_id"] for row in csv.DictReader(stream)][:4] == ["'-a", "'=1+2", "'@b", "c"]
+
+
+def test_a_picture_is_a_png_or_refused(masks, tmp_path, capsys):
+    command = ["picture", "scan.nii.gz", "--mask", str(masks / "a_seg.nii.gz"), "-o"]
+    assert main([*command, str(tmp_path / "picture.jpg")]) == 2
+    assert "picture.jpg: the picture is a PNG; give it a name that ends in .png" in capsys.readouterr().err
+    (tmp_path / "picture.png").mkdir()
+    assert main([*command, str(tmp_path / "picture.png")]) == 2
+    assert "picture.png: is a directory; name a file in it" in capsys.readouterr().err
