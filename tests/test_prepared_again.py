@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import threading
@@ -151,3 +152,14 @@ def test_an_output_that_is_a_file_is_named(raw, tmp_path, capsys):
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
         assert main(["prepare", "--data-dir", str(raw), "-o", str(out)]) == 2
         assert f"{out}: nothing can be written there" in capsys.readouterr().err
+
+
+def test_a_user_that_the_system_does_not_know_can_prepare():
+    """As with `docker run --user 54321`: no name and no home."""
+    become = ["setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups", sys.executable, "-B", "-c"]
+    bare = {name: value for name, value in os.environ.items() if name not in ("HOME", "USER", "LOGNAME", "LNAME")}
+    if os.geteuid() or not shutil.which("setpriv") or subprocess.run([*become, "import typing"], env=bare).returncode:
+        pytest.skip("only root, where it may, can become another user")
+    code = "import getpass; from kits_unet3d.pipeline import data; print(getpass.getuser())"
+    done = subprocess.run([*become, code], capture_output=True, text=True, env=bare)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "54321", done.stderr

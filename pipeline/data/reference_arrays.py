@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import json
 import logging
@@ -62,9 +63,10 @@ def index_file(directory: Path) -> Path | None:
 
 def _cache(directory: Path) -> Path:
     """Return the place of a directory's index in the user's cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    # A user without an entry in the system's table has no home.
-    root = Path(home) if os.path.isabs(home) else Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"
+    root = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    exists = next(place for place in (root, *root.parents) if place.exists())
+    if not root.is_absolute() or not os.access(exists, os.W_OK):  # a user without a home
+        root = Path(tempfile.gettempdir()) / f"kits-unet3d-{getpass.getuser()}"
     name = hashlib.sha256(os.path.realpath(directory).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return root / "kits-unet3d" / "indexes" / name
 
