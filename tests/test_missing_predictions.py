@@ -107,6 +107,10 @@ def test_an_output_that_is_a_directory_is_refused_before_scoring(masks, tmp_path
     assert evaluate(masks, "--allow-missing", "-o", tmp_path) == 2
     printed = capsys.readouterr()
     assert f"error: {tmp_path}: is a directory; name a file in it" in printed.err and not printed.out
+    (tmp_path / "file").touch()
+    below = tmp_path / "file" / "scores.json"
+    assert evaluate(masks, "--allow-missing", "-o", below) == 2
+    assert f"error: {below}: cannot be written" in capsys.readouterr().err
 
 
 def test_structures_whose_names_begin_alike_keep_their_rows(masks, capsys):

@@ -152,6 +152,10 @@ def test_an_output_that_is_a_file_is_named(raw, tmp_path, capsys):
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
         assert main(["prepare", "--data-dir", str(raw), "-o", str(out)]) == 2
         assert f"{out}: nothing can be written there" in capsys.readouterr().err
+        assert main(["phantom", "--cases", "1", "-o", str(out)]) == 2
+        assert f"{out}: cannot be written" in capsys.readouterr().err
+        assert main(["download", "--cases", "1", "-o", str(out)]) == 2
+        assert f"{out}: cannot be written" in capsys.readouterr().err
 
 
 def test_a_user_that_the_system_does_not_know_can_prepare():

@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> Outcome:
     from ..evaluation.directories import score_directories, without_prediction
     from ..runtime.errors import UsageError
+    from ..runtime.files import writing_into
     from ..runtime.output import show
 
     beside = Path(arguments.output).with_suffix(".csv") if arguments.output else None
@@ -55,7 +56,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
         )
         failed |= {case_id: f"{case_id}: no prediction in {arguments.predictions}" for case_id in missing}
     # Write the files first: an output that cannot show a name must not cost the scores.
-    scores.write(arguments.output, csv, failed=failed, missing=missing)
+    with writing_into(arguments.output or csv or "."):
+        scores.write(arguments.output, csv, failed=failed, missing=missing)
     for case_id, values in scores.by_case.items():
         for line in table_rows(case_id, values):
             show(line)
