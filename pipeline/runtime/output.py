@@ -11,5 +11,7 @@ def show(text: str, error: bool = False) -> None:
     Results are written before they are shown, and a name must not end the command.
     """
     stream = sys.stderr if error else sys.stdout
-    encoding = getattr(stream, "encoding", None) or "utf-8"
+    if stream is None:  # closed by whoever started the command
+        return
+    encoding = stream.encoding or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream)
