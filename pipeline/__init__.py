@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .runtime.user import name_user
+
 if TYPE_CHECKING:
     from .inference import Predictor
 
 __all__ = ["Predictor"]
+
+name_user()  # before MONAI is imported
 
 
 def __getattr__(name: str) -> Any:

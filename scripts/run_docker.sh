@@ -19,7 +19,8 @@ for variable in MLU_VISIBLE_DEVICES CUDA_VISIBLE_DEVICES OMP_NUM_THREADS DEVICE 
     [ -z "${!variable:-}" ] || options+=(-e "$variable=${!variable}")
 done
 # Without data the scripts make phantoms on a CPU, unless a data directory is set.
-[ "${DEVICE:-}" != cpu ] || [ -e "$DATA/KiTS19/pre_data_dir/index.json" ] || options+=(-e PYTORCH_TRAIN_DATASET=)
+[ "${DEVICE:-}" != cpu ] || compgen -G "$DATA/KiTS19/pre_data_dir/*_x.npy" >/dev/null ||
+    [ -e "$DATA/KiTS19/pre_data_dir/index.json" ] || options+=(-e PYTORCH_TRAIN_DATASET=)
 for node in "$DEVICES"/cambricon_dev[0-9]* "$DEVICES"/cambricon_ctl "$DEVICES"/cambricon_ipcm[0-9]*; do
     [ ! -e "$node" ] || options+=(--device "$node" --group-add "$(stat -c %g "$node")")
 done

@@ -132,6 +132,12 @@ class Answer(BaseHTTPRequestHandler):
     def flipped(self, first, start):
         self.give(WHOLE[:-8] + bytes(4) + WHOLE[-4:])
 
+    def redirected(self, first, start):
+        self.give(b"", status=302, Location="ftp://127.0.0.1:9/case_00003.nii.gz")
+
+    def moved(self, first, start):
+        self.give(b"", status=302, Location=self.server.address("good") + "/case_00003.nii.gz")
+
     def lengthless(self, first, start):
         self.give(WHOLE, length="none")
 
@@ -158,7 +164,7 @@ def get(server, mood, directory, patience=QUICK):
 
 
 @pytest.mark.parametrize(
-    "mood", ["good", "breaks", "deaf", "changed", "nameless", "elsewhere", "stalls", "busy", "lengthless"]
+    "mood", ["good", "breaks", "deaf", "changed", "nameless", "elsewhere", "stalls", "busy", "lengthless", "moved"]
 )
 def test_a_whole_file_arrives_from_a_server_that_is_not_past_help(server, tmp_path, mood):
     assert get(server, mood, tmp_path) == {}
@@ -178,6 +184,7 @@ def test_a_whole_file_arrives_from_a_server_that_is_not_past_help(server, tmp_pa
     ("mood", "tries", "reason"),
     [
         ("missing", 1, "HTTP 404"),
+        ("redirected", 1, "redirects to ftp://.*not followed"),
         ("ill", 4, "HTTP 500"),
         ("mute", 4, "timed out"),
         ("long", 4, "connection ended after|HTTP 416"),
@@ -194,6 +201,17 @@ def test_what_is_not_whole_is_named_and_not_kept(server, tmp_path, mood, tries, 
     assert sum(server.asked.values()) == tries
     assert not (tmp_path / "case_00003" / "imaging.nii.gz").exists()
     assert json.loads((tmp_path / "download.json").read_text())["files"] == {}
+
+
+def test_a_link_planted_at_a_part_files_name_is_not_followed(server, tmp_path):
+    directory, victim = tmp_path / "out" / "case_00003", tmp_path / "victim"
+    directory.mkdir(parents=True)
+    victim.write_bytes(b"of another user")
+    for name in (".part-imaging.nii.gz", ".part-imaging.nii.gz.etag"):
+        (directory / name).symlink_to(victim)
+    (tmp_path / "out" / ".part-download.json").symlink_to(victim)
+    assert get(server, "good", tmp_path / "out") == {} and victim.read_bytes() == b"of another user"
+    assert (directory / "imaging.nii.gz").read_bytes() == WHOLE and not (directory / "imaging.nii.gz").is_symlink()
 
 
 def test_a_later_call_goes_on_where_the_first_gave_up(server, tmp_path):

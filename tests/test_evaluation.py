@@ -181,8 +181,9 @@ def seven_cases(tmp_path_factory, preprocessed_phantoms, tiny_parameters):
         case_id = f"case_{k % 5:05d}"
         for key in "xy":
             array = np.load(preprocessed_phantoms / f"{case_id}_{key}.npy")
-            np.save(directory / f"case_{k:05d}_{key}.npy", array[:, :, 16 - k : 56, 8 + k : 64])
-        index.cases[f"case_{k:05d}"] = source.cases[case_id] | {"split": "evaluation"}
+            array = array[:, :, 16 - k : 56, 8 + k : 64]
+            np.save(directory / f"case_{k:05d}_{key}.npy", array)
+        index.cases[f"case_{k:05d}"] = source.cases[case_id] | {"split": "evaluation", "shape": array.shape[1:]}
     index.write()
     return directory
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 from conftest import SHARED, TINY, shared
 
+from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.data import Index, OpenPreprocessedd, preprocess_dataset, require_data, verify
-from kits_unet3d.pipeline.data.cases import read_volume
 from kits_unet3d.pipeline.data.datasets import known_cases
+from kits_unet3d.pipeline.data.volumes import read_volume
 from kits_unet3d.pipeline.runtime.errors import CaseError, UsageError
 from kits_unet3d.transforms import PreprocessingParameters, component_boxes, preprocessing
 
@@ -119,6 +120,19 @@ def test_verify_reports_every_file(tmp_path, preprocessed_phantoms):
     assert outcomes["case_00002_y.npy"] == "missing"
     assert outcomes["stranger.npy"] == "unknown"
     assert sum(outcome == "right" for outcome in outcomes.values()) == 8
+
+
+def test_verifying_a_few_of_many_files_names_only_some_missing_ones(tmp_path, preprocessed_phantoms, capsys):
+    assert main(["verify", "--dataset-dir", str(tmp_path)]) == 2
+    printed = capsys.readouterr()
+    assert not printed.out and printed.err.count("\n") == 1 and "no preprocessed file" in printed.err
+    (tmp_path / "case_00000_x.npy").write_bytes((preprocessed_phantoms / "case_00000_x.npy").read_bytes())
+    assert main(["verify", "--dataset-dir", str(tmp_path)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 8 and lines[0] == "different case_00000_x.npy"
+    assert lines[-2:] == ["missing   … and 414 more (--all lists them)", "0 right, 1 different, 419 missing, 0 unknown"]
+    assert main(["verify", "--dataset-dir", str(tmp_path), "--all"]) == 1
+    assert len(capsys.readouterr().out.splitlines()) == 421
 
 
 def test_without_an_index_a_directory_is_held_against_kits19(tmp_path):

@@ -73,7 +73,7 @@ def test_a_truncated_image_fails_its_case(tmp_path, two_cases, tiny_parameters):
 def test_a_label_without_its_image_is_reported_and_the_others_are_prepared(tmp_path, two_cases, tiny_parameters):
     (two_cases / "case_00000" / "imaging.nii.gz").unlink()
     failed = preprocess_dataset(two_cases, tmp_path / "out", tiny_parameters)
-    assert "case_00000/imaging.nii.gz: cannot be read" in failed["case_00000"]
+    assert "case_00000/imaging.nii.gz: no such file" in failed["case_00000"]
     assert list(Index.read(tmp_path / "out").cases) == ["case_00001"]
 
 
@@ -99,7 +99,7 @@ def test_a_case_that_is_listed_but_not_there_fails_by_name(tmp_path, two_cases, 
     assert main([*command, "--config", str(tmp_path / "config.json")]) == 1
     error = capsys.readouterr().err
     assert "case_00000/segmentation.nii.gz: no such file" in error
-    assert "case_00007/imaging.nii.gz: cannot be read" in error and "case_00300" not in error
+    assert "case_00007/imaging.nii.gz: no such file" in error and "case_00300" not in error
     assert list(Index.read(tmp_path / "out").cases) == ["case_00001"]
 
 
@@ -159,7 +159,7 @@ def with_pixdim(path, value):
     [
         (lambda path: relabel(path, rgb), "colour"),
         (lambda path: relabel(path, flat), "singular"),
-        (lambda path: with_pixdim(path, np.nan), "pixdim is"),
+        (lambda path: with_pixdim(path, np.nan), "voxel size is"),
         (lambda path: with_pixdim(path, 17.0), "pixdim is"),
         (lambda path: relabel(path, lambda i: nib.Nifti1Image(np.full(i.shape, 1e9), i.affine)), "are not HU"),
         (lambda path: path.write_bytes(b"\0" * 1000), "cannot be read"),

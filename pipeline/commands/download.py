@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from . import Outcome
 
@@ -28,11 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Outcome:
     from ..download import Patience, Sources, case_ids, download_dataset, summary
+    from ..runtime.output import show
 
     mirrors = {"images": arguments.images_url, "labels": arguments.labels_url}
     cases = case_ids(arguments.cases)
     parts = (arguments.only,) if arguments.only else ("images", "labels")
-    print(summary(arguments.output_dir, cases, parts), flush=True)
+    show(summary(arguments.output_dir, cases, parts))
     failed = download_dataset(
         arguments.output_dir,
         cases,
@@ -42,5 +42,5 @@ def run(arguments: argparse.Namespace) -> Outcome:
         arguments.parallel,
     )
     for reason in failed.values():
-        print(f"failed: {reason}", file=sys.stderr)
+        show(f"failed: {reason}", error=True)
     return Outcome({"output_dir": arguments.output_dir, "cases": cases, "failed": failed}, 1 if failed else 0)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from . import Outcome
 
 HELP = "score masks against ground truth on each scan's own grid: KiTS19's Dice and surface distances"
-EXAMPLE = "kits-unet3d evaluate --predictions path/to/masks --labels path/to/kits19/data -o scores.json"
+EXAMPLE = "kits-unet3d evaluate --predictions path/to/masks --labels path/to/ground_truth -o scores.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,34 +24,62 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=["kidney=1,2", "tumour=2"],
         help="regions to score, each as name=classes, for data sets other than KiTS19",
     )
+    parser.add_argument(
+        "--allow-missing", action="store_true", help="leave out ground truths without a prediction; else they fail"
+    )
     parser.add_argument("-o", "--output", default=None, help="JSON file for the scores by case and their means")
     parser.add_argument("--csv", default=None, help="CSV file for the same scores; default: beside --output")
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..evaluation.directories import score_directories
+    from ..evaluation.directories import score_directories, without_prediction
     from ..runtime.errors import UsageError
+    from ..runtime.files import writing_into
+    from ..runtime.output import show
 
     beside = Path(arguments.output).with_suffix(".csv") if arguments.output else None
     csv = Path(arguments.csv) if arguments.csv else beside
     if csv is not None and arguments.output and csv == Path(arguments.output):
         raise UsageError(f"{csv}: cannot be both JSON and CSV; give --output a name that ends in .json")
-    scores, failed = score_directories(arguments.predictions, arguments.labels, parse_structures(arguments.structures))
+    for path in filter(None, (arguments.output, csv)):
+        if Path(path).is_dir():
+            raise UsageError(f"{path}: is a directory; name a file in it")
+    structures = parse_structures(arguments.structures)
+    scores, failed = score_directories(arguments.predictions, arguments.labels, structures)
+    missing = without_prediction(arguments.predictions, arguments.labels)
+    reasons = list(failed.values())
+    if missing and not arguments.allow_missing:
+        total = len(missing) + len(scores.by_case) + len(failed)
+        reasons.append(
+            f"{len(missing)} of {total} cases have no prediction in {arguments.predictions} ({_named(missing)}); "
+            "predict their scans, or score the others alone with --allow-missing"
+        )
+        failed |= {case_id: f"{case_id}: no prediction in {arguments.predictions}" for case_id in missing}
+    # Write the files first: an output that cannot show a name must not cost the scores.
+    with writing_into(arguments.output or csv or "."):
+        scores.write(arguments.output, csv, failed=failed, missing=missing)
     for case_id, values in scores.by_case.items():
         for line in table_rows(case_id, values):
-            print(line)
+            show(line)
     if scores.by_case:
         for line in table_rows("mean", scores.mean):
-            print(line)
+            show(line)
     for name, count in scores.counted.items():
         if count < len(scores.by_case):
-            print(
-                f"{name} is undefined where exactly one mask is empty: mean of {count} of {len(scores.by_case)} cases"
-            )
-    for reason in failed.values():
-        print(f"failed: {reason}", file=sys.stderr)
-    scores.write(arguments.output, csv, failed=failed)
-    return Outcome({**scores.as_dict(), "failed": failed}, 1 if failed else 0)
+            show(f"{name} is undefined where exactly one mask is empty: mean of {count} of {len(scores.by_case)} cases")
+    for reason in reasons:
+        show(f"failed: {reason}", error=True)
+    left_out = f"; {len(missing)} without prediction left out ({_named(missing)})"
+    show(
+        f"scored {len(scores.by_case)} cases, failed {len(failed)}"
+        + (left_out if missing and arguments.allow_missing else "")
+    )
+    return Outcome({**scores.as_dict(), "failed": failed, "missing": missing}, 1 if failed else 0)
+
+
+def _named(cases: Sequence[str], most: int = 3) -> str:
+    """Return the first names, and an ellipsis if there are more."""
+    return ", ".join([*cases[:most], *(["…"] if len(cases) > most else [])])
 
 
 def parse_structures(given: Iterable[str]) -> dict[str, list[int]]:
@@ -64,6 +91,8 @@ def parse_structures(given: Iterable[str]) -> dict[str, list[int]]:
         found = re.fullmatch(r"([^\W_][^=_]*)=([1-9]\d*(?:,[1-9]\d*)*)", text)
         if found is None:
             raise UsageError(f"--structures {text!r}: must be a name without _ and its classes, such as kidney=1,2")
+        if found[1] in structures:
+            raise UsageError(f"--structures {text!r}: {found[1]} is given twice; give each structure one name")
         structures[found[1]] = [int(number) for number in found[2].split(",")]
     return structures
 
@@ -71,7 +100,8 @@ def parse_structures(given: Iterable[str]) -> dict[str, list[int]]:
 def table_rows(case_id: str, scores: Mapping[str, float | None]) -> Iterator[str]:
     """Yield a row per structure, such as ``case_00000   kidney  dice 0.9315  hd95_mm 4.12 …``."""
     for structure in dict.fromkeys(name.split("_")[0] for name in scores):
-        named = {name.removeprefix(f"{structure}_"): v for name, v in scores.items() if name.startswith(structure)}
+        own = f"{structure}_"
+        named = {name.removeprefix(own): value for name, value in scores.items() if name.startswith(own)}
         cells = "  ".join(
             f"{name} {'none' if value is None else format(value, '.4f')}" for name, value in named.items()
         )

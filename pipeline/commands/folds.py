@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     from ..evaluation.cross_validation import choose_postprocessing, out_of_fold_masks
     from ..evaluation.fold_results import read_results, require_alike
     from ..inference import PostProcessing
-    from ..runtime.files import write_json
+    from ..runtime.files import write_json, writing_into
     from ..runtime.memory import memory_limit
 
     results = read_results(arguments.directory)
@@ -65,8 +65,9 @@ def run(arguments: argparse.Namespace) -> Outcome:
         "tried": [{**asdict(candidate), "mean_dice": mean} for candidate, mean in choice.means.items()],
     }
     out = Path(arguments.output_dir)
-    write_json(out / "folds.json", summary)
-    write_json(out / "postprocessing.json", asdict(choice.best))
+    with writing_into(out):
+        write_json(out / "folds.json", summary)
+        write_json(out / "postprocessing.json", asdict(choice.best))
     for fold, means in by_fold.items():
         print(_row(f"fold {fold}", means["as_predicted"]))
     for name, scores in judged.items():

@@ -43,12 +43,13 @@ def run(arguments: argparse.Namespace) -> Outcome:
     from tqdm import tqdm
 
     from ..phantoms import write_dataset
+    from ..runtime.files import writing_into
 
     if arguments.cases is None and arguments.labels is None:
         raise UsageError(
             "give the number of cases to make (--cases), or the label maps to build them around (--labels)"
         )
-    with tqdm(desc="phantoms", unit="case") as bar:
+    with writing_into(arguments.output_dir), tqdm(desc="phantoms", unit="case") as bar:
 
         def show(_: str, done: int, total: int) -> None:
             bar.total = total

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from . import Outcome
 
@@ -20,10 +21,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> Outcome:
     from ..report.overlays import picture_of_files
     from ..runtime.errors import UsageError
+    from ..runtime.files import writing_into
+    from ..runtime.output import show
 
+    output = Path(arguments.output)
+    if output.suffix.lower() != ".png":
+        raise UsageError(f"{output}: the picture is a PNG; give it a name that ends in .png")
+    if output.is_dir():
+        raise UsageError(f"{output}: is a directory; name a file in it")
     try:
-        path = picture_of_files(arguments.scan, arguments.mask, arguments.output, arguments.ground_truth)
+        with writing_into(output):
+            path = picture_of_files(arguments.scan, arguments.mask, output, arguments.ground_truth)
     except ModuleNotFoundError as error:
         raise UsageError(f"{error.name} is not installed; `pip install 'kits-unet3d[figures]'`") from error
-    print(path)
+    show(str(path))
     return Outcome({"file": str(path)})

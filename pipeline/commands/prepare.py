@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from . import Outcome
 
@@ -28,17 +27,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-memory", default=None, help="start no further case beyond this, such as 8GB; default: the free memory"
     )
 
+    reading = parser.add_argument_group("correct missing or wrong header values, as for predict")
+    reading.add_argument("--volume", type=int, default=None, help="number of the volume in 4-D files, from 1")
+    reading.add_argument("--hu-offset", type=float, default=0.0, help="value to add to every voxel")
+    reading.add_argument("--spacing", type=float, nargs=3, default=None, metavar="MM", help="size of a voxel")
+    reading.add_argument(
+        "--trust", choices=("sform", "qform"), default=None, help="which one to use where the two disagree"
+    )
+
 
 def run(arguments: argparse.Namespace) -> Outcome:
     from ..data import Index, preprocess_dataset
+    from ..io import ReadOptions
     from ..runtime.configuration import parameters_of
     from ..runtime.memory import LIBRARIES, parse_memory
+    from ..runtime.output import show
 
     # Subtract the libraries' memory from a given limit; free memory already excludes it.
     limit = None if arguments.max_memory is None else parse_memory(arguments.max_memory) - LIBRARIES
     parameters = parameters_of(arguments.config)
-    failed = preprocess_dataset(arguments.data_dir, arguments.output_dir, parameters, arguments.workers, limit)
+    options = ReadOptions(
+        arguments.volume,
+        arguments.hu_offset,
+        None if arguments.spacing is None else tuple(arguments.spacing),
+        arguments.trust,
+    )
+    failed = preprocess_dataset(arguments.data_dir, arguments.output_dir, parameters, arguments.workers, limit, options)
     for reason in failed.values():
-        print(f"failed: {reason}", file=sys.stderr)
+        show(f"failed: {reason}", error=True)
     cases = sorted(Index.read(arguments.output_dir).cases)
     return Outcome({"output_dir": arguments.output_dir, "cases": cases, "failed": failed}, 1 if failed else 0)

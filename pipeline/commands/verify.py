@@ -19,20 +19,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto: kits19, unless it is another data set",
     )
-    parser.add_argument("--all", action="store_true", help="list matching files too")
+    parser.add_argument("--all", action="store_true", help="list every file, matching and missing ones too")
+
+
+#: Most missing files that are listed without ``--all``.
+LISTED = 10
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
     from ..data import verify
     from ..runtime.errors import UsageError
+    from ..runtime.output import show
 
     files: dict[str, str] = {}
+    missing: list[str] = []
     for verdict in verify(arguments.dataset_dir, arguments.against):
         files[verdict.file] = verdict.outcome
-        if arguments.all or verdict.outcome != "right":
-            print(f"{verdict.outcome:<9} {verdict.file}")
+        if verdict.outcome == "missing":
+            missing.append(verdict.file)
+        elif arguments.all or verdict.outcome != "right":
+            show(f"{verdict.outcome:<9} {verdict.file}")
     counts = Counter(files.values())
     if not counts["right"] and not counts["different"] and not counts["unknown"]:
         raise UsageError(f"{arguments.dataset_dir}: contains no preprocessed file; run `kits-unet3d prepare` first")
-    print(", ".join(f"{counts[outcome]} {outcome}" for outcome in ("right", "different", "missing", "unknown")))
+    listed = missing if arguments.all or len(missing) <= LISTED else missing[: LISTED // 2]
+    for file in listed:
+        show(f"missing   {file}")
+    if len(listed) < len(missing):
+        show(f"missing   … and {len(missing) - len(listed)} more (--all lists them)")
+    show(", ".join(f"{counts[outcome]} {outcome}" for outcome in ("right", "different", "missing", "unknown")))
     return Outcome({"files": files, "counts": counts}, 0 if set(counts) <= {"right"} else 1)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import nibabel as nib
 import numpy as np
@@ -14,8 +14,12 @@ import numpy as np
 from kits_unet3d.transforms import PreprocessingParameters
 from kits_unet3d.transforms.geometry import resampled_shape
 
-from ..io.voxels import believable
-from .cases import AXCODES, RawCase
+from ..io import ReadOptions
+from ..io.scan import read_volume
+from ..io.scan_lists import NIFTI, ending_of
+from ..io.voxels import Collector
+from .cases import RawCase
+from .volumes import AXCODES
 
 #: Largest number of bytes for a preprocessed voxel: image and label, and the larger of two uses.
 #: These are the connected components of a class (a mask, its copy and 4-byte numbers), or two more images.
@@ -43,26 +47,50 @@ class _Header:
 
     @property
     def reading(self) -> float:
-        """Return the bytes for reading: scaled voxels, plus the stored or the reordered ones."""
-        return self.voxels * (self.dtype.itemsize + max(self.stored, self.dtype.itemsize))
+        """Return the bytes for reading: scaled voxels (2 bytes at least), plus the stored or the reordered ones."""
+        kept = max(self.dtype.itemsize, 2)
+        return self.voxels * (kept + max(self.stored, kept))
 
 
-def _read_header(path: Path) -> _Header:
+class _EnoughError(Exception):
+    """End reading after the header."""
+
+
+def _read_header(path: Path, options: ReadOptions) -> _Header:
+    """Read the header as :func:`~kits_unet3d.pipeline.io.scan.read_volume` does, and stop before the voxels."""
+    seen: list[tuple[tuple[int, ...], np.ndarray]] = []
+    # A type that is not known before the voxels counts as the largest.
+    stored, scaled = np.dtype(np.float64), False
+
+    def admit(shape: tuple[int, int, int], affine: np.ndarray) -> None:
+        seen.append((shape, affine))
+        if ending_of(path) not in NIFTI:
+            raise _EnoughError
+
+    def collect(
+        path: Path, shape: Any, dtype: np.dtype, slope: float = 1, intercept: float = 0, *_: float
+    ) -> Collector:
+        nonlocal stored, scaled
+        stored, scaled = dtype, (slope, intercept) != (1, 0)
+        raise _EnoughError
+
     try:
-        image = nib.load(path)
-        affine, zooms = image.affine, image.header.get_zooms()  # type: ignore[attr-defined]
+        read_volume(path, options, collect, admit)
+    except _EnoughError:
+        shape, affine = seen[0]
         now = nib.orientations.io_orientation(affine)
         change = nib.orientations.ornt_transform(now, nib.orientations.axcodes2ornt(AXCODES))
         order = [int(axis) for axis in np.argsort(change[:, 0])]
-        stored = image.get_data_dtype()  # type: ignore[attr-defined]
-        data = image.dataobj  # type: ignore[attr-defined]
-        scaled = (getattr(data, "slope", 1), getattr(data, "inter", 0)) != (1, 0)
-        shape, spacing = tuple(image.shape[axis] for axis in order), tuple(float(zooms[axis]) for axis in order)  # type: ignore[attr-defined]
-        if len(image.shape) != 3 or not believable(spacing):  # type: ignore[attr-defined]
-            return _Header()
-        return _Header(shape, spacing, np.dtype(np.float64) if scaled else stored, stored.itemsize)
+        sizes = np.linalg.norm(affine[:3, :3], axis=0)
+        return _Header(
+            tuple(shape[axis] for axis in order),
+            tuple(float(sizes[axis]) for axis in order),
+            np.dtype(np.float64) if scaled else stored,
+            stored.itemsize,
+        )
     except Exception:  # preprocessing reports the fault before it reads a voxel
-        return _Header()
+        pass
+    return _Header()
 
 
 def needed_bytes(case: RawCase, parameters: PreprocessingParameters) -> float:
@@ -70,7 +98,7 @@ def needed_bytes(case: RawCase, parameters: PreprocessingParameters) -> float:
 
     Only headers are read. A file with an unreadable header counts 0.
     """
-    image, label = _read_header(case.image), _read_header(case.label)
+    image, label = _read_header(case.image, case.options), _read_header(case.label, case.options)
     kept = 2 if image.dtype == np.int16 else 4
     both = image.voxels * image.dtype.itemsize + label.voxels * label.dtype.itemsize
     reading = max(image.reading, image.voxels * image.dtype.itemsize + label.reading)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from monai.data import load_decathlon_datalist
-
+from ..io import ReadOptions
+from ..io.scan_lists import stem
 from ..runtime.errors import UsageError
 from .cases import RawCase
 
@@ -44,7 +44,11 @@ EVALUATION_LISTS = ("evaluation", "validation")
 EVALUATION_SHARE = 5
 
 
-def find_cases(source: str | Path) -> tuple[str, list[RawCase]]:
+#: Entries of a case in a data list that allow a file which would otherwise be refused, as `prepare`'s options do.
+OPTIONS = ("volume", "hu_offset", "spacing_mm", "trust", "series", "allow_gaps")
+
+
+def find_cases(source: str | Path, options: ReadOptions | None = None) -> tuple[str, list[RawCase]]:
     """Return the name of a data set and its sorted cases.
 
     A list determines the cases, even if files are missing; otherwise all labelled cases count.
@@ -54,18 +58,20 @@ def find_cases(source: str | Path) -> tuple[str, list[RawCase]]:
             give name and split of the files ``<case>/imaging.nii.gz`` and ``segmentation.nii.gz`` beside it
             (``{"name": …, "training": [ids], "evaluation": [ids]}``). Without it the directory must be KiTS19,
             whose split is known.
+        options: allow files that would otherwise be refused. A data list may give them for each case too, beside its
+            ``image`` and ``label`` (``"hu_offset": -1024``, ``"trust": "sform"``, …).
 
     Raises:
         UsageError: if the directory or its cases are missing, or a case has no split.
     """
-    source = Path(source)
+    source, options = Path(source), options or ReadOptions()
     described = source if source.suffix == ".json" else source / DATASET_FILE
     directory = described.parent
     if not (directory.is_dir() and (described.is_file() or described is not source)):
         raise UsageError(f"{source}: no such directory; name the one with case_00000, case_00001, … or a dataset.json")
     content = _content(described) if described.is_file() else None
     if content is not None and all(isinstance(case, dict) for case in content["training"]):
-        return _data_list(described, content)
+        return _data_list(described, content, options)
     # Keep a label without its image: preprocessing then reports the missing image.
     found = {path.parent.name: path.parent for path in sorted(directory.glob("*/segmentation.nii.gz"))}
     if not any((path / "imaging.nii.gz").is_file() for path in found.values()):
@@ -85,16 +91,18 @@ def find_cases(source: str | Path) -> tuple[str, list[RawCase]]:
         # Preprocessing reports listed cases that are missing. Without a list the expected cases are unknown.
         found = {case_id: directory / case_id for case_id in sorted(splits)}
     return name, [
-        RawCase(case_id, path / "imaging.nii.gz", path / "segmentation.nii.gz", splits[case_id])
+        RawCase(
+            case_id, path / "imaging.nii.gz", path / "segmentation.nii.gz", splits[case_id], options, name == KITS19
+        )
         for case_id, path in found.items()
     ]
 
 
 def _content(described: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(described.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(described.read_text(encoding="utf-8-sig"))
         content["training"] = list(content["training"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(f"{described}: must be JSON with the lists training and evaluation ({error})") from error
     return content
 
@@ -121,23 +129,26 @@ def _in_one_split(described: Path, training: list[str], evaluation: list[str]) -
     return dict.fromkeys(training, "training") | dict.fromkeys(evaluation, "evaluation")
 
 
-def _data_list(described: Path, content: dict[str, Any]) -> tuple[str, list[RawCase]]:
+def _data_list(described: Path, content: dict[str, Any], options: ReadOptions) -> tuple[str, list[RawCase]]:
     """Return the name and cases of a data list; each case has the name of its image file."""
     lists = {"training": "training"} | {name: "evaluation" for name in EVALUATION_LISTS if content.get(name)}
-    files: dict[str, tuple[Path, Path]] = {}
+    files: dict[str, tuple[Path, Path, ReadOptions]] = {}
     ids: dict[str, list[str]] = {"training": [], "evaluation": []}
     for name, split in lists.items():
         try:
             entries = [
-                (Path(entry["image"]), Path(entry["label"])) for entry in load_decathlon_datalist(described, True, name)
+                (described.parent / entry["image"], described.parent / entry["label"], _options(entry, options))
+                for entry in content[name]
             ]
-        except (ValueError, KeyError, TypeError) as error:
+        except UsageError as error:  # an option of a case
+            raise UsageError(f"{described}: {error}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(
                 f"{described}: each of {name} must have one image and one label, as paths ({error})"
             ) from error
-        for image, label in entries:
-            case_id = image.name.removesuffix(".gz").removesuffix(".nii")
-            if files.setdefault(case_id, (image, label)) != (image, label) or case_id in ids[split]:
+        for entry in entries:
+            case_id = stem(entry[0])
+            if files.setdefault(case_id, entry) != entry or case_id in ids[split]:
                 raise UsageError(f"{described}: lists {case_id} twice; list each case once, with its own file name")
             ids[split].append(case_id)
     if not ids["training"]:
@@ -150,4 +161,16 @@ def _data_list(described: Path, content: dict[str, Any]) -> tuple[str, list[RawC
         )
     splits = _in_one_split(described, ids["training"], ids["evaluation"])
     name = str(content.get("name", described.parent.name))
-    return name, [RawCase(case_id, *files[case_id], splits[case_id]) for case_id in sorted(files)]
+    return name, [
+        RawCase(case_id, image, label, splits[case_id], own) for case_id, (image, label, own) in sorted(files.items())
+    ]
+
+
+def _options(entry: dict[str, Any], options: ReadOptions) -> ReadOptions:
+    """Return the options of a case: its own, and ``options`` for the others."""
+    own = {name: entry[name] for name in OPTIONS if entry.get(name) is not None}
+    if "spacing_mm" in own:
+        own["spacing_mm"] = tuple(float(size) for size in own["spacing_mm"])
+    if "hu_offset" in own:
+        own["hu_offset"] = float(own["hu_offset"])
+    return replace(options, **own)

@@ -11,15 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kits_unet3d.transforms import PreprocessingParameters
 
 from ..runtime import distributed
 from ..runtime.errors import UsageError
-from ..runtime.files import write_json
+from ..runtime.files import write_json, writing_into
+from .arrays import array_fault, array_files
 from .datasets import KITS19, SIZES
-
-INDEX_FILE = "index.json"
-VERSION = 1
+from .reference_arrays import INDEX_FILE, VERSION, index_file
 
 logger = logging.getLogger("kits_unet3d.data")
 
@@ -49,11 +50,16 @@ class Index:
     def read(cls, directory: str | Path) -> Index:
         """Read the index in ``directory``.
 
+        A directory that the MLPerf reference or Cambricon's port preprocessed has none; it is then made once, from its
+        arrays (:func:`~kits_unet3d.pipeline.data.reference_arrays.index_file`).
+
         Raises:
             UsageError: if the index is damaged or missing; the error message explains how to make one.
         """
-        path = Path(directory) / INDEX_FILE
-        if not path.is_file():
+        path: Path | None = Path(directory) / INDEX_FILE
+        if path is not None and not path.is_file():
+            path = index_file(Path(directory))
+        if path is None:
             raise UsageError(
                 f"{directory}: contains no preprocessed data; run `kits-unet3d prepare --data-dir path/to/kits19/data "
                 f"-o {directory}`, or `bash scripts/quickstart.sh` for a demo without data"
@@ -66,9 +72,9 @@ class Index:
                 Path(directory),
                 content["name"],
                 PreprocessingParameters.from_dict(content["preprocessing_parameters"]),
-                dict(content["cases"]),
+                _valid(content["cases"]),
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UsageError(f"{path}: not a usable index ({error}); preprocess into a new directory") from error
 
     @classmethod
@@ -84,15 +90,14 @@ class Index:
 
     def write(self) -> None:
         """Write the index atomically as sorted JSON."""
-        write_json(
-            self.directory / INDEX_FILE,
-            {
-                "version": VERSION,
-                "name": self.name,
-                "preprocessing_parameters": self.parameters.as_dict(),
-                "cases": dict(sorted(self.cases.items())),
-            },
-        )
+        content = {
+            "version": VERSION,
+            "name": self.name,
+            "preprocessing_parameters": self.parameters.as_dict(),
+            "cases": dict(sorted(self.cases.items())),
+        }
+        with writing_into(self.directory):
+            write_json(self.directory / INDEX_FILE, content)
 
     def require(self, parameters: PreprocessingParameters) -> None:
         """Check that the cases have the preprocessing parameters ``parameters``.
@@ -107,6 +112,21 @@ class Index:
                     f"{self.directory}: was preprocessed with {name} {preprocessed}, but {wanted} is needed; "
                     "preprocess again with `kits-unet3d prepare --config` and the configuration of the training"
                 )
+
+    def require_arrays(self, case_ids: Sequence[str]) -> None:
+        """Check the arrays of ``case_ids`` by their headers and sizes; `kits-unet3d verify` compares their hashes.
+
+        Raises:
+            UsageError: naming the first array that is missing, truncated or of another shape than in the index.
+        """
+        for case_id in sorted(set(case_ids) & set(self.cases)):
+            shape = self.cases[case_id].get("shape")
+            for path, dtype in zip(array_files(self.directory, case_id), (np.float32, np.uint8), strict=True):
+                if fault := array_fault(path, np.dtype(dtype), shape):
+                    raise UsageError(
+                        f"{path}: {fault}; `kits-unet3d verify` lists such files, and `kits-unet3d prepare` makes them "
+                        "again"
+                    )
 
     @property
     def digest(self) -> str:
@@ -125,13 +145,26 @@ class Index:
         return [
             {
                 "case_id": case_id,
-                "image": str(self.directory / f"{case_id}_x.npy"),
-                "label": str(self.directory / f"{case_id}_y.npy"),
+                **dict(zip(("image", "label"), map(str, array_files(self.directory, case_id)), strict=True)),
                 "boxes": {int(number): boxes for number, boxes in record["boxes"].items()},
             }
             for case_id, record in sorted(self.cases.items())
             if record["split"] == split
         ]
+
+
+def _valid(cases: Any) -> dict[str, dict[str, Any]]:
+    """Return the records of an index; raise a ValueError if one lacks what training and evaluation need."""
+    for case_id, record in cases.items():
+        boxes = [np.shape(found) for found in record["boxes"].values()]
+        if record["split"] not in SIZES or not all(
+            len(shape) == 3 and shape[1:] == (3, 2) for shape in boxes if shape[0]
+        ):
+            raise ValueError(f"the record of {case_id}")
+        if len(record.get("shape", (0, 0, 0))) != 3:
+            raise ValueError(f"the shape of {case_id}")
+        record.get("source_sha256", {}).get("label"), record.get("md5", {}).items()
+    return dict(cases)
 
 
 def require_data(
@@ -161,7 +194,9 @@ def require_data(
         found = {"training": (len(training), cases_a_step), **found}
     cases = [*evaluation, *(training or ())]
     if not all(count for count, _ in found.values()) or any("boxes" in case for case in cases):
-        Index.read(directory).require(parameters)
+        index = Index.read(directory)
+        index.require(parameters)
+        index.require_arrays([str(case["case_id"]) for case in cases if "boxes" in case])
     for split, (count, each) in found.items():
         if count < each * processes:
             raise UsageError(

@@ -48,8 +48,14 @@ class OpenPreprocessedd(MapTransform):
             except (OSError, ValueError) as error:
                 raise CaseError(
                     f"{path}: cannot be opened ({error}); `kits-unet3d verify` lists the files that are "
-                    "damaged, and `kits-unet3d prepare` makes them again after you remove them"
+                    "damaged, and `kits-unet3d prepare` makes them again"
                 ) from error
+        image, label = d.get("image"), d.get("label")
+        if isinstance(image, np.ndarray) and isinstance(label, np.ndarray) and image.shape != label.shape:
+            raise CaseError(
+                f"{paths.get('label')}: has the shape {label.shape}, but the image has {image.shape}; `kits-unet3d "
+                "prepare` makes both again"
+            )
         return d
 
 

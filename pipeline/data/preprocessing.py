@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +14,40 @@ from tqdm import tqdm
 
 from kits_unet3d.transforms import PreprocessingParameters, component_boxes, preprocessing
 
+from ..io import ReadOptions
 from ..runtime.errors import CaseError, UsageError
-from ..runtime.files import file_hash, whole_file
+from ..runtime.files import file_hash, whole_file, writing_into
+from ..runtime.lock import only_run
 from ..runtime.memory import available_bytes
+from .arrays import array_files
 from .case_memory import needed_bytes, run_bounded
 from .cases import RawCase, read_case
 from .datasets import find_cases
 from .index import Index
+from .sources import forget_unlisted, require_distinct, source_hashes, source_state
+
+logger = logging.getLogger("kits_unet3d.data")
 
 
 def result_files(directory: Path, case_id: str) -> dict[str, Path]:
-    """Return the reference's file names for a case."""
-    return {"image": directory / f"{case_id}_x.npy", "label": directory / f"{case_id}_y.npy"}
+    """Return the reference's file names for a case, by kind."""
+    return dict(zip(("image", "label"), array_files(directory, case_id), strict=True))
 
 
 def preprocess_case(case: RawCase, directory: Path, parameters: PreprocessingParameters) -> dict[str, Any]:
     """Write ``case_XXXXX_x.npy`` (float32) and ``_y.npy`` (uint8), each (1, D, H, W); return the index record.
 
     Raises:
-        CaseError: if a file cannot be used; it names file and fault.
+        CaseError: if a file cannot be used or changes while it is read; it names file and fault.
+        UsageError: if the arrays cannot be written.
     """
+    before = source_state(case)
     raw = read_case(case, len(parameters.classes))
+    hashes = source_hashes(case)
+    if source_state(case) != before:
+        raise CaseError(f"{case.image}: the scan or its label map was changed while it was read; run it again")
+    for warning in raw.pop("warnings"):
+        logger.warning("%s: %s", case.image, warning)
     source_shape = list(raw["image"].shape[1:])
     resample, *others = preprocessing(parameters, source_key="spacing_mm").transforms
     preprocessed: dict[Hashable, Any] = {}
@@ -46,9 +61,11 @@ def preprocess_case(case: RawCase, directory: Path, parameters: PreprocessingPar
         "label": np.ascontiguousarray(preprocessed["label"], dtype=np.uint8),
     }
     files = result_files(directory, case.case_id)
-    for key, array in arrays.items():
-        with whole_file(files[key]) as temporary, open(temporary, "wb") as stream:
-            np.save(stream, array, allow_pickle=False)
+    with writing_into(directory):
+        for key, array in arrays.items():
+            with whole_file(files[key]) as temporary, open(temporary, "wb") as stream:
+                np.save(stream, array, allow_pickle=False)
+        md5 = {key: file_hash(path, "md5") for key, path in files.items()}
     return {
         "split": case.split,
         "shape": list(arrays["image"].shape[1:]),
@@ -56,13 +73,16 @@ def preprocess_case(case: RawCase, directory: Path, parameters: PreprocessingPar
         "source_spacing_mm": list(raw["spacing_mm"]),
         "source_affine": raw["affine"].tolist(),
         "boxes": {str(number): boxes for number, boxes in component_boxes(arrays["label"]).items()},
-        "source_sha256": _source_hashes(case),
-        "md5": {key: file_hash(path, "md5") for key, path in files.items()},
+        "source_sha256": hashes,
+        "md5": md5,
+        **_reading(case),
     }
 
 
-def _source_hashes(case: RawCase) -> dict[str, str]:
-    return {"image": file_hash(case.image), "label": file_hash(case.label)}
+def _reading(case: RawCase) -> dict[str, Any]:
+    """Return the options that a case was read with, for its record; nothing if it needed none."""
+    given = {name: value for name, value in vars(case.options).items() if value != getattr(ReadOptions(), name)}
+    return {"reading": {name: list(v) if isinstance(v, tuple) else v for name, v in given.items()}} if given else {}
 
 
 def preprocess_dataset(
@@ -71,11 +91,13 @@ def preprocess_dataset(
     parameters: PreprocessingParameters | None = None,
     workers: int = 1,
     limit: float | None = None,
+    options: ReadOptions | None = None,
 ) -> dict[str, str]:
     """Preprocess every case of ``data_dir`` that ``directory`` lacks; return the error messages by case.
 
     It may be interrupted at any moment. The index contains only finished cases. A rerun makes the others, with the
-    same bytes. A case with a changed source is preprocessed again.
+    same bytes. A case is preprocessed again if its source, its options or its arrays changed. A case that the data
+    set no longer lists leaves the index, and its arrays stay; so does a case that can no longer be read.
 
     Args:
         data_dir: source as for :func:`~kits_unet3d.pipeline.data.find_cases`.
@@ -84,45 +106,58 @@ def preprocess_dataset(
         workers: cases at a time, as far as memory allows.
         limit: bytes of memory that concurrent cases may need together, without the libraries; the free memory by
             default. A case that needs more runs alone.
+        options: allow files that would otherwise be refused.
 
     Raises:
-        UsageError: if no case is found, or ``directory`` has another data set or other preprocessing parameters.
+        UsageError: if no case is found, a scan is in both splits, ``directory`` has another data set or other
+            preprocessing parameters, another run writes there, or nothing can be written there.
     """
     parameters, directory = parameters or PreprocessingParameters(), Path(directory)
-    name, cases = find_cases(data_dir)
-    directory.mkdir(parents=True, exist_ok=True)
-    index = Index.read(directory) if Index.exists(directory) else Index(directory, name, parameters)
-    if (index.name, index.parameters) != (name, parameters):
-        raise UsageError(
-            f"{directory}: contains {index.name} preprocessed with {index.parameters.as_dict()}; choose another "
-            f"--output-dir for {name} with {parameters.as_dict()}"
-        )
-    todo = [case for case in cases if not _finished(case, index)]
+    name, cases = find_cases(data_dir, options)
+    require_distinct(cases)
+    with only_run(directory):
+        index = Index.read(directory) if Index.exists(directory) else Index(directory, name, parameters)
+        if (index.name, index.parameters) != (name, parameters):
+            raise UsageError(
+                f"{directory}: contains {index.name} preprocessed with {index.parameters.as_dict()}; choose another "
+                f"--output-dir for {name} with {parameters.as_dict()}"
+            )
+        return _complete(index, cases, workers, available_bytes() if limit is None else limit)
+
+
+def _complete(index: Index, cases: list[RawCase], workers: int, limit: float) -> dict[str, str]:
+    """Forget the cases that the data set does not list, and preprocess those that the index lacks."""
+    forget_unlisted(index, cases)
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        finished = list(pool.map(lambda case: _finished(case, index), cases))
+    todo = [case for case, done in zip(cases, finished, strict=True) if not done]
+    # An outdated record must not describe the new arrays if this run is interrupted between the two.
+    for case in todo:
+        index.cases.pop(case.case_id, None)
+    index.write()
     failed: dict[str, str] = {}
     with tqdm(total=len(cases), initial=len(cases) - len(todo), desc="prepare", unit="case") as bar:
-        for case, outcome in _preprocess_all(
-            todo, directory, parameters, workers, available_bytes() if limit is None else limit
-        ):
+        for case, outcome in _preprocess_all(todo, index.directory, index.parameters, workers, limit):
             if isinstance(outcome, dict):
                 index.cases[case.case_id] = outcome
                 index.write()
             else:
                 failed[case.case_id] = str(outcome)
             bar.update()
-    index.write()
     return {case.case_id: failed[case.case_id] for case in todo if case.case_id in failed}
 
 
 def _finished(case: RawCase, index: Index) -> bool:
     record = index.cases.get(case.case_id)
+    if record is None or record["split"] != case.split or record.get("reading") != _reading(case).get("reading"):
+        return False
+    files = result_files(index.directory, case.case_id)
     try:
-        return (
-            record is not None
-            and record["split"] == case.split
-            and all(path.is_file() for path in result_files(index.directory, case.case_id).values())
-            and record["source_sha256"] == _source_hashes(case)
+        return bool(
+            record.get("source_sha256") == source_hashes(case)
+            and record.get("md5") == {key: file_hash(path, "md5") for key, path in files.items()}
         )
-    except OSError:  # image or label is missing: preprocessing reports which, and continues with the other cases
+    except OSError:  # a file is missing: preprocessing reports which, and continues with the other cases
         return False
 
 
@@ -148,5 +183,9 @@ def _attempt(case: RawCase, directory: Path, parameters: PreprocessingParameters
         return preprocess_case(case, directory, parameters)
     except CaseError as error:
         return error
+    except UsageError:  # of the directory: it concerns every case
+        raise
+    except MemoryError:
+        return CaseError(f"{case.image}: needs more memory than is free; run fewer --workers, or use a larger machine")
     except Exception as error:  # any other fault of one case must not stop the others
         return CaseError(f"{case.image}: cannot be preprocessed ({type(error).__name__}: {error}); export it again")

@@ -13,6 +13,7 @@ import urllib.request
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 from ..runtime.errors import CaseError, UsageError
 
@@ -21,6 +22,8 @@ PASSING = {408, 416, 425, 429}
 #: First bytes of files that are not gzip, and the kinds of these files.
 KNOWN_BEGINNINGS = {b"version https://git-lfs": "a Git LFS pointer", b"<": "an HTML page"}
 LONGEST_WAIT_S = 120.0
+#: Beginnings of the addresses that are fetched.
+WEB = ("https://", "http://")
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,30 @@ class _TryAgainError(Exception):
         self.after_s = after_s
 
 
+class _WebOnly(urllib.request.HTTPRedirectHandler):
+    """Follow redirects to http(s) addresses only, and none from https to http."""
+
+    def redirect_request(  # type: ignore[no-untyped-def]
+        self, request, stream, code, message, headers, address
+    ) -> urllib.request.Request | None:
+        schemes = ("https://",) if request.full_url.startswith("https://") else WEB
+        if not address.lower().startswith(schemes):
+            raise CaseError(f"{request.full_url}: redirects to {address}, which is not followed; name a mirror")
+        return super().redirect_request(request, stream, code, message, headers, address)
+
+
+_OPENER = urllib.request.build_opener(_WebOnly)
+
+
+def _opened(path: Path, mode: str) -> IO[Any]:
+    """Open a file for writing (``"w"``) or appending (``"a"``); a link at its place is replaced, not followed."""
+    if path.is_symlink():
+        path.unlink()
+    flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    number = os.open(path, flags | (os.O_APPEND if mode == "a" else os.O_TRUNC), 0o666)
+    return os.fdopen(number, f"{mode}b")
+
+
 def fetch(url: str, path: Path, patience: Patience, stop: threading.Event) -> None:
     """Download ``url`` to ``path``, which appears only when the file is whole and its CRC is right.
 
@@ -64,7 +91,7 @@ def fetch(url: str, path: Path, patience: Patience, stop: threading.Event) -> No
         CaseError: if the server lacks the file, no try received a whole one, or it cannot be written.
         KeyboardInterrupt: if ``stop`` was set.
     """
-    if not url.startswith(("https://", "http://")):
+    if not url.startswith(WEB):
         raise UsageError(f"{url}: is not an http(s) address")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".part-{path.name}")
@@ -124,19 +151,21 @@ def _validator(part: Path) -> Path:
 def _receive(url: str, part: Path, timeout_s: float, stop: threading.Event) -> None:
     """Send one request; append to ``part`` if the server can resume it, else start it anew."""
     validator = _validator(part)
-    known = validator.read_text(encoding="utf-8") if validator.is_file() and part.is_file() else ""
+    whole = [file.is_file() and not file.is_symlink() for file in (validator, part)]
+    known = validator.read_text(encoding="utf-8") if all(whole) else ""
     start = part.stat().st_size if known else 0
     headers = {"User-Agent": "kits-unet3d", "Accept-Encoding": "identity"}
     if start:
         headers |= {"Range": f"bytes={start}-", "If-Range": known}
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout_s) as response:
+        with _OPENER.open(urllib.request.Request(url, headers=headers), timeout=timeout_s) as response:
             continued = response.status == 206
             length = _length(response.headers, start if continued else None)
             if not continued:
                 start = 0
-                validator.write_text(_version(response.headers), encoding="utf-8")
-            with open(part, "ab" if continued else "wb") as stream:
+                with _opened(validator, "w") as record:
+                    record.write(_version(response.headers).encode())
+            with _opened(part, "a" if continued else "w") as stream:
                 while block := response.read1(1 << 18):  # returns received bytes without waiting for more
                     stream.write(block)
                     if stop.is_set():

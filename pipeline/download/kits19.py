@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ..data.datasets import known_cases
 from ..runtime.errors import CaseError, UsageError
-from ..runtime.files import file_hash, write_json
+from ..runtime.files import file_hash, write_json, writing_into
 from .fetch import Patience, fetch, require_whole_gzip
 
 MANIFEST = "download.json"
@@ -94,7 +94,8 @@ def download_dataset(
     directory, sources, patience = Path(out), sources or Sources(), patience or Patience()
     if parallel < 1:
         raise UsageError(f"parallel must be at least 1, got {parallel}")
-    directory.mkdir(parents=True, exist_ok=True)
+    with writing_into(directory):
+        directory.mkdir(parents=True, exist_ok=True)
     manifest = _read_manifest(directory / MANIFEST)
     wanted = {f"{case}/{FILES[part][0]}": (part, sources.url(part, case)) for case in cases for part in parts}
     _require_space(directory, [part for name, (part, _) in wanted.items() if not (directory / name).is_file()])
@@ -156,10 +157,11 @@ def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
             str(name): {"url": entry["url"], "bytes": int(entry["bytes"]), "sha256": str(entry["sha256"])}
             for name, entry in json.loads(path.read_text(encoding="utf-8"))["files"].items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{path}: not a usable manifest ({error}); remove it; complete files are kept") from error
 
 
 def _write_manifest(path: Path, files: dict[str, dict[str, Any]]) -> None:
     content = {"version": 1, "name": "KiTS19", "licence": LICENCE, "citation": CITATION}
-    write_json(path, {**content, "files": dict(sorted(files.items()))})
+    with writing_into(path.parent):
+        write_json(path, {**content, "files": dict(sorted(files.items()))})

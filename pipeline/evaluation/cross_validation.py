@@ -135,7 +135,8 @@ def choose_postprocessing(
 def _tried(
     path: Path, case: RawCase, candidates: Sequence[PostProcessing]
 ) -> Iterable[tuple[PostProcessing, dict[str, float | None]]]:
-    mask, scan, ground_truth = read_labels(path), read_scan(case.image), read_labels(case.label)
+    mask, scan = read_labels(path), read_scan(case.image, case.options)
+    ground_truth = read_labels(case.label, case.options)
     if not (same_grid(mask, scan) and same_grid(mask, ground_truth)):
         raise CaseError(f"{path}: is on another grid than {case.image} or {case.label}; predict that scan again")
     for candidate in candidates:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,32 +10,62 @@ import numpy as np
 
 from ..io.labels import LabelMap, read_labels
 from ..io.scan import same_grid
-from ..io.scan_lists import ITK, NIFTI, ending_of, scan_name
+from ..io.scan_lists import ending_of, stem
 from ..runtime.errors import CaseError, UsageError
 from .scores import Scores
 from .structures import STRUCTURES, kits19_scores
 
+#: What KiTS19 calls a case's label map and its scan, in the case's own directory.
+LABEL_NAME, SCAN_NAME = "segmentation", "imaging"
+#: Endings of a mask's name that do not belong to the case's: this program's and 3D Slicer's.
+SUFFIXES = ("_seg", ".seg")
 
-def find_masks(directory: str | Path) -> dict[str, Path]:
-    """Find masks by case: ``<case>_seg`` or ``<case>``, in any format that masks are written in.
+
+def find_masks(directory: str | Path, leave_out: str | Path | None = None) -> dict[str, Path]:
+    """Find label maps by case, below ``directory`` too: ``<case>``, ``<case>_seg`` or ``<case>/segmentation``.
+
+    A case below another directory has its path in its name, as in the output of ``kits-unet3d predict``. Files beside
+    a ``segmentation`` are left out, since they belong to the same case.
+
+    Args:
+        directory: searched with its subdirectories; hidden files and KiTS19's ``imaging`` are skipped.
+        leave_out: directory that is not searched if it lies below ``directory``.
 
     Raises:
-        UsageError: if a case has two masks.
+        UsageError: if the directory does not exist, or a case has two label maps.
     """
+    root = Path(directory)
+    if not root.is_dir():
+        reason = "is a file; name its directory" if root.exists() else "no such directory"
+        raise UsageError(f"{root}: {reason}")
     masks: dict[str, Path] = {}
-    for path in sorted(Path(directory).glob("[!.]*")):
-        if ending_of(path):
-            case_id = scan_name(path).removesuffix("_seg")
+    seen = set() if leave_out is None else {os.path.realpath(leave_out)} - {os.path.realpath(root)}
+    for place, directories, files in os.walk(root, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            directories.clear()
+            continue
+        seen.add(real)
+        paths = [Path(place) / name for name in sorted(files) if ending_of(Path(name)) and not name.startswith(".")]
+        if own := [path for path in paths if stem(path) == LABEL_NAME]:
+            paths = own
+            directories.clear()
+        directories[:] = sorted(name for name in directories if not name.startswith("."))
+        for path in paths:
+            if stem(path) == SCAN_NAME:
+                continue
+            case_id = _case_of(path, root)
             if case_id in masks:
                 raise UsageError(f"{path}: {case_id} also has the mask {masks[case_id].name}; keep one of them")
             masks[case_id] = path
-    return masks
+    return dict(sorted(masks.items()))
 
 
-def _ground_truth(directory: Path, case_id: str) -> Path:
-    """Return ``<case>`` in any format, or else ``<case>/segmentation.nii.gz``."""
-    beside = (directory / f"{case_id}{ending}" for ending in (*NIFTI, *ITK))
-    return next((path for path in beside if path.is_file()), directory / case_id / "segmentation.nii.gz")
+def _case_of(path: Path, root: Path) -> str:
+    directories, name = path.parent.relative_to(root).parts, stem(path)
+    if name == LABEL_NAME and directories:
+        return "/".join(directories)
+    suffix = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")
+    return "/".join((*directories, name[: len(name) - len(suffix)]))
 
 
 def score_directories(
@@ -44,27 +75,37 @@ def score_directories(
 
     The ground truth of a case is ``labels/<case>/segmentation.nii.gz`` or ``labels/<case>.nii.gz`` (``.nrrd``, …). Mask
     and ground truth must lie on one grid, and contain only the classes of ``structures``.
+    :func:`without_prediction` returns the other ground truths.
 
     Raises:
-        UsageError: if ``predictions`` holds no mask.
+        UsageError: if one of the directories does not exist, ``predictions`` holds no mask, or a case has two.
     """
-    masks = find_masks(predictions)
+    masks, ground_truths = find_masks(predictions, leave_out=labels), find_masks(labels, leave_out=predictions)
     if not masks:
         raise UsageError(f"{predictions}: contains no mask <case>_seg.nii.gz; run `kits-unet3d predict` first")
     scores, failed = Scores(), {}
     for case_id, path in masks.items():
         try:
-            scores.by_case[case_id] = _score(path, _ground_truth(Path(labels), case_id), structures)
+            if case_id not in ground_truths:
+                raise CaseError(
+                    f"{path}: ground truth {Path(labels) / case_id}.nii.gz or {case_id}/segmentation.nii.gz does not "
+                    "exist; name the directory that has it"
+                )
+            scores.by_case[case_id] = _score(path, ground_truths[case_id], structures)
         except CaseError as error:
             failed[case_id] = str(error)
     return scores, failed
 
 
+def without_prediction(predictions: str | Path, labels: str | Path) -> list[str]:
+    """Return the cases that have a ground truth and no mask, sorted."""
+    masks = find_masks(predictions, leave_out=labels)
+    return [case_id for case_id in find_masks(labels, leave_out=predictions) if case_id not in masks]
+
+
 def _score(
     mask_path: Path, ground_truth_path: Path, structures: Mapping[str, Sequence[int]]
 ) -> dict[str, float | None]:
-    if not ground_truth_path.is_file():
-        raise CaseError(f"{mask_path}: ground truth {ground_truth_path} does not exist")
     mask, ground_truth = read_labels(mask_path), read_labels(ground_truth_path)
     if not same_grid(mask, ground_truth):
         raise CaseError(f"{mask_path}: is on another grid than {ground_truth_path}; predict from that case's scan")

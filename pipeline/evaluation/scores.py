@@ -12,6 +12,9 @@ import numpy as np
 
 from ..runtime.files import whole_file, write_json
 
+#: First characters of a cell that spreadsheets read as a formula.
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
 
 @dataclass
 class Scores:
@@ -58,7 +61,15 @@ class Scores:
 
     def _write_csv(self, path: str | Path) -> None:
         rows: dict[str, Mapping[str, float | None]] = {**self.by_case, "mean": self.mean, "counted": self.counted}
-        with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
+        with (
+            whole_file(path) as temporary,
+            open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as stream,
+        ):
             writer = csv.DictWriter(stream, ["case_id", *self.names], lineterminator="\n")
             writer.writeheader()
-            writer.writerows({"case_id": case_id, **scores} for case_id, scores in rows.items())
+            writer.writerows({"case_id": text_cell(case_id), **scores} for case_id, scores in rows.items())
+
+
+def text_cell(text: str) -> str:
+    """Return ``text`` for a CSV file; an apostrophe keeps spreadsheets from reading a name as a formula."""
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text

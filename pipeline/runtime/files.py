@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from .errors import UsageError
+
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
@@ -23,6 +25,8 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".part-{path.name}")
+    if temporary.is_symlink():  # nobody's file but this one may be written through it
+        temporary.unlink()
     try:
         yield temporary
         with open(temporary, "rb") as written:
@@ -31,6 +35,22 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def writing_into(place: str | Path) -> Iterator[None]:
+    """Report an operating system's error of the block as one of writing into ``place``, such as a full disk.
+
+    Raises:
+        UsageError: instead of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"{place}: cannot be written ({error.strerror or error}); check the free space and the permissions, then "
+            "run it again; what is finished is kept"
+        ) from error
 
 
 def write_json(path: str | Path, content: Any) -> None:

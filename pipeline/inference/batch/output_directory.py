@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from ...io.dicom.segmentation import require_highdicom
 from ...report.html_report import require_html_report
 from ...runtime.errors import UsageError, errors_reported
-
-try:
-    import fcntl
-except ModuleNotFoundError:  # without it a second run is not kept out
-    fcntl = None  # type: ignore[assignment]
+from ...runtime.lock import only_run as lock_for_one_run
 
 
 def require_ready(directory: str | Path, html_report: bool | None = None, dicom_seg: bool = False) -> None:
@@ -57,33 +51,6 @@ def require_writable(directory: str | Path) -> Path:
     return directory
 
 
-@contextmanager
-def only_run(directory: Path) -> Iterator[None]:
-    """Create the directory and lock other runs out of it during the block; a killed run leaves no lock.
-
-    Raises:
-        UsageError: if another run is writing there.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    if fcntl is None:
-        yield
-        return
-    path = directory / ".lock"
-    with open(path, "a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The previous run may have removed it between our opening and locking, and a third run created another.
-            alone = os.path.samestat(os.fstat(stream.fileno()), os.stat(path))
-        except (BlockingIOError, FileNotFoundError):
-            alone = False
-        except OSError:  # a file system without locks
-            alone = True
-        if not alone:
-            raise UsageError(
-                f"{directory}: another run is writing there; wait for it, choose another directory, or distribute one "
-                "run with torchrun"
-            )
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+def only_run(directory: str | Path) -> AbstractContextManager[None]:
+    """Lock other runs out of the output directory; see :func:`kits_unet3d.pipeline.runtime.lock.only_run`."""
+    return lock_for_one_run(directory, "wait for it, choose another directory, or distribute one run with torchrun")
