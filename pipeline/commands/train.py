@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..runtime.installed_bundle import config_file
 from . import Outcome
 
 HELP = "train on all training cases, or on those outside one fold"
@@ -18,8 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         nargs="+",
-        default=["bundle/configs/train.json"],
-        help="the bundle's train.json, and configurations that override it",
+        type=config_file,
+        default=[config_file("train")],
+        help="the bundle's train.json, and configurations that override it; files, or names of the bundle's",
     )
     parser.add_argument(
         "--dataset-dir", default=None, help="directory of the preprocessed cases; default: from the configuration"

@@ -13,6 +13,7 @@ from typing import Any
 from kits_unet3d.transforms import PreprocessingParameters
 
 from .errors import UsageError
+from .installed_bundle import config_file
 
 
 def parameters_of(config: str | Path | None) -> PreprocessingParameters:
@@ -29,7 +30,7 @@ def parameters_of(config: str | Path | None) -> PreprocessingParameters:
     names = {field.name for field in fields(PreprocessingParameters)}
     try:
         content = json.loads(Path(config).read_text(encoding="utf-8"))
-        places = (Path(config).with_name("train.json"), Path("bundle") / "configs" / "train.json")
+        places = (Path(config).with_name("train.json"), Path(config_file("train")))
         training = next((path for path in places if path.is_file()), None)
         # Without a training configuration, unread entries cannot be determined.
         if training and (found := unread_key([json.loads(training.read_text(encoding="utf-8")), content])):
