@@ -80,7 +80,6 @@ def describe(checkpoint: str | Path, bundle: str | Path | None = None) -> Descri
         target = "kits_unet3d.pipeline.training.DeepSupervision"
         configs["train"]["supervised_loss"] = {"_target_": target, "loss": "@loss"}
         configs["train"]["train"]["trainer"]["loss_function"] = "@supervised_loss"
-        configs["train"]["settings"]["loss"] = "@supervised_loss"
     configs["metadata"]["eval_metrics"] = scores
     tensors = configs["metadata"]["network_data_format"]
     image, pred = tensors["inputs"]["image"], tensors["outputs"]["pred"]
