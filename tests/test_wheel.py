@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import version
 
 import pytest
 from conftest import CONFIGS, ROOT
@@ -19,7 +20,7 @@ BUNDLE = {"LICENSE", "docs/README.md", "docs/data_license.txt", "models/README.m
 def inside(*endings):
     """Files of the rooms that belong into the wheel, under the names they have there."""
     return {
-        f"kits_unet3d/{path.relative_to(ROOT).as_posix()}"
+        f"kits_unet3d/{path.relative_to(ROOT).as_posix()}".replace("/pipeline/namespace", "")
         for room in ROOMS
         for path in (ROOT / room).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts and path.name.endswith(endings)
@@ -52,11 +53,11 @@ def test_the_wheel_trains_and_exports_in_any_directory(tmp_path, preprocessed_ph
     installed = tmp_path / "installed"
     subprocess.run([*pip, "install", "--no-deps", "--target", installed, wheel], check=True, timeout=300)
     environment = {**os.environ, "PYTHONPATH": str(installed)}
-    code = "import kits_unet3d.transforms as t; print(t.__file__); t.RandBalancedCropd"
+    code = "import kits_unet3d as k, kits_unet3d.transforms as t; print(t.__file__, k.__version__); t.RandBalancedCropd"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
-    assert done.stdout.startswith(str(installed))
+    assert done.stdout.startswith(str(installed)) and done.stdout.split()[-1] == version("kits-unet3d")
     done = subprocess.run(
         [sys.executable, installed / "bin" / "kits-unet3d", "--help"],
         cwd=tmp_path, env=environment, capture_output=True, text=True, check=True,
