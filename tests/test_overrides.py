@@ -66,6 +66,9 @@ def test_an_override_of_inference_has_the_type_of_its_key(key, text, value):
         ("optimizer#dampening", "0.1", 0.1),
         ("loss", "{'_target_': 'DiceLoss'}", {"_target_": "DiceLoss"}),
         ("precision", "1", "1"),
+        ("resume", "False", False),
+        ("resume", "models/last.pt", "models/last.pt"),
+        ("seed", "-1", -1),
     ],
 )
 def test_an_override_of_training_has_the_type_of_its_key(key, text, value):
@@ -79,7 +82,7 @@ def test_an_override_of_training_has_the_type_of_its_key(key, text, value):
         ("epochs", "ten", "epochs must be a whole number, at least 1, got 'ten'"),
         ("batch_size", "0", "batch_size must be a whole number, at least 1, got '0'"),
         ("workers", "1.5", "workers must be a whole number, at least 0"),
-        ("resume", "maybe", "resume must be true or false, got 'maybe'"),
+        ("channels_last", "maybe", "channels_last must be true or false, got 'maybe'"),
         ("learning_rate", "high", "learning_rate must be a number"),
         ("learning_rate", "True", "learning_rate must be a number"),
         ("learning_rate", "1e999", "learning_rate must be a number"),
@@ -95,7 +98,9 @@ def test_an_override_of_another_type_is_refused(key, text, message):
 
 
 def test_an_overlay_with_text_for_another_type_is_refused():
-    require_types([*TRAIN, {"roi_size": "$[64] * 3", "precision": "bf16", "train::trainer::amp": False}])
+    require_types(
+        [*TRAIN, {"roi_size": "$[64] * 3", "precision": "bf16", "train::trainer::amp": False, "resume": "a.pt"}]
+    )
     with pytest.raises(UsageError, match="channels_last must be true or false, got the text 'false'"):
         require_types([*TRAIN, {"channels_last": "false"}])
 
@@ -172,7 +177,7 @@ def test_each_command_of_monai_ends_with_one_line(command, tmp_path, tiny_checkp
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("resume=maybe", "resume must be true or false"),
+        ("channels_last=maybe", "channels_last must be true or false"),
         ("epochs=ten", "epochs must be a whole number"),
         ("precision=int8", "precision must be one of"),
     ],

@@ -14,16 +14,18 @@ TEXT = {
     "bundle_root", "ckpt_dir", "ckpt_path", "dataset_dir", "input", "max_memory", "output_dir", "series",
     "submission_platform", "trust", "weights",
 }  # fmt: skip
+#: True, false or a path.
+SWITCHES_OR_TEXT = {"resume"}
 #: Whole numbers and their minimum.
 COUNTS = {
     "accumulation_steps": 1, "batch_size": 1, "epochs": 1, "evaluate_every": 1, "evaluation_cases": 1,
-    "first_evaluation": 1, "fold": 0, "folds": 2, "save_every": 1, "seed": 0, "training_cases": 1, "volume": 1,
+    "first_evaluation": 1, "fold": 0, "folds": 2, "save_every": 1, "training_cases": 1, "volume": 1,
     "workers": 0,
 }  # fmt: skip
 NUMBERS = {"average_decay", "crop_component_power", "max_minutes", "poly_power"}
 SWITCHES = {"html_report"}
 LISTS = {"class_weights", "crop_class_weights", "spacing"}
-KNOWN = {*TEXT, *COUNTS, *NUMBERS, *SWITCHES, *LISTS}
+KNOWN = {*TEXT, *SWITCHES_OR_TEXT, *COUNTS, *NUMBERS, *SWITCHES, *LISTS}
 #: MONAI evaluates text that begins so.
 EXPRESSIONS = ("$", "@", "%")
 WORDS = {"true": True, "1": True, "false": False, "0": False}
@@ -48,6 +50,8 @@ def typed(key: str, text: str, contents: Sequence[Mapping[str, Any]]) -> Any:
     if text == "None":
         return None
     name, default = _origin(key, contents)
+    if name in SWITCHES_OR_TEXT:
+        return WORDS.get(text.lower(), _unquoted(text))
     if name in TEXT or isinstance(default, str):
         return _unquoted(text)
     return None if text == "null" else _checked(key, text, name, default)
@@ -72,7 +76,9 @@ def require_types(contents: Sequence[Mapping[str, Any]]) -> None:
         for key, value in overlay.items():
             if isinstance(value, str) and not value.startswith(EXPRESSIONS) and not key.startswith("+"):
                 name, default = _origin(key, contents[:1])
-                if name in KNOWN - TEXT or isinstance(default, (bool, int, float, list)):
+                if name in KNOWN - TEXT - SWITCHES_OR_TEXT or (
+                    name not in KNOWN and isinstance(default, (bool, int, float, list))
+                ):
                     raise UsageError(f"{key} must be {_kind(name, default)}, got the text {value!r}")
 
 
