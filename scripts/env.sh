@@ -40,7 +40,7 @@ if [ "$DEVICE" = cpu ] && [ -z "${PYTORCH_TRAIN_DATASET:-}" ]; then
     fi
 fi
 
-# run_bundle PROCESSES ACTION OVERLAY… -- OVERRIDES…: run one process directly, several through torchrun.
+# run_bundle PROCESSES ACTION OVERLAY… -- OVERRIDES…: run one process directly, several as torchrun does.
 run_bundle() {
     local processes=$1 action=$2 configs="'bundle/configs/train.json'" overlay launcher=()
     shift 2
@@ -52,7 +52,7 @@ run_bundle() {
     shift
     if [ "$processes" -gt 1 ] || [ "${NNODES:-1}" -gt 1 ]; then
         configs+=",'bundle/configs/multi_device.json'"
-        launcher=(-m torch.distributed.run --nnodes "${NNODES:-1}" --nproc_per_node "$processes")
+        launcher=(-m kits_unet3d.pipeline.runtime.launch --nnodes "${NNODES:-1}" --nproc_per_node "$processes")
         launcher+=(--max-restarts "${RESTARTS:-0}")
         if [ "${NNODES:-1}" -gt 1 ]; then
             # Otherwise a restarted group would use the store of the dead one, with its old addresses.

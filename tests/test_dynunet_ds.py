@@ -182,8 +182,9 @@ def test_the_configurations_that_go_with_the_network_make_it(checkpoints):
         made = ConfigParser(configs[name]).get_parsed_content("network_factory")
         assert made.func is DynUNet and made.keywords["filters"] == [2, 4, 4], name
     parser = ConfigParser(configs["train"])
-    assert parser["train#trainer#loss_function"] == parser["settings#loss"] == "@supervised_loss"
+    assert parser["train#trainer#loss_function"] == "@supervised_loss"
     loss = parser.get_parsed_content("supervised_loss")
+    assert parser.get_parsed_content("settings#loss") is loss
     network = parser.get_parsed_content("network_factory")().train()
     logits, label = network(torch.randn(1, 1, 16, 16, 16)), torch.zeros(1, 1, 16, 16, 16)
     assert logits.ndim == 6 and torch.isfinite(loss(logits, label))

@@ -73,3 +73,22 @@ def test_epochs_follow_from_processes_and_batch(processes, batch, samples, first
         assert [parser.get_parsed_content(key) for key in keys] == [samples, first, every, epochs]
     finally:
         dist.destroy_process_group()
+
+
+def test_checkpoint_and_mlperf_log_hold_the_schedule_of_the_run():
+    parser = ConfigParser(json.loads((ROOT / "bundle" / "configs" / "train.json").read_text()))
+    schedule = {"learning_rate": 0.3, "warmup_epochs": 7, "decay_epochs": [50], "decay_factor": 0.5}
+    times = {"train#trainer#max_epochs": 80, "first_evaluation": 60, "evaluate_every": 10}
+    parser.update({**schedule, **times, "settings#training_cases": 3, "device_name": "cpu"})
+    settings, log = parser.get_parsed_content("settings"), parser.get_parsed_content("mlperf_log").settings
+    assert {name: settings[name] for name in schedule} == schedule and settings["learning_rate_until"] is None
+    names = ("opt_base_learning_rate", "opt_learning_rate_warmup_epochs", "opt_learning_rate_decay_boundary_epochs",
+             "opt_learning_rate_decay_factor")  # fmt: skip
+    assert [log[name] for name in names] == list(schedule.values())
+    parser.update({"decay_epochs": [], "poly_power": 0.9})
+    parser.parse(reset=True)
+    assert parser.get_parsed_content("settings")["learning_rate_until"] == "epoch 80"
+    parser.update({"learning_rate_by_time": True, "max_minutes": 5})
+    parser.parse(reset=True)
+    settings = parser.get_parsed_content("settings")
+    assert (settings["learning_rate_until"], settings["budget_minutes"]) == ("end of max_minutes", 5)

@@ -87,6 +87,15 @@ def test_a_missing_device_is_an_error_and_the_result_line_still_comes(script, na
     assert "is not available" in done.stderr and RESULT.search(done.stdout)
 
 
+def test_a_wrong_value_for_two_processes_ends_with_its_exit_code_and_no_traceback(script):
+    done = script("train", "--precision", "int8", ACCELERATORS="2", PHANTOMS="")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert 1 <= len(errors) <= 2 and set(errors) == {
+        "error: precision must be one of auto, fp32, tf32, bf16, fp16, got 'int8'"
+    }
+
+
 def test_the_result_line_has_the_seed_that_was_given_to_the_script(script):
     done = script("train_4mlu", "--seed", "7", DEVICE="xpu:7", ACCELERATORS="1")
     assert "\nRESULT,image_segmentation,7," in done.stdout

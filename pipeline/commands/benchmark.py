@@ -6,6 +6,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from ..runtime.installed_bundle import config_file
 from . import Outcome
 
 HELP = "measure speed and memory, and compare them with a baseline of stock MONAI"
@@ -19,7 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output-dir", required=True, help="directory for the table, JSON, plot and temporary data"
     )
     parser.add_argument(
-        "--config", default="bundle/configs/train.json", help="bundle config that defines the network and the loss"
+        "--config",
+        type=config_file,
+        default=config_file("train"),
+        help="bundle config that defines the network and the loss",
     )
     parser.add_argument(
         "--channels", type=int, nargs="+", default=None, help="channels per level, instead of the network's"

@@ -10,6 +10,7 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
+from ..runtime.installed_bundle import config_file
 from . import Outcome
 
 HELP = "check that one or several accelerators compute the same as a CPU"
@@ -28,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         nargs="+",
-        default=["bundle/configs/train.json"],
+        type=config_file,
+        default=[config_file("train")],
         help="bundle config that defines the network and the loss; further ones replace its top-level entries",
     )
 

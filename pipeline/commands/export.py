@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from ..runtime.installed_bundle import bundle_directory
 from . import Outcome
 
 HELP = "write a trained model as a MONAI bundle, TorchScript, ONNX or OpenVINO"
@@ -16,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", choices=tuple(ENDINGS), help="what to write")
     parser.add_argument("--checkpoint", required=True, help="trained model")
     parser.add_argument("-o", "--output", required=True, help="file to write: .zip, .ts, .onnx or .xml")
-    parser.add_argument("--bundle", default="bundle", help="directory of the bundle with the configurations to include")
+    parser.add_argument(
+        "--bundle", default=str(bundle_directory()), help="directory of the bundle with the configurations to include"
+    )
     parser.add_argument(
         "--without", nargs="+", choices=("torchscript", "onnx"), default=(), help="what to leave out of the bundle"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from ..runtime.installed_bundle import config_file
 from . import Outcome
 
 HELP = "preprocess raw cases as the MLPerf reference does: resample, clip, normalise and pad"
@@ -20,7 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output-dir", required=True, help="directory for the preprocessed cases and their index"
     )
     parser.add_argument(
-        "--config", default=None, help="bundle config with preprocessing parameters that replace the reference's"
+        "--config",
+        type=config_file,
+        default=None,
+        help="bundle config with preprocessing parameters that replace the reference's",
     )
     parser.add_argument("--workers", type=int, default=1, help="number of cases to preprocess at a time")
     parser.add_argument(

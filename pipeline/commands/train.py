@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import json
 from pathlib import Path
 from typing import Any
 
+from ..runtime.installed_bundle import config_file
 from . import Outcome
 
 HELP = "train on all training cases, or on those outside one fold"
@@ -19,8 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         nargs="+",
-        default=["bundle/configs/train.json"],
-        help="the bundle's train.json, and configurations that override it",
+        type=config_file,
+        default=[config_file("train")],
+        help="the bundle's train.json, and configurations that override it; files, or names of the bundle's",
     )
     parser.add_argument(
         "--dataset-dir", default=None, help="directory of the preprocessed cases; default: from the configuration"
@@ -46,9 +47,9 @@ def run(arguments: argparse.Namespace) -> Outcome:
     from ..evaluation import CaseScores
     from ..evaluation.fold_results import RESULT_FILE, FoldResult
     from ..runtime.distributed import gather, rank
+    from ..runtime.overrides import protected
 
-    overrides = parse_settings(arguments.set)
-    require_known(arguments.config, overrides)
+    overrides = parse_settings(arguments.set, read_configs(arguments.config))
     directory = Path(arguments.output_dir)
     overrides |= {
         "ckpt_dir": str(directory / "models"),
@@ -58,6 +59,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     for name in ("dataset_dir", "fold", "folds"):
         if getattr(arguments, name) is not None:
             overrides[name] = getattr(arguments, name)
+    overrides = {key: protected(value) for key, value in overrides.items()}
     workflow = ConfigWorkflow(list(arguments.config), logging_file=False, workflow_type="train", **overrides)
     parser = workflow.parser
     fold, folds = parser.get_parsed_content("fold"), parser.get_parsed_content("folds")
@@ -89,30 +91,33 @@ def run(arguments: argparse.Namespace) -> Outcome:
     return Outcome({"output_dir": str(directory), "fold": fold, "folds": folds, "mean": mean})
 
 
-def parse_settings(given: list[str]) -> dict[str, Any]:
-    """Parse ``["epochs=100", "channels=[8,16]"]`` into keys and values; a value that is not Python stays a text."""
-    from ..runtime.errors import UsageError
+def parse_settings(given: list[str], contents: list[dict[str, Any]]) -> dict[str, Any]:
+    """Parse ``["epochs=100", "channels=[8,16]"]`` into keys and values of the types in the configurations.
 
-    settings: dict[str, Any] = {}
+    Raises:
+        UsageError: for a key that no configuration reads, or a value of another type.
+    """
+    from ..runtime.configuration import unknown_key, unread_key
+    from ..runtime.errors import UsageError
+    from ..runtime.overrides import require_types, typed
+
+    settings: dict[str, str] = {}
     for text in given:
         key, equals, value = text.partition("=")
         if not (key and equals):
             raise UsageError(f"--set {text!r}: must be KEY=VALUE, such as epochs=100")
-        try:
-            settings[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            settings[key] = {"true": True, "false": False, "null": None}.get(value, value)
-    return settings
+        settings[key] = value
+    if found := unread_key(contents, settings):
+        raise UsageError(unknown_key(*found))
+    require_types(contents)
+    return {key: typed(key, value, contents) for key, value in settings.items()}
 
 
-def require_known(configs: list[str], overrides: dict[str, Any]) -> None:
-    """Raise a UsageError if a configuration cannot be read, or a key is given that nothing reads."""
-    from ..runtime.configuration import unknown_key, unread_key
+def read_configs(configs: list[str]) -> list[dict[str, Any]]:
+    """Return the contents of configurations (JSON); raise a UsageError if one cannot be read."""
     from ..runtime.errors import UsageError
 
     try:
-        contents = [json.loads(Path(config).read_text(encoding="utf-8")) for config in configs]
+        return [json.loads(Path(config).read_text(encoding="utf-8")) for config in configs]
     except (OSError, ValueError) as error:
         raise UsageError(f"{', '.join(configs)}: not a usable configuration ({error})") from error
-    if found := unread_key(contents, overrides):
-        raise UsageError(unknown_key(*found))

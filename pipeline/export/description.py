@@ -14,6 +14,7 @@ from kits_unet3d.networks import read_checkpoint
 
 from ..model import Model, build_network, read_model
 from ..runtime.errors import UsageError
+from ..runtime.installed_bundle import bundle_directory
 
 
 @dataclass(frozen=True)
@@ -48,16 +49,17 @@ class Description:
         return (1, int(self.network.get("in_channels", 1)), *self.model.parameters.roi_size)
 
 
-def describe(checkpoint: str | Path, bundle: str | Path = "bundle") -> Description:
+def describe(checkpoint: str | Path, bundle: str | Path | None = None) -> Description:
     """Read the model in ``checkpoint``, and set the configurations of ``bundle`` to its network and parameters.
 
+    The bundle is by default that of the current directory, or else the installed one.
     A checkpoint without a named network is assumed to have the network of the bundle's ``inference.json``.
 
     Raises:
         UsageError: if ``bundle`` is not a bundle.
         CheckpointError: if the checkpoint cannot be used.
     """
-    directory = Path(bundle)
+    directory = bundle_directory() if bundle is None else Path(bundle)
     configs = _read_configs(directory)
     content = read_checkpoint(checkpoint)
     named, best = content.get("network"), content.get("best")
@@ -78,7 +80,6 @@ def describe(checkpoint: str | Path, bundle: str | Path = "bundle") -> Descripti
         target = "kits_unet3d.pipeline.training.DeepSupervision"
         configs["train"]["supervised_loss"] = {"_target_": target, "loss": "@loss"}
         configs["train"]["train"]["trainer"]["loss_function"] = "@supervised_loss"
-        configs["train"]["settings"]["loss"] = "@supervised_loss"
     configs["metadata"]["eval_metrics"] = scores
     tensors = configs["metadata"]["network_data_format"]
     image, pred = tensors["inputs"]["image"], tensors["outputs"]["pred"]

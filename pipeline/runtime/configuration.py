@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from kits_unet3d.transforms import PreprocessingParameters
 
-from .errors import UsageError, errors_reported
+from .errors import UsageError
+from .installed_bundle import config_file
 
 
 def parameters_of(config: str | Path | None) -> PreprocessingParameters:
@@ -32,7 +30,7 @@ def parameters_of(config: str | Path | None) -> PreprocessingParameters:
     names = {field.name for field in fields(PreprocessingParameters)}
     try:
         content = json.loads(Path(config).read_text(encoding="utf-8"))
-        places = (Path(config).with_name("train.json"), Path("bundle") / "configs" / "train.json")
+        places = (Path(config).with_name("train.json"), Path(config_file("train")))
         training = next((path for path in places if path.is_file()), None)
         # Without a training configuration, unread entries cannot be determined.
         if training and (found := unread_key([json.loads(training.read_text(encoding="utf-8")), content])):
@@ -109,62 +107,3 @@ def unknown_key(key: str, near: str | None) -> str:
 
 def _nearest(key: str, known: Iterable[str]) -> str | None:
     return next(iter(get_close_matches(key, sorted(known), n=1)), None)
-
-
-def require_known_keys(argv: Sequence[str] | None = None) -> None:
-    """Check the keys on the command line of ``python -m monai.bundle run …``, and those of its overlays.
-
-    An unread key, or a value None on the command line, ends the program with an error message and exit code 2.
-    MONAI silently accepts the first and drops the second. Other programs are not checked.
-
-    Args:
-        argv: command line; the process's own by default.
-    """
-    argv = sys.argv if argv is None else argv
-    program = Path(argv[0]).parts[-3:] if argv else ()
-    if program != ("monai", "bundle", "__main__.py") or argv[1:2] not in (["run"], ["run_workflow"]):
-        return
-    from monai.bundle import ConfigParser, ConfigWorkflow, run, run_workflow
-    from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
-
-    flags = _flags(argv[2:])
-    settings_file = ConfigParser.load_config_file(flags["args_file"]) if "args_file" in flags else {}
-    given = {**settings_file, **flags}
-    files = given.get("config_file", [])
-    configs = [ConfigParser.load_config_file(file) for file in ([files] if isinstance(files, str) else files)]
-    if not configs:
-        return
-    monais = (run, run_workflow, ConfigWorkflow)
-    own = {name for function in monais for name in signature(function).parameters} | {"_meta_"}
-    settings: Any = DEFAULT_MLFLOW_SETTINGS
-    own |= set(settings["configs"]) if "tracking" in given else set()
-    found = unread_key(configs, [key for key in given if re.split("#|::", key)[0] not in own])
-    merged: dict[str, Any] = {}
-    for config in (*configs, settings_file):
-        merged |= config
-    parser = ConfigParser(merged)
-    values = {key: parser.get(key) for key, value in flags.items() if value is None}
-    nothing = next((key for key, value in values.items() if value is not None), None)
-    with errors_reported():
-        if found is not None:
-            raise UsageError(unknown_key(*found))
-        if nothing is not None:  # MONAI silently drops it and keeps the configuration's own value
-            raise UsageError(
-                f"--{nothing} None: MONAI would leave it at {values[nothing]}; "
-                f"write {json.dumps({nothing: None})} to a file, and name it last in --config_file"
-            )
-
-
-def _flags(arguments: Sequence[str]) -> dict[str, Any]:
-    """Parse ``--key value`` and ``--key=value`` as Fire does."""
-    flags: dict[str, Any] = {}
-    for position, argument in enumerate(arguments):
-        if re.match(r"--?[A-Za-z_]", argument):
-            key, equals, value = argument.lstrip("-").partition("=")
-            text = value if equals else next(iter(arguments[position + 1 : position + 2]), "True")
-            try:
-                parsed = ast.literal_eval(text)
-            except (ValueError, SyntaxError):
-                parsed = text
-            flags[key.replace("-", "_")] = parsed
-    return flags

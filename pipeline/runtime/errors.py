@@ -23,13 +23,25 @@ class CaseError(ValueError):
     exit_code = 1
 
 
+#: Messages of the errors that MONAI raises around one in a configuration or a transform.
+WRAPPERS = ("Failed to evaluate", "Failed to instantiate", "applying transform")
+
+
+def cause(error: BaseException) -> BaseException:
+    """Return the error that MONAI wraps, or the error itself."""
+    while isinstance(error, RuntimeError) and str(error).startswith(WRAPPERS) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 def exit_code(error: BaseException) -> int:
-    """Return the exit code of an error; 2 if it does not define one."""
-    return int(getattr(error, "exit_code", 2))
+    """Return the exit code of an error or of the one that MONAI wraps; 2 if it does not define one."""
+    return int(getattr(cause(error), "exit_code", 2))
 
 
 def report(error: BaseException) -> str:
-    """Print an error as one line on standard error; return its text."""
+    """Print an error, or the one that MONAI wraps, as one line on standard error; return its text."""
+    error = cause(error)
     text = str(error) or type(error).__name__
     print(f"error: {text}", file=sys.stderr)
     return text

@@ -10,6 +10,7 @@ from .losses import DeepSupervision, RegionLoss
 from .memory_options import keep_freed_memory, recomputed
 from .mlperf_log import MLPerfLog, MLPerfRun
 from .preflight import refuse_fold, refuse_shallow_bf16, start
+from .run_settings import mlperf_settings, run_settings
 from .run_state import RunState
 from .schedule import Clock, Schedule, epochs_of
 from .step import NotFiniteError, TrainStep
@@ -38,9 +39,11 @@ __all__ = [
     "WeightAverage",
     "compiled",
     "epochs_of",
+    "mlperf_settings",
     "keep_freed_memory",
     "recomputed",
     "refuse_fold",
     "refuse_shallow_bf16",
+    "run_settings",
     "start",
 ]
