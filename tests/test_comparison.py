@@ -1,8 +1,6 @@
 """Recipes set against each other: hand-worked means, intervals that are known, and the tables made of score files."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -155,7 +153,16 @@ def test_the_same_seed_gives_the_same_interval():
 NAMES = [f"{part}_{score}" for part in ("kidney", "tumour") for score in ("dice", "surface_dice_3mm", "hd95_mm")]
 
 
-def test_the_summary_writes_what_the_score_files_say(tmp_path):
+@pytest.fixture
+def summarise(monkeypatch):
+    """The function of scripts/compare, which is no package."""
+    monkeypatch.syspath_prepend(ROOT / "scripts" / "compare")
+    from summary import summarise
+
+    return summarise
+
+
+def test_the_summary_contains_what_the_score_files_contain(summarise, tmp_path):
     """Two recipes of two seeds, one of which has mirrored predictions and an ensemble; no trainings, no pictures."""
     values = {"mlperf": (0.5, 0.6), "dynunet_ds": (0.7, 0.8)}
     for recipe, by_seed in values.items():
@@ -172,12 +179,7 @@ def test_the_summary_writes_what_the_score_files_say(tmp_path):
     ours = tmp_path / "dynunet_ds"
     (ours / "ensemble_1_2.json").write_text((ours / "seed_2" / "tta.json").read_text())
     (tmp_path / "mlperf" / "ensemble_1_2_3.json").write_text("of other seeds")
-    done = subprocess.run(
-        [sys.executable, "scripts/compare/summary.py", str(tmp_path), "--no-figures", "--recipes", "mlperf",
-         "dynunet_ds", "--seeds", "1", "2"],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
+    summarise(tmp_path, ["mlperf", "dynunet_ds"], [1, 2], figures=False)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["means"]["dynunet_ds plain"]["tumour_dice"] == pytest.approx({"mean": 0.75, "spread": 0.05 * 2**0.5})
     assert summary["means"]["dynunet_ds ensemble"]["tumour_dice"] == {"mean": pytest.approx(0.9), "spread": None}
@@ -202,23 +204,15 @@ def test_the_summary_writes_what_the_score_files_say(tmp_path):
     assert "| 0.6 ± 0.1 [5 of 6] |" in text and "| +0.2 (+0.1 to +0.3) [5 of 6] |" in text
 
 
-def test_scores_of_different_cases_are_not_compared(tmp_path):
+def test_scores_of_different_cases_are_not_compared(summarise, tmp_path):
     for recipe, numbers in {"mlperf": (1, 2), "dynunet_ds": (1, 3)}.items():
         (tmp_path / recipe / "seed_1").mkdir(parents=True)
         cases = {f"case_{number:05d}": dict.fromkeys(NAMES, 0.5) for number in numbers}
         (tmp_path / recipe / "seed_1" / "plain.json").write_text(json.dumps({"cases": cases}))
-    done = subprocess.run(
-        [sys.executable, "scripts/compare/summary.py", str(tmp_path), "--recipes", "mlperf", "dynunet_ds",
-         "--seeds", "1"],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "dynunet_ds plain has scores of case_00001, case_00003, but mlperf plain of" in done.stderr
+    with pytest.raises(UsageError, match="dynunet_ds plain has scores of case_00001, case_00003, but mlperf plain of"):
+        summarise(tmp_path, ["mlperf", "dynunet_ds"], [1])
 
 
-def test_a_summary_of_nothing_says_so(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "scripts/compare/summary.py", str(tmp_path), "--recipes", "mlperf", "--seeds", "1"],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 1 and "no scores of mlperf there" in done.stderr
+def test_a_summary_without_scores_is_refused(summarise, tmp_path):
+    with pytest.raises(UsageError, match="no scores of mlperf there"):
+        summarise(tmp_path, ["mlperf"], [1])

@@ -1,21 +1,17 @@
 """Write the tables and figures of a comparison.
 
-`python scripts/compare/summary.py OUT --recipes mlperf dynunet_ds … --seeds 1 2 3`
-
 Reads `OUT/<recipe>/seed_<seed>/<variant>.json`, the scores of `kits-unet3d evaluate`, and writes `OUT/summary.json`,
 `OUT/summary.md` and `OUT/figures/`. Variants are `plain`, `tta` (TTA by flipping), `postprocessed`,
 `reference_windows`, and `ensemble` (the mean over the seeds' networks, `OUT/<recipe>/ensemble_<seeds>.json`). Missing
 variants are left out.
 """
 
-import argparse
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from figures import draw
 
 from kits_unet3d.pipeline.evaluation.comparison import Interval, Runs, paired_interval
 from kits_unet3d.pipeline.runtime.errors import UsageError
@@ -195,22 +191,22 @@ def speeds_table(found: dict[str, dict[str, float]]) -> list[str]:
     return lines + [row.format(recipe, **values) for recipe, values in found.items()]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--recipes", nargs="+", required=True)
-    parser.add_argument("--seeds", nargs="+", type=int, required=True)
-    parser.add_argument("--against", default=None, help="set the other recipes against this one alone")
-    parser.add_argument("--no-figures", action="store_true", help="tables alone")
-    arguments = parser.parse_args()
-    out: Path = arguments.out
-    try:
-        runs = read_runs(out, arguments.recipes, arguments.seeds)
-    except UsageError as error:
-        raise SystemExit(f"error: {error}") from None
+def summarise(
+    out: Path, recipes: list[str], seeds: list[int], *, against: str | None = None, figures: bool = True
+) -> None:
+    """Write and print the tables, and draw the figures.
+
+    Args:
+        out: directory of the recipes' directories, and of what is written.
+        against: the recipe that the others are compared with; None for all pairs.
+
+    Raises:
+        UsageError: if scores are missing, cannot be used, or are not of the same cases.
+    """
+    runs = read_runs(out, recipes, seeds)
     if not runs:
-        raise SystemExit(f"error: {out}: no scores of {', '.join(arguments.recipes)} there")
-    found, speed = differences(runs, arguments.against), speeds(out, arguments.recipes, arguments.seeds)
+        raise UsageError(f"{out}: no scores of {', '.join(recipes)} there; complete the experiment first")
+    found, speed = differences(runs, against), speeds(out, recipes, seeds)
     cases = len(next(iter(runs.values())).cases)
     parts = (means_table(runs), differences_table(found, cases), cases_table(runs), speeds_table(speed))
     text = "\n\n".join("\n".join(part) for part in parts if part) + "\n"
@@ -232,9 +228,7 @@ def main() -> None:
     }
     write_json(out / "summary.json", content)
     print(text)
-    if not arguments.no_figures:
-        draw(out, runs, arguments.seeds)
+    if figures:
+        from figures import draw  # needs the extra figures
 
-
-if __name__ == "__main__":
-    main()
+        draw(out, runs, seeds)

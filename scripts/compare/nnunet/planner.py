@@ -1,10 +1,10 @@
 """Run nnU-Net's own planning and preprocessing with a given spacing, patch and batch size.
 
-`python scripts/compare/nnunet/plan.py NUMBER SPACING ROI [BASE MAX]`, by the interpreter of nnU-Net's environment and
+`python scripts/compare/nnunet/planner.py NUMBER SPACING ROI BASE MAX`, by the interpreter of nnU-Net's environment and
 with its variables `nnUNet_raw`, `nnUNet_preprocessed`, `nnUNet_results` set.
 
 SPACING (mm) and ROI (voxels) are JSON lists, slice first. BASE and MAX are the channels of the first and of the widest
-level, by default nnU-Net's own 32 and 320.
+level; nnU-Net's own are 32 and 320.
 """
 
 import json
@@ -39,7 +39,7 @@ def planner(roi: list[int], base: int, widest: int) -> type[ExperimentPlanner]:
 
 def main() -> None:
     number, spacing, roi = int(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
-    base, widest = map(int, sys.argv[4:6] or (32, 320))
+    base, widest = map(int, sys.argv[4:6])
     api.extract_fingerprint_dataset(number, num_processes=2)
     # SimpleITK's arrays reverse the file's axes; the planner puts the coarsest axis, the slices, first again.
     api.plan_experiment_dataset(number, planner(roi, base, widest), overwrite_target_spacing=spacing[::-1])
