@@ -149,7 +149,7 @@ class Resume:
         files = self._files(restarted)
         for path, older in zip_longest(files, files[1:]):
             try:
-                content = read_checkpoint(path)
+                content = read_checkpoint(path, own=path.parent == self.directory)
             except CheckpointError as error:
                 if older is None:
                     raise
