@@ -16,6 +16,7 @@ from kits_unet3d.networks import CheckpointError, read_checkpoint
 from ..runtime import distributed
 from ..runtime.errors import errors_reported
 from ..runtime.files import whole_file
+from .ending import DirectoryLock
 from .run_state import RunState
 
 logger = logging.getLogger("kits_unet3d.training")
@@ -114,7 +115,8 @@ class Checkpoints:
 class Resume:
     """Resume from a checkpoint when the trainer starts; attach it before the handler that logs the run.
 
-    The first process chooses and reads the checkpoint for all, so hosts need not share a directory.
+    The first process chooses and reads the checkpoint for all, so hosts need not share a directory. The directory is
+    locked meanwhile and until the trainer ends, so that a second run does not overwrite the checkpoints.
 
     Args:
         wanted: True resumes from the newest checkpoint in ``directory``, if any. A file resumes from that file. False
@@ -129,8 +131,10 @@ class Resume:
         self.wanted = {"true": True, "false": False}.get(str(wanted).lower(), wanted)
         self.directory, self.run = Path(directory), run
         self.begun = False
+        self.lock = DirectoryLock(directory)
 
     def attach(self, engine: Engine) -> None:
+        self.lock.attach(engine)
         engine.add_event_handler(Events.STARTED, self)
 
     def _files(self, restarted: bool) -> list[Path]:
@@ -182,6 +186,7 @@ class Resume:
         refusal, path, content = distributed.from_first((refusal, path, content))
         with errors_reported():
             if refusal:
+                self.lock.release()
                 raise CheckpointError(refusal)
         if path is None:
             return
