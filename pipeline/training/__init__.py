@@ -14,6 +14,7 @@ from .run_state import RunState
 from .schedule import Clock, Schedule, epochs_of
 from .step import NotFiniteError, TrainStep
 from .throughput import Throughput
+from .weights import starting_from, weights_record
 
 __all__ = [
     "Checkpoints",
@@ -43,4 +44,6 @@ __all__ = [
     "refuse_fold",
     "refuse_shallow_bf16",
     "start",
+    "starting_from",
+    "weights_record",
 ]
