@@ -186,7 +186,6 @@ class Resume:
         refusal, path, content = distributed.from_first((refusal, path, content))
         with errors_reported():
             if refusal:
-                self.lock.release()
                 raise CheckpointError(refusal)
         if path is None:
             return

@@ -36,6 +36,7 @@ class DirectoryLock:
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._started)
         engine.add_event_handler(Events.COMPLETED, self.release)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._failed)
 
     def _started(self) -> None:
         """Lock the directory, or end all processes with an error message and exit code 2."""
@@ -60,6 +61,10 @@ class DirectoryLock:
                 if time.perf_counter() > until or not (self.directory / LOCK_FILE).exists():
                     raise
             time.sleep(0.2)
+
+    def _failed(self, error: BaseException) -> None:
+        self.release()
+        raise error  # ignite leaves this to the handler of an exception
 
     def release(self) -> None:
         """Unlock the directory; further calls have no effect."""
