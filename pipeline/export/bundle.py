@@ -7,10 +7,9 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-import torch
-
 from ..runtime.errors import UsageError
 from ..runtime.files import file_hash, part_directory, write_json
+from ..runtime.torch_files import save
 from .archive import pack
 from .description import Description, filled
 from .onnx import export_onnx
@@ -42,7 +41,7 @@ def export_bundle(described: Description, archive: str | Path, without: Collecti
         directory = temporary / NAME
         (directory / "models").mkdir(parents=True)
         _copy_documents(described, directory)
-        torch.save(_content(described), directory / "models" / "model.pt")
+        save(_content(described), directory / "models" / "model.pt")
         for kind, (name, export) in EXPORTS.items():
             if kind not in without:
                 try:

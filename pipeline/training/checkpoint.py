@@ -8,7 +8,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import torch
 from ignite.engine import Engine, Events
 
 from kits_unet3d.networks import CheckpointError, read_checkpoint
@@ -16,6 +15,7 @@ from kits_unet3d.networks import CheckpointError, read_checkpoint
 from ..runtime import distributed
 from ..runtime.errors import errors_reported
 from ..runtime.files import whole_file
+from ..runtime.torch_files import save
 from .ending import DirectoryLock
 from .run_state import RunState
 
@@ -108,8 +108,8 @@ class Checkpoints:
     def _write(self, engine: Engine, name: str) -> None:
         content = self.run.capture(engine)
         if distributed.rank() == 0:
-            with whole_file(self.directory / name) as temporary:
-                torch.save(content, temporary)
+            with errors_reported(), whole_file(self.directory / name) as temporary:
+                save(content, temporary)
 
 
 class Resume:
