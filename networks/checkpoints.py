@@ -3,19 +3,28 @@
 Every file is read with ``weights_only=True``, without a fallback. Known layouts are ours (``model``), MLPerf's
 (``best_model_state_dict``), Cambricon's (``state_dict``) and a bare state dict. Files come from ``torch.save`` or
 are safetensors. The ``module.`` prefix of distributed training is removed.
+
+torch does not verify the CRC-32 of each entry in its files; this module does. safetensors has no checksums.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 import pickle
 import re
+import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import nn
 
 STATE_KEYS = ("model", "best_model_state_dict", "state_dict")
+#: First torch whose ``weights_only=True`` a crafted file cannot use to corrupt memory (CVE-2026-24747).
+SAFE_TORCH = (2, 10)
+#: Environment variable by which the user of an older torch vouches for all checkpoints; 1 for yes.
+VOUCHED = "KITS_UNET3D_OWN_CHECKPOINTS"
 
 
 class CheckpointError(ValueError):
@@ -25,19 +34,95 @@ class CheckpointError(ValueError):
     exit_code = 3
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, own: bool = False) -> dict[str, Any]:
     """Return the content of a checkpoint file, on the CPU.
+
+    Args:
+        path: file of ``torch.save``, or ``.safetensors``.
+        own: the file was written by this run, so that an old torch may read it too.
 
     Raises:
         CheckpointError: if the file is missing, damaged, not a dictionary, or would run code.
     """
+    return read_with_digest(path, own)[0]
+
+
+def read_with_digest(path: str | Path, own: bool = False) -> tuple[dict[str, Any], str]:
+    """Call :func:`read_checkpoint`, and return the SHA-256 of the bytes that were read as well.
+
+    The file is opened once, so that the digest belongs to the content even if another file takes its name meanwhile.
+    """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint; train one first, or name another with --checkpoint")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as stream:
+            before = os.fstat(stream.fileno())
+            digest = _sha256(stream)
+            if path.suffix == ".safetensors":
+                content = _read_safetensors(path, stream)
+            else:
+                _require_safe_torch(path, own)
+                _require_intact(path, stream)
+                content = _read_torch(path, stream)
+            after = os.fstat(stream.fileno())
+            if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+                raise CheckpointError(f"{path}: changed while it was read; start again once it is written")
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}); copy it again") from error
+    return content, digest
+
+
+def _sha256(stream: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    stream.seek(0)
+    while block := stream.read(1 << 20):
+        digest.update(block)
+    stream.seek(0)
+    return digest.hexdigest()
+
+
+def _require_safe_torch(path: Path, own: bool) -> None:
+    present = tuple(int(number) for number in re.findall(r"\d+", torch.__version__)[:2])
+    if present < SAFE_TORCH and not own and os.environ.get(VOUCHED) != "1":
+        raise CheckpointError(
+            f"{path}: refused, since a crafted checkpoint can corrupt the memory of torch {torch.__version__} "
+            f"(CVE-2026-24747, fixed in {SAFE_TORCH[0]}.{SAFE_TORCH[1]}); use a newer torch or a .safetensors file, or "
+            f"set {VOUCHED}=1 if all your checkpoints are your own"
+        )
+
+
+def _require_intact(path: Path, stream: BinaryIO) -> None:
+    """Verify the CRC-32 of every entry of a zip written by ``torch.save``; older formats have none."""
+    start = stream.read(4)
+    stream.seek(0)
+    if not start.startswith(b"PK"):
+        return
+    try:
+        with zipfile.ZipFile(stream) as packed:
+            names = packed.namelist()
+            if any(name.split("/", 1)[-1] in ("manifest.json", "configs/metadata.json") for name in names):
+                raise CheckpointError(
+                    f"{path}: is the zip of a bundle; unpack it with `kits-unet3d unpack {path}`, and name the "
+                    "models/model.pt in it"
+                )
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in packed.infolist()):
+                raise CheckpointError(f"{path}: is a compressed zip, not written by torch.save; name a checkpoint")
+            damaged = packed.testzip()
+    except CheckpointError:
+        raise
+    except Exception as error:  # zipfile raises many error types for damaged files
+        raise CheckpointError(f"{path}: damaged or not a checkpoint ({error}); copy it again") from error
+    stream.seek(0)
+    if damaged is not None:
+        raise CheckpointError(
+            f"{path}: damaged, since its entry {damaged} does not match its CRC-32; copy it again, or use another"
+        )
+
+
+def _read_torch(path: Path, stream: BinaryIO) -> dict[str, Any]:
+    try:
+        content = torch.load(stream, map_location="cpu", weights_only=True)
     except Exception as error:
         if "unsupported global" in str(error).lower():
             named = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -59,16 +144,16 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def _read_safetensors(path: Path) -> dict[str, Any]:
+def _read_safetensors(path: Path, stream: BinaryIO) -> dict[str, Any]:
     try:
         from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors.torch import load
     except ImportError as error:
         raise CheckpointError(
             f"{path}: the package safetensors is needed to read it; `pip install kits-unet3d[safetensors]`"
         ) from error
     try:
-        return dict(load_file(path, device="cpu"))
+        return dict(load(stream.read()))
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: damaged or not a safetensors file ({error}); copy it again") from error
 
@@ -86,10 +171,10 @@ def network_state(content: dict[str, Any], source: str | Path = "checkpoint") ->
 
 
 def load_weights(network: nn.Module, state: dict[str, torch.Tensor], source: str | Path = "checkpoint") -> None:
-    """Copy ``state`` into ``network``; every name and shape must agree.
+    """Copy ``state`` into ``network``; every name and shape must agree, and every value must be finite.
 
     Raises:
-        CheckpointError: if tensors differ; it names the first ones, and nothing is copied.
+        CheckpointError: if tensors differ or are not finite; it names the first ones, and nothing is copied.
     """
     wanted = network.state_dict()
     differences = [f"{name}: missing from the file" for name in wanted if name not in state]
@@ -102,4 +187,9 @@ def load_weights(network: nn.Module, state: dict[str, torch.Tensor], source: str
     if differences:
         more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise CheckpointError(f"{source}: the weights belong to another network. {'; '.join(differences[:3])}{more}")
+    if spoilt := next((name for name, value in state.items() if not torch.isfinite(value).all()), None):
+        raise CheckpointError(
+            f"{source}: the weights in {spoilt} are not finite (NaN or infinity), so the training had diverged or the "
+            "file is damaged; use an earlier checkpoint"
+        )
     network.load_state_dict(state)

@@ -176,9 +176,11 @@ class Accelerator:
         """
         layout = {"memory_format": torch.channels_last_3d} if channels_last else {}
         network = network.to(self.device, **layout)  # type: ignore[call-overload]
-        group = torch.distributed
-        if not (group.is_available() and group.is_initialized() and group.get_world_size() > 1):
+        if not ((group := torch.distributed).is_available() and group.is_initialized() and group.get_world_size() > 1):
             return network
+        # A 1³ kernel fits both layouts. Its gradient has the default strides, which DDP wants its weight to have too.
+        for weight in filter(torch.Tensor.is_contiguous, network.parameters()):
+            weight.data = weight.data.clone(memory_format=torch.contiguous_format)
         return nn.parallel.DistributedDataParallel(network, device_ids=None if self.on_cpu else [self.device.index])
 
     def synchronize(self) -> None:

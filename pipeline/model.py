@@ -14,10 +14,11 @@ from typing import Any
 
 from torch import nn
 
-from kits_unet3d.networks import CheckpointError, Ensemble, FlipTTA, load_weights, network_state, read_checkpoint
+from kits_unet3d.networks import CheckpointError, Ensemble, FlipTTA, load_weights, network_state, read_with_digest
 from kits_unet3d.transforms import PreprocessingParameters
 
 from .runtime.errors import errors_reported
+from .runtime.plain_data import require_plain
 
 logger = logging.getLogger("kits_unet3d.model")
 
@@ -33,8 +34,9 @@ FETCHING = re.compile(r"weights$|checkpoint$|path_or_repo_id$|\w*pretrained")
 class Model:
     """Hold a network and the preprocessing parameters of its images.
 
-    ``sources`` are its checkpoints, more than one for an ensemble. ``tta`` is set for TTA by flipping. ``datasets``
-    are the names of the data sets it was trained on, as far as the checkpoints contain them.
+    ``sources`` are its checkpoints, more than one for an ensemble, and ``digests`` the SHA-256 of each as it was read.
+    ``tta`` is set for TTA by flipping. ``datasets`` are the names of the data sets it was trained on, as far as the
+    checkpoints contain them.
     """
 
     network: nn.Module
@@ -42,6 +44,7 @@ class Model:
     sources: tuple[Path, ...] = ()
     tta: bool = False
     datasets: tuple[str, ...] = ()
+    digests: tuple[str, ...] = ()
 
     @property
     def warning(self) -> str | None:
@@ -81,6 +84,10 @@ def build_network(description: Mapping[str, Any], source: str | Path = "checkpoi
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise CheckpointError(f"{source}: its network {target!r} does not exist in this version")
     arguments = {key: value for key, value in description.items() if key != "_target_"}
+    try:
+        require_plain(arguments, "network")
+    except ValueError as error:
+        raise CheckpointError(f"{source}: its network's arguments are refused ({error})") from error
     given = {name: parameter.default for name, parameter in signature(cls).parameters.items()} | arguments
     for name in filter(FETCHING.match, given):
         arguments[name] = False if isinstance(given[name], bool) else None
@@ -126,7 +133,8 @@ def read_model(
     network = Ensemble([first.network, *(other.network for other in others)]) if others else first.network
     sources = tuple(source for model in (first, *others) for source in model.sources)
     datasets = tuple(dict.fromkeys(name for model in (first, *others) for name in model.datasets))
-    model = Model(FlipTTA(network) if tta else network, first.parameters, sources, tta, datasets)
+    digests = tuple(digest for model in (first, *others) for digest in model.digests)
+    model = Model(FlipTTA(network) if tta else network, first.parameters, sources, tta, datasets, digests)
     if model.warning:
         logger.warning("%s: %s", ", ".join(map(str, sources)), model.warning)
     return model
@@ -135,7 +143,15 @@ def read_model(
 def _read_one(path: Path, factory: partial[nn.Module] | None, missing_ok: bool) -> Model:
     if missing_ok and factory is not None and not path.is_file():
         return Model(factory(), PreprocessingParameters())
-    content = read_checkpoint(path)
+    return model_in(*read_with_digest(path), path, factory)
+
+
+def model_in(content: dict[str, Any], digest: str, path: Path, factory: partial[nn.Module] | None) -> Model:
+    """Build the model in a checkpoint's content, which :func:`read_with_digest` returned for ``path``.
+
+    Raises:
+        CheckpointError: if it cannot be used; see :func:`read_model`.
+    """
     if isinstance(content.get("network"), Mapping):
         network = build_network(content["network"], path)
     elif factory is not None:
@@ -149,9 +165,16 @@ def _read_one(path: Path, factory: partial[nn.Module] | None, missing_ok: bool) 
         parameters = PreprocessingParameters.from_dict(content.get("preprocessing_parameters", {}))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its preprocessing parameters are invalid ({error})") from error
+    outputs = getattr(network, "out_channels", None)
+    if isinstance(outputs, int) and outputs != len(parameters.classes):
+        raise CheckpointError(
+            f"{path}: its network has {outputs} outputs, but its preprocessing parameters name "
+            f"{len(parameters.classes)} classes ({', '.join(parameters.classes)}); both must agree"
+        )
     configuration = content.get("configuration")
     dataset = configuration.get("dataset") if isinstance(configuration, Mapping) else None
-    return Model(network, parameters, (path,), datasets=(dataset,) if isinstance(dataset, str) else ())
+    datasets = (dataset,) if isinstance(dataset, str) else ()
+    return Model(network, parameters, (path,), datasets=datasets, digests=(digest,))
 
 
 def model_of_run(path: str | Path | Sequence[str | Path], factory: partial[nn.Module], tta: bool = False) -> Model:

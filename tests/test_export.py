@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import signal
 import stat
+import subprocess
 import sys
 import zipfile
 
@@ -157,7 +159,7 @@ def test_weights_that_are_no_numbers_are_not_exported(tmp_path, capsys, tiny_che
     torch.save(content, tmp_path / "nan.pt")
     command = ["export", "torchscript", "--checkpoint", str(tmp_path / "nan.pt"), "--bundle", BUNDLE]
     assert main([*command, "-o", str(tmp_path / "model.ts")]) == 3
-    assert "differ by nan" in capsys.readouterr().err and not (tmp_path / "model.ts").exists()
+    assert "output.conv.bias are not finite" in capsys.readouterr().err and not (tmp_path / "model.ts").exists()
 
 
 def test_the_same_files_give_the_same_zip(small, tmp_path):
@@ -238,6 +240,19 @@ def test_a_zip_that_is_not_as_its_manifest_says_leaves_nothing(small, tmp_path, 
         unpack(rewritten(small, change), tmp_path / "o")
     assert not (tmp_path / "o").exists() or not list((tmp_path / "o").iterdir())
     assert not (tmp_path / "escaped").exists()
+
+
+def test_the_remains_of_a_killed_unpacking_are_removed(small, tmp_path, caplog):
+    kill = (
+        "import os, signal, sys; from kits_unet3d.pipeline.export import archive\n"
+        "archive.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "archive.unpack(*sys.argv[1:])"
+    )
+    assert subprocess.run([sys.executable, "-c", kill, str(small), str(tmp_path / "o")]).returncode == -signal.SIGKILL
+    assert list((tmp_path / "o").iterdir()), "the process left nothing"
+    unpack(small, tmp_path / "o")
+    assert [path.name for path in (tmp_path / "o").iterdir()] == ["small"]
+    assert "its configurations are code" in caplog.text
 
 
 def test_a_damaged_zip_is_exit_code_2(small, tmp_path, capsys):

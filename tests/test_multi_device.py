@@ -178,3 +178,20 @@ def test_two_hosts_go_on_after_one_lost_its_worker(tmp_path, tiny_config, prepro
                 os.kill(process, signal.SIGKILL)
     assert "resuming from" in log.read_text()
     assert torch.load(tmp_path / "model_final.pt", weights_only=True)["epoch"] == 150
+
+
+def test_channels_last_in_several_processes_gives_no_warning(tmp_path):
+    program = tmp_path / "step.py"
+    program.write_text("""
+import torch
+from kits_unet3d.networks import UNet3D
+from kits_unet3d.pipeline.device import resolve
+torch.distributed.init_process_group("gloo")
+network = resolve("cpu").wrap(UNet3D(channels=(4, 8)), channels_last=True)
+network(torch.randn(1, 1, 16, 16, 16).to(memory_format=torch.channels_last_3d)).square().mean().backward()
+assert not network.module.input_block.conv2[0].weight.is_contiguous()
+torch.distributed.destroy_process_group()
+""")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run([sys.executable, *launcher, str(program)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "strides" not in done.stderr, done.stderr[-2000:]

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import resource
 from functools import partial
 
 import pytest
@@ -187,3 +188,16 @@ def test_the_handlers_come_in_the_order_that_they_need():
     order = ["Resume", "MLPerfRun", "Checkpoints", "StopAtTarget", "Evaluation", "StopAfter"]
     assert [name for name in names if name in order] == order
     assert names.index("Interruption") < names.index("Evaluation")
+
+
+def test_a_full_disk_ends_a_run_with_one_line(tmp_path, capsys):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))  # as on a full disk, a write fails halfway
+    try:
+        with pytest.raises(SystemExit) as ended:
+            Run().saved(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and "cannot be written (File too large); free disk space" in error
+    assert error.count("\n") == 1 and not list(tmp_path.iterdir())

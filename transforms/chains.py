@@ -5,8 +5,10 @@ Source of every number: MLPerf training's image segmentation benchmark (PyTorch 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
 from typing import Any
 
 from monai.transforms import (
@@ -26,9 +28,29 @@ from .evaluation_crop import CropToStrided
 from .resample import ResampleToSpacingd
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are_numbers(value: Any, count: int) -> bool:
+    return isinstance(value, tuple) and len(value) == count and all(map(_is_number, value))
+
+
+def _is_name(value: Any) -> bool:
+    # MONAI evaluates strings of a configuration that begin with these marks; a name becomes part of one, and of files.
+    return (
+        isinstance(value, str)
+        and value.isprintable()
+        and value.strip()[:1] not in ("", "$", "@", "%")
+        and not {"/", "\\"} & set(value)
+    )
+
+
 @dataclass(frozen=True)
 class PreprocessingParameters:
     """Hold the preprocessing parameters. The defaults are the reference's.
+
+    Every field is checked, since the parameters may come from a file that someone else has written.
 
     Attributes:
         spacing_mm: voxel size along D, H, W.
@@ -54,14 +76,27 @@ class PreprocessingParameters:
             value = getattr(self, field.name)
             if isinstance(value, list):  # JSON has no tuples
                 object.__setattr__(self, field.name, tuple(value))
-        if len(self.spacing_mm) != 3 or min(self.spacing_mm) <= 0:
+        if not _are_numbers(self.spacing_mm, 3) or min(self.spacing_mm) <= 0:
             raise ValueError(f"spacing_mm must be 3 positive numbers, got {self.spacing_mm}")
-        if len(self.hu_window) != 2 or self.hu_window[0] >= self.hu_window[1]:
+        if not _are_numbers(self.hu_window, 2) or self.hu_window[0] >= self.hu_window[1]:
             raise ValueError(f"hu_window must be (low, high), got {self.hu_window}")
-        if len(self.roi_size) != 3 or min(self.roi_size) < 1:
+        for name in ("hu_mean", "hu_std", "overlap", "padding_value"):
+            if not _is_number(getattr(self, name)):
+                raise ValueError(f"{name} must be a finite number, got {getattr(self, name)!r}")
+        if self.hu_std <= 0:
+            raise ValueError(f"hu_std must be positive, got {self.hu_std}")
+        sizes_are_whole = _are_numbers(self.roi_size, 3) and all(isinstance(size, Integral) for size in self.roi_size)
+        if not sizes_are_whole or min(self.roi_size) < 1:
             raise ValueError(f"roi_size must be 3 positive whole numbers, got {self.roi_size}")
         if not 0 <= self.overlap < 1:
             raise ValueError(f"overlap must be in [0, 1), got {self.overlap}")
+        if not isinstance(self.classes, tuple) or len(self.classes) < 2 or len({*self.classes}) < len(self.classes):
+            raise ValueError(f"classes must be two or more different names, background first, got {self.classes!r}")
+        for name in self.classes:
+            if not _is_name(name):
+                raise ValueError(
+                    f"classes must be names without slashes that do not begin with $, @ or %, got {name!r}"
+                )
 
     @property
     def stride(self) -> tuple[int, int, int]:
@@ -76,8 +111,10 @@ class PreprocessingParameters:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PreprocessingParameters:
         """Build the parameters from the result of :meth:`as_dict`; an unknown name is an error."""
+        if not isinstance(values, Mapping):
+            raise ValueError(f"preprocessing parameters must be a dictionary, got a {type(values).__name__}")
         known = {field.name for field in fields(cls)}
-        unknown = sorted(set(values) - known)
+        unknown = sorted(map(repr, set(values) - known))
         if unknown:
             raise ValueError(f"unknown preprocessing parameters {unknown}; known are {sorted(known)}")
         return cls(**dict(values))

@@ -30,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fold", type=int, default=None, help="fold to hold out, from 0: evaluate it, and do not train on it"
     )
     parser.add_argument("--folds", type=int, default=None, help="number of folds; default: from the configuration")
+    parser.add_argument(
+        "--weights", default=None, help="checkpoint or .safetensors whose weights a new run starts from (fine-tuning)"
+    )
     parser.add_argument("--resume", action="store_true", help="resume from the newest checkpoint in --output-dir")
     parser.add_argument(
         "--set",
@@ -56,7 +59,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         "output_dir": str(directory / "eval"),
         "resume": arguments.resume,
     }
-    for name in ("dataset_dir", "fold", "folds"):
+    for name in ("dataset_dir", "fold", "folds", "weights"):
         if getattr(arguments, name) is not None:
             overrides[name] = getattr(arguments, name)
     overrides = {key: protected(value) for key, value in overrides.items()}

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import stat
-import tempfile
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..runtime.errors import UsageError
-from ..runtime.files import file_hash, whole_file, write_json
+from ..runtime.files import file_hash, part_directory, whole_file, write_json
 
+logger = logging.getLogger("kits_unet3d.export")
 MANIFEST = "manifest.json"
 #: Limits that no bundle of this network reaches; a larger zip is rejected.
 MOST_FILES, MOST_BYTES = 200, 4 << 30
@@ -59,15 +60,15 @@ def unpack(archive: str | Path, directory: str | Path) -> Path:
             if target.exists():
                 raise UsageError(f"{target}: exists already; choose another directory, or remove it first")
             listed = _manifest(packed, members)
-            directory.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=directory, prefix=".part-") as temporary:
+            with part_directory(target) as temporary:
                 for name, member in members.items():
-                    _extract(packed, member, Path(temporary) / top / name, listed.get(name))
-                os.replace(Path(temporary) / top, target)
+                    _extract(packed, member, temporary / top / name, listed.get(name))
+                os.replace(temporary / top, target)
     except UsageError as error:
         raise UsageError(f"{archive}: not unpacked: {error}") from error
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         raise UsageError(f"{archive}: cannot be unpacked ({error}); download or copy it again") from error
+    logger.warning("%s: its configurations are code, which MONAI runs; use them only if you trust their author", target)
     return target
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 import shutil
-import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
-import torch
-
 from ..runtime.errors import UsageError
-from ..runtime.files import file_hash, write_json
+from ..runtime.files import file_hash, part_directory, write_json
+from ..runtime.torch_files import save
 from .archive import pack
 from .description import Description, filled
 from .onnx import export_onnx
@@ -39,12 +37,11 @@ def export_bundle(described: Description, archive: str | Path, without: Collecti
         UsageError: if the bundle's directory lacks a document.
     """
     archive = Path(archive)
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=archive.parent, prefix=".part-") as temporary:
-        directory = Path(temporary) / NAME
+    with part_directory(archive) as temporary:
+        directory = temporary / NAME
         (directory / "models").mkdir(parents=True)
         _copy_documents(described, directory)
-        torch.save(_content(described), directory / "models" / "model.pt")
+        save(_content(described), directory / "models" / "model.pt")
         for kind, (name, export) in EXPORTS.items():
             if kind not in without:
                 try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,11 +11,14 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from kits_unet3d.networks import read_checkpoint
+from kits_unet3d.networks import CheckpointError, read_with_digest
 
-from ..model import Model, build_network, read_model
+from ..model import Model, build_network, model_in
 from ..runtime.errors import UsageError
 from ..runtime.installed_bundle import bundle_directory
+from ..runtime.plain_data import require_plain
+
+logger = logging.getLogger("kits_unet3d.export")
 
 
 @dataclass(frozen=True)
@@ -61,14 +65,20 @@ def describe(checkpoint: str | Path, bundle: str | Path | None = None) -> Descri
     """
     directory = bundle_directory() if bundle is None else Path(bundle)
     configs = _read_configs(directory)
-    content = read_checkpoint(checkpoint)
-    named, best = content.get("network"), content.get("best")
-    if isinstance(best, float):  # the key metric of a training, which its configuration names mean_dice
-        best = {"mean_dice": best}
-    scores = {str(k): float(v) for k, v in best.items() if v is not None} if isinstance(best, Mapping) else {}
+    content, digest = read_with_digest(checkpoint)
+    named, settings = content.get("network"), content.get("configuration")
+    settings = dict(settings) if isinstance(settings, Mapping) else {}
+    scores = _scores(content.get("best"), checkpoint)
     network = dict(named if isinstance(named, Mapping) else configs["inference"]["network_factory"])
     network.pop("_mode_", None)
-    model = read_model(checkpoint, partial(build_network, network, checkpoint))
+    model = model_in(content, digest, Path(checkpoint), partial(build_network, network, checkpoint))
+    if model.warning:
+        logger.warning("%s: %s", checkpoint, model.warning)
+    data = str(settings.get("dataset") or "")
+    try:
+        require_plain(data, "configuration::dataset")
+    except ValueError as error:
+        raise CheckpointError(f"{checkpoint}: the name of its data set is refused ({error})") from error
     parameters = model.parameters.as_dict()
 
     configs["inference"]["network_factory"] = {**network, "_mode_": "callable"}
@@ -94,11 +104,21 @@ def describe(checkpoint: str | Path, bundle: str | Path | None = None) -> Descri
     pred["channel_def"] = mask["channel_def"] = {str(number): name for number, name in enumerate(parameters["classes"])}
     named = ", ".join(f"{number} {name}" for number, name in enumerate(parameters["classes"]))
     configs["metadata"]["label_classes"] = configs["metadata"]["pred_classes"] = named
-    settings = content.get("configuration")
-    settings = dict(settings) if isinstance(settings, Mapping) else {}
-    described = Description(model, network, configs, directory, scores, str(settings.get("dataset") or ""), settings)
+    described = Description(model, network, configs, directory, scores, data, settings)
     configs["metadata"].update(_named(described))
     return described
+
+
+def _scores(best: Any, checkpoint: str | Path) -> dict[str, float]:
+    """Return a checkpoint's best scores by name; none if it has no evaluation."""
+    if isinstance(best, float):  # the key metric of a training, which its configuration names mean_dice
+        best = {"mean_dice": best}
+    scores = {name: value for name, value in best.items() if value is not None} if isinstance(best, Mapping) else {}
+    try:
+        require_plain(scores, "best")
+        return {name: float(value) for name, value in scores.items()}
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint}: its best scores are refused ({error})") from error
 
 
 def _named(described: Description) -> dict[str, str]:
@@ -142,8 +162,10 @@ def filled(text: str, described: Description) -> str:
     low, high = parameters.hu_window
     training = "not recorded in its checkpoint"
     if settings:
+        optimizer = settings.get("optimizer")
         training = (
-            f"batch {settings.get('batch_size')}, {settings.get('optimizer', {}).get('name')}, learning rate "
+            f"batch {settings.get('batch_size')}, "
+            f"{optimizer.get('name') if isinstance(optimizer, Mapping) else 'unknown optimizer'}, learning rate "
             f"{settings.get('learning_rate')} after {settings.get('warmup_epochs')} epochs of warm-up"
         )
     scores = ", ".join(f"{name} {value:.4f}" for name, value in described.scores.items())

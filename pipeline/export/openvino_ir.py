@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ import torch
 from ..inference.backends.agreement import require_same_logits
 from ..inference.backends.openvino import shared_core
 from ..runtime.errors import UsageError
+from ..runtime.files import part_directory
 from .description import Description
 
 
@@ -32,9 +32,8 @@ def export_openvino(described: Description, path: str | Path) -> Path:
     model = openvino.convert_model(network, example_input=torch.zeros(described.window), input=list(described.window))
     model.inputs[0].set_names({"image"})
     model.outputs[0].set_names({"pred"})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part-") as directory:
-        made = Path(directory) / path.name
+    with part_directory(path) as directory:
+        made = directory / path.name
         openvino.save_model(model, made, compress_to_fp16=False)
         compiled = shared_core().compile_model(made, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
@@ -44,5 +43,5 @@ def export_openvino(described: Description, path: str | Path) -> Path:
         require_same_logits(network, run, described.window, path)
         # Move the weights first, so that a visible model always has its weights.
         for name in (made.with_suffix(".bin").name, made.name):
-            os.replace(Path(directory) / name, path.with_name(name))
+            os.replace(directory / name, path.with_name(name))
     return path

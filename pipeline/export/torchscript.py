@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import torch
 from monai.data.torchscript_utils import save_net_with_metadata
 
 from ..inference.backends.agreement import require_same_logits
-from ..runtime.files import whole_file
+from ..runtime.files import part_directory, whole_file
 from .description import Description
 
 logger = logging.getLogger("kits_unet3d.export")
@@ -30,9 +29,9 @@ def export_torchscript(described: Description, path: str | Path) -> Path:
     parameters = {"_target_": "kits_unet3d.transforms.PreprocessingParameters", **described.model.parameters.as_dict()}
     inference = {**described.configs["inference"], "preprocessing_parameters": parameters}
     network = described.model.network.cpu().eval()
-    with whole_file(path) as temporary, tempfile.TemporaryDirectory(dir=path.parent) as directory:
+    with whole_file(path) as temporary, part_directory(path) as directory:
         # The archive stores the name it was saved under, and readers look up its content by that name.
-        named = Path(directory) / path.name
+        named = directory / path.name
         save_net_with_metadata(
             _scripted(network, described.window),
             str(named),

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import os
+import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -51,6 +52,22 @@ def writing_into(place: str | Path) -> Iterator[None]:
             f"{place}: cannot be written ({error.strerror or error}); check the free space and the permissions, then "
             "run it again; what is finished is kept"
         ) from error
+
+
+@contextmanager
+def part_directory(beside: str | Path) -> Iterator[Path]:
+    """Yield a new temporary directory beside a path, and remove it at the end.
+
+    Its name is always the same, so that the next try removes the remains of a killed one.
+    """
+    beside = Path(beside)
+    temporary = beside.with_name(f".part-{beside.name}.d")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_json(path: str | Path, content: Any) -> None:

@@ -15,6 +15,7 @@ from .run_state import RunState
 from .schedule import Clock, Schedule, epochs_of
 from .step import NotFiniteError, TrainStep
 from .throughput import Throughput
+from .weights import starting_from, weights_record
 
 __all__ = [
     "Checkpoints",
@@ -46,4 +47,6 @@ __all__ = [
     "refuse_shallow_bf16",
     "run_settings",
     "start",
+    "starting_from",
+    "weights_record",
 ]

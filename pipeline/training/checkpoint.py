@@ -8,7 +8,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import torch
 from ignite.engine import Engine, Events
 
 from kits_unet3d.networks import CheckpointError, read_checkpoint
@@ -16,6 +15,8 @@ from kits_unet3d.networks import CheckpointError, read_checkpoint
 from ..runtime import distributed
 from ..runtime.errors import errors_reported
 from ..runtime.files import whole_file
+from ..runtime.torch_files import save
+from .ending import DirectoryLock
 from .run_state import RunState
 
 logger = logging.getLogger("kits_unet3d.training")
@@ -107,14 +108,15 @@ class Checkpoints:
     def _write(self, engine: Engine, name: str) -> None:
         content = self.run.capture(engine)
         if distributed.rank() == 0:
-            with whole_file(self.directory / name) as temporary:
-                torch.save(content, temporary)
+            with errors_reported(), whole_file(self.directory / name) as temporary:
+                save(content, temporary)
 
 
 class Resume:
     """Resume from a checkpoint when the trainer starts; attach it before the handler that logs the run.
 
-    The first process chooses and reads the checkpoint for all, so hosts need not share a directory.
+    The first process chooses and reads the checkpoint for all, so hosts need not share a directory. The directory is
+    locked meanwhile and until the trainer ends, so that a second run does not overwrite the checkpoints.
 
     Args:
         wanted: True resumes from the newest checkpoint in ``directory``, if any. A file resumes from that file. False
@@ -129,8 +131,10 @@ class Resume:
         self.wanted = {"true": True, "false": False}.get(str(wanted).lower(), wanted)
         self.directory, self.run = Path(directory), run
         self.begun = False
+        self.lock = DirectoryLock(directory)
 
     def attach(self, engine: Engine) -> None:
+        self.lock.attach(engine)
         engine.add_event_handler(Events.STARTED, self)
 
     def _files(self, restarted: bool) -> list[Path]:
@@ -149,7 +153,7 @@ class Resume:
         files = self._files(restarted)
         for path, older in zip_longest(files, files[1:]):
             try:
-                content = read_checkpoint(path)
+                content = read_checkpoint(path, own=path.parent == self.directory)
             except CheckpointError as error:
                 if older is None:
                     raise

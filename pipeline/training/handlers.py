@@ -84,10 +84,15 @@ class StopAtTarget:
         metric: name of the score.
         target: target score; 0.908 in the reference.
         floor: a lower score counts as divergence; 1e-6 in the reference.
+        floor_from: first epoch in which it does. The reference evaluates no earlier; a network that is evaluated
+            earlier may not have learnt to segment anything yet.
     """
 
-    def __init__(self, evaluator: Evaluator, metric: str, target: float, floor: float = 1e-6) -> None:
-        self.evaluator, self.metric, self.target, self.floor = evaluator, metric, target, floor
+    def __init__(
+        self, evaluator: Evaluator, metric: str, target: float, floor: float = 1e-6, floor_from: int = 0
+    ) -> None:
+        self.evaluator, self.metric, self.target = evaluator, metric, target
+        self.floor, self.floor_from = floor, floor_from
 
     def attach(self, engine: Engine) -> None:
         self.evaluator.add_event_handler(Events.EPOCH_COMPLETED, self, engine)
@@ -98,7 +103,17 @@ class StopAtTarget:
             logger.info("%s %.5f reached the target %g", self.metric, score, self.target)
             trainer.terminate()
         elif score < self.floor:
-            logger.error("%s %.3g is below %g: the training has diverged", self.metric, score, self.floor)
+            if trainer.state.epoch < self.floor_from:
+                logger.warning("%s %.3g in epoch %d: nothing is found yet", self.metric, score, trainer.state.epoch)
+                return
+            logger.error(
+                "%s %.3g is below %g in epoch %d: the training has diverged, and ends; lower learning_rate, lengthen "
+                "warmup_epochs, or start from --weights",
+                self.metric,
+                score,
+                self.floor,
+                trainer.state.epoch,
+            )
             trainer.terminate()
 
 

@@ -26,7 +26,7 @@ from .step import TrainStep
 #: Entries of an optimiser's group that change during training, so they are not settings.
 FREE = ("lr", "initial_lr", "params", "step")
 #: Settings that a continued run may change.
-CONTINUABLE = ("budget_minutes",)
+CONTINUABLE = ("budget_minutes", "weights")
 
 
 class RunState:
@@ -113,6 +113,8 @@ class RunState:
     def restore(self, content: Mapping[str, Any], engine: Engine) -> None:
         """Restore the state from :meth:`capture`; the sampler continues with the next sample."""
         self.average.restore(content)
+        if weights := content["configuration"].get("weights"):
+            self.settings = {**self.settings, "weights": weights}
         self.optimizer.load_state_dict(content["optimizer"])
         self.step.scaler.load_state_dict(content["scaler"])
         self.best, self.evaluated = content["best"], content["evaluated"]

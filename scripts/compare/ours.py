@@ -71,4 +71,5 @@ def predict(cases: Cases, masks: Path, scans: Mapping[Path, Sequence[Path]], *op
 
 def score(cases: Cases, masks: Path) -> None:
     """Score a directory of masks into files beside it."""
-    kits("evaluate", "--predictions", masks, "--labels", cases.out / "raw", "-o", masks.with_suffix(".json"))
+    labels = ("--labels", cases.out / "raw", "--allow-missing")
+    kits("evaluate", "--predictions", masks, *labels, "-o", masks.with_suffix(".json"))
