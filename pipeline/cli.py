@@ -25,7 +25,7 @@ from .runtime.errors import UsageError, exit_code, report
 #: Each is a module of ``commands`` with HELP, EXAMPLE, ``add_arguments(parser)`` and ``run(arguments)``.
 COMMANDS = (
     "download", "phantom", "prepare", "verify", "train", "folds", "predict", "evaluate", "picture", "device",
-    "benchmark", "configs", "export", "unpack",
+    "benchmark", "configs", "export", "unpack", "weights",
 )  # fmt: skip
 #: Modules whose names differ from their commands'.
 MODULES = {"device": "device_check"}

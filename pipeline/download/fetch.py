@@ -1,4 +1,4 @@
-"""Download one gzip file over HTTP: resume it, retry it, and keep it only if it is whole."""
+"""Download one file over HTTP: resume it, retry it, and keep it only if it is whole."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import threading
 import urllib.error
 import urllib.request
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -81,8 +82,16 @@ def _opened(path: Path, mode: str) -> IO[Any]:
     return os.fdopen(number, f"{mode}b")
 
 
-def fetch(url: str, path: Path, patience: Patience, stop: threading.Event) -> None:
-    """Download ``url`` to ``path``, which appears only when the file is whole and its CRC is right.
+def fetch(
+    url: str,
+    path: Path,
+    patience: Patience,
+    stop: threading.Event,
+    check: Callable[[Path], None] | None = None,
+) -> None:
+    """Download ``url`` to ``path``, which appears only when the file is whole.
+
+    ``check`` raises a CaseError for a file that is not; by default it must be gzip with the right CRC.
 
     A failed try keeps the received bytes beside it as ``.part-<name>``. The next try or call resumes them, if the
     server reports that the file is unchanged.
@@ -99,7 +108,7 @@ def fetch(url: str, path: Path, patience: Patience, stop: threading.Event) -> No
     for attempt in range(patience.retries + 1):
         try:
             _receive(url, part, patience.timeout_s, stop)
-            _keep(part, path)
+            _keep(part, path, check or require_whole_gzip)
             return
         except _TryAgainError as error:
             reason = str(error)
@@ -111,9 +120,9 @@ def fetch(url: str, path: Path, patience: Patience, stop: threading.Event) -> No
     )
 
 
-def _keep(part: Path, path: Path) -> None:
+def _keep(part: Path, path: Path, check: Callable[[Path], None]) -> None:
     try:
-        require_whole_gzip(part)
+        check(part)
     except CaseError as error:  # received as announced, yet not whole: there is nothing to resume
         part.unlink()
         raise _TryAgainError(str(error)) from error

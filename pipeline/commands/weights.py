@@ -1,0 +1,47 @@
+"""Run the command ``kits-unet3d weights``."""
+
+from __future__ import annotations
+
+import argparse
+
+from . import Outcome
+
+HELP = "list, download or add published weights"
+EXAMPLE = "kits-unet3d weights download mlperf-kits19"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=("list", "download", "add"), help="what to do")
+    parser.add_argument("name", nargs="?", default=None, help="name to download, or checkpoint file to add")
+    parser.add_argument("--as", dest="alias", default=None, metavar="NAME", help="name of weights that are added")
+    parser.add_argument("--url", default=None, help="address of the file on a mirror")
+    parser.add_argument("--offline", action="store_true", help="never use the network")
+    parser.add_argument("--retries", type=int, default=6, help="retries, with growing waits")
+    parser.add_argument("--timeout", type=float, default=60.0, help="seconds to wait for a server's response")
+
+
+def run(arguments: argparse.Namespace) -> Outcome:
+    from ..download import Patience
+    from ..runtime.errors import UsageError
+    from ..weights import add_weights, download_weights, find_weights, installed_weights, published_weights
+
+    if arguments.action == "list":
+        installed = installed_weights()
+        for published in published_weights().values():
+            print("\n".join(published.description()))
+            print(f"  here         {installed.get(published.name, 'not downloaded')}")
+        for name in installed.keys() - published_weights().keys():
+            print(f"{name}: added from a file\n  here         {installed[name]}")
+        return Outcome({"published": list(published_weights()), "installed": {n: str(p) for n, p in installed.items()}})
+    if arguments.name is None:
+        raise UsageError(f"`weights {arguments.action}` needs a name; see `kits-unet3d weights list`")
+    if arguments.action == "add":
+        path = add_weights(arguments.name, arguments.alias)
+    else:
+        published = find_weights(arguments.name)
+        print("\n".join(published.description()), flush=True)
+        path = download_weights(
+            published, arguments.url, arguments.offline, Patience(arguments.timeout, arguments.retries)
+        )
+    print(path)
+    return Outcome({"file": str(path)})

@@ -1,0 +1,98 @@
+"""Convert a checkpoint to safetensors, with a JSON that describes its network and preprocessing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kits_unet3d.networks import load_weights, network_state, read_checkpoint
+from kits_unet3d.transforms import PreprocessingParameters
+
+from ..model import build_network
+from ..runtime.errors import UsageError
+from ..runtime.files import file_hash, whole_file, write_json
+from .registry import ENDING, PublishedWeights, published_weights, weights_directory
+
+
+def convert(source: Path, target: Path, published: PublishedWeights) -> Path:
+    """Write the weights in ``source`` to ``target`` as safetensors, and their description beside it.
+
+    The weights must fit the network that ``published`` names. The JSON appears first and contains the digest of the
+    weights, so that an interrupted conversion is never taken for a finished one.
+
+    Raises:
+        UsageError: if the package safetensors is missing.
+        CheckpointError: if the file cannot be used, or belongs to another network.
+    """
+    state = network_state(read_checkpoint(source), source)
+    load_weights(build_network(published.network, source), state, source)
+    about: dict[str, Any] = {
+        "network": dict(published.network),
+        "preprocessing_parameters": PreprocessingParameters(**published.preprocessing_parameters).as_dict(),
+        "name": published.name,
+        "title": published.title,
+        "source": published.source,
+        "licence": published.licence,
+        "terms": published.terms,
+        "trained_on": published.trained_on,
+        "scores": dict(published.scores),
+        "scored_on": published.scored_on,
+    }
+    return write_weights(state, target, about)
+
+
+def write_weights(state: Mapping[str, Any], target: Path, about: Mapping[str, Any]) -> Path:
+    """Write a state dict as safetensors, and ``about`` with its digest as JSON beside it."""
+    try:
+        from safetensors.torch import save_file
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{error.name} is not installed; `pip install 'kits-unet3d[safetensors]'`") from error
+    with whole_file(target) as temporary:
+        save_file({name: values.contiguous() for name, values in state.items()}, temporary)
+        write_json(target.with_suffix(".json"), {**about, "sha256": file_hash(temporary)})
+    return target
+
+
+def add_weights(file: str | Path, name: str | None = None) -> Path:
+    """Convert a checkpoint of the user's into the directory of weights.
+
+    Args:
+        file: a published file by its name in the registry, whose digest is checked, or any checkpoint of the
+            reference's network.
+        name: its name in the directory; by default the published one, or the file's.
+
+    Raises:
+        UsageError: if the file is missing, is damaged, or the name cannot be used.
+        CheckpointError: if it is not a checkpoint of that network.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise UsageError(f"{file}: no such file")
+    by_digest = {entry.md5: entry for entry in published_weights().values()}
+    published = by_digest.get(file_hash(file, "md5"))
+    if published is None and (named := next((e for e in by_digest.values() if e.file == file.name), None)):
+        raise UsageError(f"{file}: its MD5 is not {named.md5}, the published one; download it again or rename it")
+    name = name or (published.name if published else file.stem)
+    if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
+        raise UsageError(f"{name!r} cannot be the name of weights; use letters, digits, dots, - and _")
+    if published is None:
+        reference = next(iter(published_weights().values()))
+        published = PublishedWeights(
+            name=name,
+            title=f"added from {file.name}",
+            url="",
+            file=file.name,
+            md5="",
+            source="",
+            licence="unknown",
+            terms="unknown",
+            trained_on="unknown",
+            scores={},
+            scored_on="",
+            verified="",
+            network=reference.network,
+            preprocessing_parameters=reference.preprocessing_parameters,
+        )
+    return convert(file, weights_directory() / f"{name}{ENDING}", published)

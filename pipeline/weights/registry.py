@@ -1,0 +1,107 @@
+"""List published weights, and those that this user has downloaded."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ..runtime.errors import UsageError
+
+#: Environment variable with the directory of this program's own files.
+HOME = "KITS_UNET3D_HOME"
+#: Ending of converted weights; a JSON of the same name beside them describes them.
+ENDING = ".safetensors"
+
+
+@dataclass(frozen=True)
+class PublishedWeights:
+    """Describe weights that others have published.
+
+    Attributes:
+        name: short name on the command line.
+        title: one line about the model.
+        url: address of the file.
+        file: name of the file.
+        md5: digest of the file, as its publisher gives it.
+        source: page of the publication.
+        licence, terms: what the publisher allows.
+        trained_on: training data.
+        scores: published scores by name.
+        scored_on: cases of these scores.
+        verified: what has been tried with this program.
+        network: class and arguments of the network.
+        preprocessing_parameters: those that differ from the reference's.
+    """
+
+    name: str
+    title: str
+    url: str
+    file: str
+    md5: str
+    source: str
+    licence: str
+    terms: str
+    trained_on: str
+    scores: Mapping[str, float]
+    scored_on: str
+    verified: str
+    network: Mapping[str, Any]
+    preprocessing_parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def path(self) -> Path:
+        """Return the path of the converted weights, which exists once they are downloaded."""
+        return weights_directory() / f"{self.name}{ENDING}"
+
+    def description(self) -> list[str]:
+        """Return the lines that a user reads before a download."""
+        scores = ", ".join(f"{name} {value:.4f}" for name, value in self.scores.items())
+        return [
+            f"{self.name}: {self.title}",
+            f"  source       {self.source}",
+            f"  licence      {self.licence}",
+            f"  terms        {self.terms}",
+            f"  trained on   {self.trained_on}",
+            f"  scores       {scores} ({self.scored_on})",
+            f"  MD5          {self.md5}",
+            f"  verified     {self.verified}",
+        ]
+
+
+@cache
+def published_weights() -> dict[str, PublishedWeights]:
+    """Return the published weights by name, the default first."""
+    entries = json.loads((files(__package__) / "registry.json").read_text(encoding="utf-8"))
+    return {entry["name"]: PublishedWeights(**entry) for entry in entries}
+
+
+def find_weights(name: str) -> PublishedWeights:
+    """Return the published weights of a name.
+
+    Raises:
+        UsageError: if there are none of this name.
+    """
+    known = published_weights()
+    if name not in known:
+        raise UsageError(f"{name!r} are no published weights; known are {', '.join(known)}")
+    return known[name]
+
+
+def weights_directory() -> Path:
+    """Return the directory of downloaded weights: ``$KITS_UNET3D_HOME/weights``, or in the user's cache directory."""
+    home = os.environ.get(HOME)
+    if home:
+        return Path(home) / "weights"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "kits-unet3d" / "weights"
+
+
+def installed_weights() -> dict[str, Path]:
+    """Return the converted weights at hand by name, published ones first and in the registry's order."""
+    found = {path.stem: path for path in sorted(weights_directory().glob(f"*{ENDING}"))}
+    return {name: found[name] for name in (*published_weights(), *found) if name in found}

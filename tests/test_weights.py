@@ -1,0 +1,177 @@
+"""Published weights: listed, downloaded from a server that misbehaves, verified, converted and used."""
+
+import hashlib
+import json
+import threading
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+import torch
+
+from kits_unet3d.networks import CheckpointError, UNet3D
+from kits_unet3d.pipeline.cli import main
+from kits_unet3d.pipeline.download import Patience
+from kits_unet3d.pipeline.runtime.errors import CaseError, UsageError
+from kits_unet3d.pipeline.weights import (
+    add_weights,
+    download_weights,
+    find_weights,
+    installed_weights,
+    published_weights,
+    weights_directory,
+)
+
+QUICK = Patience(timeout_s=0.5, retries=4, wait_s=0.01)
+SMALL = {"_target_": "kits_unet3d.networks.UNet3D", "channels": [2, 4]}
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("KITS_UNET3D_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("KITS_UNET3D_WEIGHTS_URL", raising=False)
+
+
+@pytest.fixture
+def stand_in(tmp_path):
+    """A checkpoint as the MLPerf training reference saves one, of a small network, and its published description."""
+    network = UNet3D(channels=(2, 4))
+    file = tmp_path / "stand_in.pth"
+    content = {
+        "epoch": 3,
+        "best_model_state_dict": {f"module.{name}": values for name, values in network.state_dict().items()},
+        "best_mean_dice": float(np.float64(0.9)),
+        "optimizer_state_dict": torch.optim.SGD(network.parameters(), 0.1).state_dict(),
+    }
+    torch.save(content, file)
+    md5 = hashlib.md5(file.read_bytes()).hexdigest()
+    published = replace(find_weights("mlperf-kits19"), name="small", file="small.pth", md5=md5, network=SMALL)
+    return file, published, network
+
+
+@pytest.fixture
+def server():
+    """A server that breaks off, stalls and lies about the length before it sends the file."""
+
+    class Answer(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_):
+            pass
+
+        def do_GET(self):
+            served = self.server
+            served.requests.append((self.path, self.headers.get("Range")))
+            body, mood = served.body, served.moods.pop(0) if served.moods else "whole"
+            start = int((self.headers.get("Range") or "bytes=0-")[6:-1])
+            if start >= len(body):
+                self.send_error(416)
+                return
+            self.send_response(206 if start else 200)
+            self.send_header("ETag", '"one"')
+            self.send_header("Content-Length", str(len(body) - start + (1000 if mood == "lie" else 0)))
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+            self.end_headers()
+            if mood in ("break", "stall"):
+                self.wfile.write(body[start : start + (len(body) - start) // 2])
+                self.wfile.flush()
+                if mood == "stall":
+                    served.over.wait(2)
+            else:
+                self.wfile.write(body[start:])
+            self.close_connection = True
+
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    httpd.requests, httpd.moods, httpd.body, httpd.over = [], [], b"", threading.Event()
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    yield httpd
+    httpd.over.set()
+    httpd.shutdown()
+
+
+def address(server) -> str:
+    return f"http://127.0.0.1:{server.server_address[1]}/small.pth"
+
+
+def test_weights_arrive_whole_from_a_server_that_misbehaves(stand_in, server):
+    file, published, network = stand_in
+    server.body, server.moods = file.read_bytes(), ["lie", "refused", "break", "stall"]
+    path = download_weights(published, address(server), patience=QUICK)
+    assert path == weights_directory() / "small.safetensors" and len(server.requests) == 5
+    assert [bool(part) for _, part in server.requests] == [False, True, False, True, True]  # resumed where it broke off
+    about = json.loads(path.with_suffix(".json").read_text())
+    assert about["network"] == SMALL and about["preprocessing_parameters"]["spacing_mm"] == [1.6, 1.2, 1.2]
+    from safetensors.torch import load_file
+
+    assert all(torch.equal(values, network.state_dict()[name]) for name, values in load_file(path).items())
+    assert sorted(p.name for p in path.parent.iterdir()) == ["small.json", "small.safetensors"]
+    assert download_weights(published, address(server), offline=True) == path and len(server.requests) == 5
+    assert installed_weights() == {"small": path}
+
+
+def test_a_mirror_is_named_by_a_variable(stand_in, server, monkeypatch):
+    file, published, _ = stand_in
+    server.body = file.read_bytes()
+    monkeypatch.setenv("KITS_UNET3D_WEIGHTS_URL", address(server).rpartition("/")[0])
+    download_weights(published, patience=QUICK)
+    assert server.requests == [("/small.pth", None)]
+
+
+def test_another_file_than_the_published_one_is_refused(stand_in, server):
+    file, published, _ = stand_in
+    server.body = file.read_bytes()[:-1] + b"x"
+    with pytest.raises(CaseError, match="sent another file"):
+        download_weights(published, address(server), patience=replace(QUICK, retries=1))
+    assert not list(weights_directory().iterdir())
+
+
+def test_code_in_published_weights_is_refused(stand_in, server, tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return (print, ("run",))
+
+    _, published, _ = stand_in
+    torch.save({"best_model_state_dict": Payload()}, tmp_path / "payload.pth")
+    server.body = (tmp_path / "payload.pth").read_bytes()
+    with pytest.raises(CheckpointError, match="refused"):
+        download_weights(replace(published, md5=hashlib.md5(server.body).hexdigest()), address(server), patience=QUICK)
+    assert not installed_weights()
+
+
+def test_weights_of_another_network_are_refused(stand_in, server):
+    file, published, _ = stand_in
+    server.body = file.read_bytes()
+    with pytest.raises(CheckpointError, match="belong to another network"):
+        download_weights(replace(published, network={**SMALL, "channels": [4, 8]}), address(server), patience=QUICK)
+
+
+def test_damaged_converted_weights_are_made_again(stand_in, server):
+    file, published, _ = stand_in
+    server.body = file.read_bytes()
+    path = download_weights(published, address(server), patience=QUICK)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-4] + bytes(4))
+    with pytest.raises(UsageError, match="weights add small.pth"):
+        download_weights(published, offline=True)
+    assert download_weights(published, address(server), patience=QUICK).read_bytes() == whole
+
+
+def test_a_changed_copy_of_a_published_file_is_not_added(tmp_path, stand_in):
+    changed = tmp_path / find_weights("mlperf-kits19").file
+    changed.write_bytes(stand_in[0].read_bytes())
+    with pytest.raises(UsageError, match="its MD5 is not 09c696e3"):
+        add_weights(changed)
+    with pytest.raises(CheckpointError, match="belong to another network"):
+        add_weights(stand_in[0])
+
+
+def test_the_command_lists_what_is_published_and_here(capsys):
+    assert main(["weights", "list"]) == 0
+    printed = capsys.readouterr().out
+    assert "09c696e3ec13d83c628498bcd831eb5b" in printed and "for research only" in printed
+    assert "not downloaded" in printed and next(iter(published_weights())) == "mlperf-kits19"
+    assert main(["weights", "download", "mlperf-kits19", "--offline"]) == 2
+    assert "weights add 3dunet_kits19_pytorch_checkpoint.pth" in capsys.readouterr().err
+    assert main(["weights", "download", "nothing"]) == 2 and main(["weights", "add"]) == 2
