@@ -106,6 +106,11 @@ def _require_intact(path: Path, stream: BinaryIO) -> None:
                     f"{path}: is the zip of a bundle; unpack it with `kits-unet3d unpack {path}`, and name the "
                     "models/model.pt in it"
                 )
+            if any("/code/" in name for name in names):
+                raise CheckpointError(
+                    f"{path}: is TorchScript, which contains code; name the checkpoint it was made of, or use it with "
+                    "torch.jit.load"
+                )
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in packed.infolist()):
                 raise CheckpointError(f"{path}: is a compressed zip, not written by torch.save; name a checkpoint")
             damaged = packed.testzip()
@@ -120,9 +125,21 @@ def _require_intact(path: Path, stream: BinaryIO) -> None:
         )
 
 
+def _numpy_scalars() -> list[Any]:
+    """Return what a numpy number is made of: MLPerf's training saves scores as such beside the weights."""
+    types = (torch.float16, torch.float32, torch.float64, torch.int32, torch.int64, torch.bool)
+    arrays = [torch.zeros(1, dtype=dtype).numpy() for dtype in types]
+    scalar = arrays[0][0].__reduce__()[0]
+    # numpy 1 and 2 name the same function differently, and a file may come from either.
+    named = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    kinds = [type(array.dtype) for array in arrays]
+    return [*named, kinds[0].__base__, *kinds]
+
+
 def _read_torch(path: Path, stream: BinaryIO) -> dict[str, Any]:
     try:
-        content = torch.load(stream, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_numpy_scalars()):
+            content = torch.load(stream, map_location="cpu", weights_only=True)
     except Exception as error:
         if "unsupported global" in str(error).lower():
             named = re.search(r"GLOBAL ([\w.]+)", str(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from kits_unet3d.networks import CheckpointError, Ensemble, FlipTTA, load_weights, network_state, read_with_digest
@@ -26,6 +28,8 @@ logger = logging.getLogger("kits_unet3d.model")
 PHANTOMS = "phantoms"
 #: A checkpoint may name networks from these modules only; a file cannot import anything else.
 TRUSTED = ("kits_unet3d.networks.", "monai.networks.nets.")
+#: The network of checkpoints that name none, if their weights fit it: MLPerf's and Cambricon's.
+REFERENCE = {"_target_": "kits_unet3d.networks.UNet3D"}
 #: Arguments that make some of MONAI's networks load weights from the internet or a file at their creation.
 FETCHING = re.compile(r"weights$|checkpoint$|path_or_repo_id$|\w*pretrained")
 
@@ -36,7 +40,7 @@ class Model:
 
     ``sources`` are its checkpoints, more than one for an ensemble, and ``digests`` the SHA-256 of each as it was read.
     ``tta`` is set for TTA by flipping. ``datasets`` are the names of the data sets it was trained on, as far as the
-    checkpoints contain them.
+    checkpoints contain them. ``description`` is a sentence on its origin, training and score.
     """
 
     network: nn.Module
@@ -45,6 +49,7 @@ class Model:
     tta: bool = False
     datasets: tuple[str, ...] = ()
     digests: tuple[str, ...] = ()
+    description: str = ""
 
     @property
     def warning(self) -> str | None:
@@ -134,7 +139,8 @@ def read_model(
     sources = tuple(source for model in (first, *others) for source in model.sources)
     datasets = tuple(dict.fromkeys(name for model in (first, *others) for name in model.datasets))
     digests = tuple(digest for model in (first, *others) for digest in model.digests)
-    model = Model(FlipTTA(network) if tta else network, first.parameters, sources, tta, datasets, digests)
+    description = "; ".join(model.description for model in (first, *others) if model.description)
+    model = Model(FlipTTA(network) if tta else network, first.parameters, sources, tta, datasets, digests, description)
     if model.warning:
         logger.warning("%s: %s", ", ".join(map(str, sources)), model.warning)
     return model
@@ -143,7 +149,22 @@ def read_model(
 def _read_one(path: Path, factory: partial[nn.Module] | None, missing_ok: bool) -> Model:
     if missing_ok and factory is not None and not path.is_file():
         return Model(factory(), PreprocessingParameters())
-    return model_in(*read_with_digest(path), path, factory)
+    content, digest = read_with_digest(path)
+    return model_in(with_description(content, digest, path), digest, path, factory)
+
+
+def with_description(content: dict[str, Any], digest: str, path: Path) -> dict[str, Any]:
+    """Return a checkpoint's content with the description in the JSON beside it, if that belongs to these weights."""
+    beside = path.with_suffix(".json")
+    if path.suffix != ".safetensors" or not beside.is_file():
+        return content
+    try:
+        about = json.loads(beside.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{beside}: cannot be read ({error}); write it again, or remove it") from error
+    if not isinstance(about, dict) or about.get("sha256") != digest:
+        raise CheckpointError(f"{beside}: does not describe {path.name}; download or convert the weights again")
+    return {**about, "model": content}
 
 
 def model_in(content: dict[str, Any], digest: str, path: Path, factory: partial[nn.Module] | None) -> Model:
@@ -152,17 +173,23 @@ def model_in(content: dict[str, Any], digest: str, path: Path, factory: partial[
     Raises:
         CheckpointError: if it cannot be used; see :func:`read_model`.
     """
+    state, assumed = network_state(content, path), False
     if isinstance(content.get("network"), Mapping):
         network = build_network(content["network"], path)
-    elif factory is not None:
-        network = factory()
     else:
-        raise CheckpointError(
-            f"{path}: does not contain its network's name; the bundle's inference.json does (`--ckpt_path {path}`)"
-        )
-    load_weights(network, network_state(content, path), path)
+        network = build_network(REFERENCE, path) if factory is None else factory()
+        assumed = not content.keys() & {"preprocessing_parameters", "recipe"}
+        if factory is None and {n: v.shape for n, v in state.items()} != shapes_of(network):
+            raise CheckpointError(
+                f"{path}: does not contain its network's name, and its weights do not fit MLPerf's network; the "
+                f"configuration of its bundle names the network (`--ckpt_path {path}`)"
+            )
+    load_weights(network, state, path)
     try:
-        parameters = PreprocessingParameters.from_dict(content.get("preprocessing_parameters", {}))
+        # Checkpoints of earlier versions call the parameters a recipe.
+        parameters = PreprocessingParameters.from_dict(
+            content.get("preprocessing_parameters", content.get("recipe", {}))
+        )
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its preprocessing parameters are invalid ({error})") from error
     outputs = getattr(network, "out_channels", None)
@@ -174,7 +201,27 @@ def model_in(content: dict[str, Any], digest: str, path: Path, factory: partial[
     configuration = content.get("configuration")
     dataset = configuration.get("dataset") if isinstance(configuration, Mapping) else None
     datasets = (dataset,) if isinstance(dataset, str) else ()
-    return Model(network, parameters, (path,), datasets=datasets, digests=(digest,))
+    description = _description(content, path, datasets, assumed)
+    return Model(network, parameters, (path,), datasets=datasets, digests=(digest,), description=description)
+
+
+def shapes_of(network: nn.Module) -> dict[str, torch.Size]:
+    """Return the shape of each of a network's weights by name."""
+    return {name: values.shape for name, values in network.state_dict().items()}
+
+
+def _description(content: Mapping[str, Any], path: Path, datasets: Sequence[str], assumed: bool) -> str:
+    """Describe a model in a line: its name, training data, epochs and score, as far as its file contains them."""
+    trained_on = content.get("trained_on") or ", ".join(datasets)
+    facts = [f"trained on {trained_on}" if isinstance(trained_on, str) and trained_on else "training data unknown"]
+    if isinstance(content.get("epoch"), int):
+        facts.append(f"{content['epoch']} epochs")
+    scores = content.get("scores") or {"mean_dice": content.get("best", content.get("best_mean_dice"))}
+    if isinstance(scores, Mapping) and isinstance(score := scores.get("mean_dice"), float):
+        facts.append(f"mean_dice {score:.4f}")
+    if assumed:
+        facts.append("network and preprocessing of the MLPerf reference assumed, since the file names none")
+    return f"{content.get('name') or path.name}: {', '.join(facts)}"
 
 
 def model_of_run(path: str | Path | Sequence[str | Path], factory: partial[nn.Module], tta: bool = False) -> Model:

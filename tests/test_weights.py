@@ -13,6 +13,7 @@ import torch
 from kits_unet3d.networks import CheckpointError, UNet3D
 from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.download import Patience
+from kits_unet3d.pipeline.model import read_model
 from kits_unet3d.pipeline.runtime.errors import CaseError, UsageError
 from kits_unet3d.pipeline.weights import (
     add_weights,
@@ -22,6 +23,7 @@ from kits_unet3d.pipeline.weights import (
     published_weights,
     weights_directory,
 )
+from kits_unet3d.transforms import PreprocessingParameters
 
 QUICK = Patience(timeout_s=0.5, retries=4, wait_s=0.01)
 SMALL = {"_target_": "kits_unet3d.networks.UNet3D", "channels": [2, 4]}
@@ -41,7 +43,7 @@ def stand_in(tmp_path):
     content = {
         "epoch": 3,
         "best_model_state_dict": {f"module.{name}": values for name, values in network.state_dict().items()},
-        "best_mean_dice": float(np.float64(0.9)),
+        "best_mean_dice": np.float64(0.9),  # a numpy number, as the reference stores it
         "optimizer_state_dict": torch.optim.SGD(network.parameters(), 0.1).state_dict(),
     }
     torch.save(content, file)
@@ -109,6 +111,43 @@ def test_weights_arrive_whole_from_a_server_that_misbehaves(stand_in, server):
     assert sorted(p.name for p in path.parent.iterdir()) == ["small.json", "small.safetensors"]
     assert download_weights(published, address(server), offline=True) == path and len(server.requests) == 5
     assert installed_weights() == {"small": path}
+
+
+def test_downloaded_weights_predict_with_what_their_description_names(stand_in, server, tmp_path):
+    file, published, network = stand_in
+    server.body = file.read_bytes()
+    path = download_weights(published, address(server), patience=QUICK)
+    model = read_model(path)
+    image = torch.rand(1, 1, 16, 16, 16)
+    torch.testing.assert_close(model.network(image), network(image))
+    assert model.parameters == PreprocessingParameters()
+    assert model.description.startswith("small: trained on KiTS19: 168") and "mean_dice 0.8617" in model.description
+    described = path.with_suffix(".json")
+    described.write_text(described.read_text().replace('"sha256": "', '"sha256": "0'))
+    with pytest.raises(CheckpointError, match="does not describe small.safetensors"):
+        read_model(path)
+
+
+def test_a_checkpoint_of_the_reference_is_read_as_it_is(tmp_path):
+    """Names and shapes are enough: the network and its preprocessing are assumed, and the description says so."""
+    torch.manual_seed(0)
+    network = UNet3D()
+    state = {f"module.{name}": values for name, values in network.state_dict().items()}
+    file = tmp_path / "checkpoint.pth"
+    torch.save({"epoch": 7, "best_model_state_dict": state, "best_mean_dice": np.float64(0.91)}, file)
+    model = read_model(file)
+    assert all(torch.equal(values, network.state_dict()[name]) for name, values in model.network.state_dict().items())
+    assert model.parameters == PreprocessingParameters()
+    assert model.description == (
+        "checkpoint.pth: training data unknown, 7 epochs, mean_dice 0.9100, network and preprocessing of the MLPerf "
+        "reference assumed, since the file names none"
+    )
+    torch.jit.save(torch.jit.script(torch.nn.ReLU()), tmp_path / "model.ptc")
+    with pytest.raises(CheckpointError, match="is TorchScript"):
+        read_model(tmp_path / "model.ptc")
+    torch.save({"model": UNet3D(channels=(2, 4)).state_dict()}, file)
+    with pytest.raises(CheckpointError, match="do not fit MLPerf's network"):
+        read_model(file)
 
 
 def test_a_mirror_is_named_by_a_variable(stand_in, server, monkeypatch):

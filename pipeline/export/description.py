@@ -13,7 +13,7 @@ from typing import Any
 
 from kits_unet3d.networks import CheckpointError, read_with_digest
 
-from ..model import Model, build_network, model_in
+from ..model import Model, build_network, model_in, with_description
 from ..runtime.errors import UsageError
 from ..runtime.installed_bundle import bundle_directory
 from ..runtime.plain_data import require_plain
@@ -66,6 +66,7 @@ def describe(checkpoint: str | Path, bundle: str | Path | None = None) -> Descri
     directory = bundle_directory() if bundle is None else Path(bundle)
     configs = _read_configs(directory)
     content, digest = read_with_digest(checkpoint)
+    content = with_description(content, digest, Path(checkpoint))
     named, settings = content.get("network"), content.get("configuration")
     settings = dict(settings) if isinstance(settings, Mapping) else {}
     scores = _scores(content.get("best"), checkpoint)
