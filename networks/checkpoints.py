@@ -133,7 +133,7 @@ def _numpy_scalars() -> list[Any]:
     # numpy 1 and 2 name the same function differently, and a file may come from either.
     named = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     kinds = [type(array.dtype) for array in arrays]
-    return [*named, kinds[0].__base__, *kinds]
+    return [*named, kinds[0].__mro__[-2], *kinds]  # numpy.dtype, without importing numpy
 
 
 def _read_torch(path: Path, stream: BinaryIO) -> dict[str, Any]:
