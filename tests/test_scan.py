@@ -10,6 +10,7 @@ from conftest import shared
 from dicoms import write_series
 
 from kits_unet3d.pipeline.inference import Grid, find_scans, read_scan, write_mask
+from kits_unet3d.pipeline.io.labels import read_labels
 from kits_unet3d.pipeline.runtime.errors import CaseError, UsageError
 
 AFFINE = np.array([[0, 0, -0.8, 11.0], [0, -0.8, 0, -7.0], [-3.0, 0, 0, 5.0], [0, 0, 0, 1.0]])
@@ -42,7 +43,7 @@ def test_a_mask_lies_on_the_scans_grid_and_in_its_format(tmp_path, ending, codes
     mask = (scan.voxels > 0).astype(np.uint8)
     written = write_mask(mask, scan.grid, tmp_path / "out")
     assert written.name == f"scan_seg{ending}"
-    again = read_scan(written)
+    again = read_labels(written)
     assert (again.affine == scan.affine).all() and (again.voxels == mask).all()
     if "nii" in ending:
         before, after = nib.load(path).header, nib.load(written).header
@@ -58,7 +59,7 @@ def test_a_scaled_int16_scan_is_read_in_hu_and_its_mask_is_unscaled(tmp_path):
     nib.save(image, tmp_path / "scan.nii.gz")
     scan = read_scan(tmp_path / "scan.nii.gz")
     mask = (scan.voxels > 0).astype(np.uint8)
-    assert (read_scan(write_mask(mask, scan.grid, tmp_path / "out")).voxels == mask).all()
+    assert (read_labels(write_mask(mask, scan.grid, tmp_path / "out")).voxels == mask).all()
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_a_mask_is_one_file_that_can_be_moved(tmp_path, ending, becomes):
     written = write_mask((scan.voxels > 0).astype(np.uint8), scan.grid, tmp_path / "out")
     assert written.name == f"scan_seg{becomes}" and list((tmp_path / "out").iterdir()) == [written]
     moved = written.rename(tmp_path / f"moved{becomes}")
-    assert (read_scan(moved).voxels == (scan.voxels > 0)).all()
+    assert (read_labels(moved).voxels == (scan.voxels > 0)).all()
 
 
 def test_a_scan_with_voxels_that_are_no_numbers_is_refused(tmp_path):

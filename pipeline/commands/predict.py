@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     reading.add_argument("--series", default=None, help="DICOM series by number, UID or description, or all")
     reading.add_argument("--allow-gaps", action="store_true", help="fill in missing DICOM slices")
     reading.add_argument("--volume", type=int, default=None, help="number of the volume in 4-D files, from 1")
-    reading.add_argument("--hu-offset", type=float, default=0.0, help="value to add to every voxel")
+    reading.add_argument("--hu-offset", type=float, help="value to add to every voxel; 0 states that they are HU")
     reading.add_argument("--spacing", type=float, nargs=3, default=None, metavar="MM", help="size of a voxel")
     reading.add_argument(
         "--trust", choices=("sform", "qform"), default=None, help="which one to use where the two disagree"

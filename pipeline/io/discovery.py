@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,12 @@ UNREAD = {
     (".mgz", ".mgh", ".mnc", ".par"): "this format is not supported; convert it to .nii.gz",
     (".zip", ".tar", ".tar.gz", ".tgz", ".7z"): "an archive is not searched; extract it",
 }
+
+
+#: Directories of label maps beside a data set's images, as in the Medical Segmentation Decathlon and nnU-Net.
+LABEL_DIRECTORIES = ("labelsTr", "labelsTs", "labelsVal")
+#: Longest name of a result, in bytes: most file systems allow 255, of which endings and temporary names need some.
+LONGEST = 200
 
 
 @dataclass(frozen=True)
@@ -113,8 +120,11 @@ def _passed_over(path: Path, skipped: dict[str, str]) -> bool:
     """Return whether a file is hidden, as unfinished files are, or is a mask of this program or of KiTS19."""
     if path.name.startswith("."):
         return True
-    if stem(path).endswith("_seg") or stem(path) == "segmentation":
+    if stem(path).lower().endswith(("_seg", ".seg")) or stem(path) == "segmentation":
         skipped[str(path)] = "its name is that of a mask; rename it if it is a scan"
+        return True
+    if path.parent.name in LABEL_DIRECTORIES and any(path.parent.parent.glob("images*")):
+        skipped[str(path)] = f"{path.parent.name} holds the label maps of a data set; name the file if it is a scan"
         return True
     return False
 
@@ -197,7 +207,17 @@ def _distinct(scans: list[Found]) -> list[Found]:
         ]
         counts = Counter(scan.name for scan in scans)
         scans = [replace(s, name=s.name + ending_of(s.path)) if counts[s.name] > 1 else s for s in scans]
-    return _numbered(scans)
+    return _numbered([replace(scan, name=_shortened(scan.name)) for scan in scans])
+
+
+def _shortened(name: str) -> str:
+    """Shorten a name that leaves no room for the endings of results; a digest keeps it distinct."""
+    *directories, last = name.split("/")
+    written = last.encode("utf-8", "surrogateescape")
+    if len(written) <= LONGEST:
+        return name
+    digest = hashlib.sha256(written).hexdigest()[:8]
+    return "/".join((*directories, f"{written[: LONGEST - 9].decode('utf-8', 'ignore')}-{digest}"))
 
 
 def _numbered(scans: list[Found]) -> list[Found]:

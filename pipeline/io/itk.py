@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from ..runtime.errors import CaseError
 from .nifti import choose_volume
 from .options import Admission, ReadOptions, Stored
-from .signature import check_packed, first_bytes, require_bytes
+from .signature import check_packed, first_bytes, require_bytes, require_no_more
 from .voxels import Collect, Hounsfield, require_numbers, steps
 
 #: Convert world axes of ITK (left, posterior, superior) to those of NIfTI (right, anterior, superior).
@@ -71,7 +71,8 @@ def read_itk(path: Path, options: ReadOptions, admit: Admission, collect: Collec
         raise CaseError(f"{path}: each voxel has {reader.GetNumberOfComponents()} values, a colour; it is not CT")
     dtype = _dtype(path, reader)
     _check_data(path, text, int(np.prod([int(n) for n in reader.GetSize()], dtype=object)) * dtype.itemsize)
-    warnings: list[str] = []
+    wanted = int(np.prod([int(n) for n in reader.GetSize()], dtype=object)) * dtype.itemsize
+    warnings: list[str] = _check_tail(path, text, wanted, shape[0] * shape[1] * dtype.itemsize)
     geometry = _geometry(path, text, reader, options, warnings)
     admit(shape, geometry.affine)
     try:
@@ -153,3 +154,15 @@ def _check_data(path: Path, text: _Text, wanted: int) -> None:
     require_bytes(path, wanted, text.data.stat().st_size - text.start, packed)
     if packed:
         check_packed(text.data, text.start, wanted)
+
+
+def _check_tail(path: Path, text: _Text, wanted: int, slice_bytes: int) -> list[str]:
+    """Compare the bytes after a raw file's voxels with its header, unless the header skips some before them."""
+    entries = text.entries
+    raw = entries.get("encoding", "raw").lower() == "raw" and entries.get("compresseddata", "").lower() != "true"
+    skips = any(
+        entries.get(key, "0") != "0" for key in ("headersize", "line skip", "lineskip", "byte skip", "byteskip")
+    )
+    if not raw or skips or entries.get("binarydata", "true").lower() == "false":
+        return []
+    return require_no_more(path, wanted, text.data.stat().st_size - text.start, slice_bytes)

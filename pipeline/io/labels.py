@@ -47,7 +47,7 @@ class Labels:
         stored: np.dtype,
         slope: float = 1.0,
         intercept: float = 0.0,
-        offset: float = 0.0,
+        offset: float | None = None,
     ) -> None:
         require_numbers(path, stored)
         self.path, self.slope, self.intercept = path, slope, intercept

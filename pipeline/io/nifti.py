@@ -11,7 +11,7 @@ import numpy as np
 from ..runtime.errors import CaseError
 from ..runtime.files import DAMAGED, open_packed
 from .options import Admission, ReadOptions, Stored
-from .signature import GZIP, TAIL, endless, first_bytes, require_bytes
+from .signature import GZIP, TAIL, endless, first_bytes, require_bytes, require_no_more
 from .voxels import Collect, Hounsfield, believable, require_numbers, require_regular, steps
 
 #: Relative difference allowed between two descriptions of one geometry.
@@ -66,8 +66,10 @@ def _read(
         volume_read.put(first, raw)
     _skip(stream, total - (skipped + 1) * volume)
     # Read to the end, where gzip keeps its checksum. The limit stops a decompression bomb.
-    if packed and len(stream.read(TAIL)) == TAIL:
+    tail = len(stream.read(TAIL)) if packed else size - start - total
+    if packed and tail == TAIL:
         raise endless(path, total)
+    warnings += require_no_more(path, total, total + tail, shape[0] * shape[1] * dtype.itemsize)
     voxels, more = volume_read.finished()
     return Stored(voxels, affine, header, (*warnings, *more))
 
@@ -78,6 +80,8 @@ def _header(path: Path, stream: BinaryIO) -> Any:
     kind = nib.Nifti2Header if 540 in sizes else nib.Nifti1Header
     if 540 in sizes:
         block += stream.read(540 - 348)
+    if len(block) < (540 if 540 in sizes else 348):
+        raise CaseError(f"{path}: its header ends after {len(block)} bytes; it is truncated, copy or export it again")
     magic = block[4:8] if kind is nib.Nifti2Header else block[344:348]
     if magic[:3] in (b"ni1", b"ni2"):
         raise CaseError(f"{path}: its voxels are in a second file; convert the pair to one .nii.gz")

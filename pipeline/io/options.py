@@ -21,7 +21,7 @@ class ReadOptions:
 
     Attributes:
         volume: volume of a 4-D file, counted from 1; other files have only one.
-        hu_offset: value added to every voxel.
+        hu_offset: value added to every voxel; 0, unlike None, states that the values are HU, whatever they look like.
         spacing_mm: voxel size along the file's three axes, used if the header's is missing or implausible.
         trust: ``"sform"`` or ``"qform"``, used if the two forms of a NIfTI file disagree.
         series: number, UID or description of a DICOM series, or ``"all"``.
@@ -29,7 +29,7 @@ class ReadOptions:
     """
 
     volume: int | None = None
-    hu_offset: float = 0.0
+    hu_offset: float | None = None
     spacing_mm: tuple[float, float, float] | None = None
     trust: str | None = None
     series: str | None = None

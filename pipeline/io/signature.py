@@ -62,6 +62,24 @@ def require_bytes(path: Path, wanted: int, following: int, packed: bool) -> None
         )
 
 
+def require_no_more(path: Path, wanted: int, following: int, slice_bytes: int) -> list[str]:
+    """Compare a header with the bytes after it; return a warning about a few more.
+
+    A slice or more indicates a wrong shape or voxel type, which would put voxels at wrong places. No format forbids
+    fewer, and some programs fill the last block of a file.
+
+    Raises:
+        CaseError: if a slice or more follows the voxels.
+    """
+    more = following - wanted
+    if more >= slice_bytes:
+        raise CaseError(
+            f"{path}: its header declares {wanted} bytes of voxels, but {following} follow; correct its shape or voxel "
+            "type, or export it again"
+        )
+    return [f"{more} bytes after the voxels are ignored"] if more > 0 else []
+
+
 def check_packed(path: Path, start: int, wanted: int) -> None:
     """Decompress gzip or zlib data to the end without keeping them, to verify length and checksum.
 
@@ -86,7 +104,7 @@ def check_packed(path: Path, start: int, wanted: int) -> None:
             raise CaseError(f"{path}: damaged ({error}); copy or export it again") from error
     if count < wanted:
         raise CaseError(f"{path}: contains {count} bytes of voxels, its header declares {wanted}; export it again")
-    if count > wanted + TAIL:
+    if count > wanted:
         raise endless(path, wanted)
 
 

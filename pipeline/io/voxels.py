@@ -18,6 +18,8 @@ PADDING = -1500
 FEW = 0.01
 #: Unsigned 16-bit values above this are wrapped negative values.
 WRAPPED = 60000
+#: Values that span fewer HU than this, near 0, are labels, or intensities scaled to 0 to 1 or to z-scores.
+NARROW = 50
 #: Values below this are air or lung, so they are in HU already.
 AIRY = -500
 
@@ -29,7 +31,8 @@ class Hounsfield:
         path: for error messages.
         shape: (X, Y, Z).
         stored: type of the values in the file.
-        slope, intercept, offset: HU = stored · slope + intercept + offset.
+        slope, intercept, offset: HU = stored · slope + intercept + offset. An offset of 0, unlike None, states that
+            the values are HU, whatever they look like.
 
     Raises:
         CaseError: if values of that type cannot be CT, or the volume does not fit into memory.
@@ -42,8 +45,9 @@ class Hounsfield:
         stored: np.dtype,
         slope: float = 1.0,
         intercept: float = 0.0,
-        offset: float = 0.0,
+        offset: float | None = None,
     ) -> None:
+        self.stated, offset = offset == 0, offset or 0.0
         require_numbers(path, stored)
         self.path, self.slope, self.shift, self.offset = path, slope, intercept + offset, offset
         whole = stored.kind in "iu" and slope == 1 and float(self.shift).is_integer()
@@ -103,11 +107,8 @@ class Hounsfield:
             )
         if max(-self.lowest, self.highest) > ABSURD:
             raise CaseError(f"{self.path}: values from {self.lowest:g} to {self.highest:g} are not HU; export it again")
-        if self.thinnest >= 0 and self.highest > 100:
-            raise CaseError(
-                f"{self.path}: values from {self.thinnest:g} to {self.highest:g} without any air near -1000 are not "
-                "HU; if they are HU plus a constant, correct it with --hu-offset (often --hu-offset=-1024)"
-            )
+        if not self.stated:
+            self._require_range()
         if self.offset and self.thinnest - self.offset < AIRY:
             stored = self.thinnest - self.offset
             warnings.append(f"it has air at {stored:g} already, but --hu-offset added {self.offset:g} to all")
@@ -118,6 +119,20 @@ class Hounsfield:
         if self.padding:
             warnings.append(f"{self.padding} voxels below {self.floor:g} HU are padding and were set to air")
         return self.voxels, warnings
+
+    def _require_range(self) -> None:
+        thinnest = min(self.thinnest, self.highest)
+        if self.highest - thinnest < NARROW and thinnest > -NARROW:  # a volume of nothing but air is CT
+            raise CaseError(
+                f"{self.path}: values from {thinnest:g} to {self.highest:g} are labels or scaled intensities, not HU; "
+                "name the CT in HU, or state with --hu-offset=0 that they are HU"
+            )
+        if thinnest >= 0:
+            raise CaseError(
+                f"{self.path}: values from {thinnest:g} to {self.highest:g} without any air near -1000 are not HU; if "
+                "they are HU plus a constant, correct it with --hu-offset (often --hu-offset=-1024); if they are HU, "
+                "state it with --hu-offset=0"
+            )
 
 
 class Collector(Protocol):

@@ -138,6 +138,12 @@ def read_slice(path: Path) -> Slice:
             return ()
         return values if len(values) == count and np.isfinite(values).all() else ()
 
+    ct_slice = text("0008|0060") in ("", "CT") and "LOCALIZER" not in text("0008|0008").upper()
+    if ct_slice and text("0028|0004") == "MONOCHROME1":  # GDCM inverts these, so they are no HU
+        reason = (
+            "its PhotometricInterpretation is MONOCHROME1, not MONOCHROME2; export it again from the scanner's archive"
+        )
+        return Slice(path, sop_class or text("0008|0016"), error=reason, identity=identity)
     frames = text("0028|0008")
     size = reader.GetSize()
     return Slice(
