@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,6 +48,13 @@ class _Text(NamedTuple):
     entries: dict[str, str]
     data: Path
     start: int
+    meta: bool = False
+
+    @property
+    def packed(self) -> bool:
+        """Return whether the voxels are compressed by gzip or zlib."""
+        encoding = self.entries.get("encoding", "raw").lower()
+        return encoding in ("gz", "gzip") or self.entries.get("compresseddata", "").lower() == "true"
 
 
 def read_itk(path: Path, options: ReadOptions, admit: Admission, collect: Collect = Hounsfield) -> Stored:
@@ -75,11 +83,15 @@ def read_itk(path: Path, options: ReadOptions, admit: Admission, collect: Collec
     warnings: list[str] = _check_tail(path, text, wanted, shape[0] * shape[1] * dtype.itemsize)
     geometry = _geometry(path, text, reader, options, warnings)
     admit(shape, geometry.affine)
-    try:
-        array = sitk.GetArrayViewFromImage(image := reader.Execute())
-    except RuntimeError as error:
-        raise _unreadable(path, error) from error
-    volume_read = collect(path, shape, array.dtype, offset=options.hu_offset)
+    image = None
+    if text.meta and text.packed:  # ITK trusts CompressedDataSize, and fills what is beyond with zeros
+        array = _decompressed(text, dtype)
+    else:
+        try:
+            array = sitk.GetArrayViewFromImage(image := reader.Execute())
+        except RuntimeError as error:
+            raise _unreadable(path, error) from error
+    volume_read = collect(path, shape, dtype, offset=options.hu_offset)
     slices = array.reshape(-1, shape[2], shape[1], shape[0])[volume]
     for first, stop in steps(shape, dtype.itemsize):
         volume_read.put(first, slices[first:stop].transpose(2, 1, 0))
@@ -111,7 +123,11 @@ def _geometry(
 ) -> ItkGeometry:
     dimension = reader.GetDimension()
     spacing = tuple(reader.GetSpacing()[:3])
-    given = any(key.startswith(SPACING_KEYS) for key in text.entries)
+    sizes = [value for key, value in text.entries.items() if key.startswith(SPACING_KEYS)]
+    # ITK makes 1 mm of a voxel size that is no number.
+    given = bool(sizes) and not any("nan" in value.lower() or "inf" in value.lower() for value in sizes)
+    if not text.meta and not text.entries.keys() & {"space", "space dimension"}:
+        warnings.append("the header contains no space: left and right are unknown")
     units = re.findall(r'"([^"]*)"', text.entries.get("space units", text.entries.get("units", "")))[:3]
     foreign = {unit for unit in units if unit.strip().lower() not in MILLIMETRES}
     instead = options.spacing_instead_of(spacing if given and not foreign else np.zeros(3), warnings)
@@ -140,19 +156,29 @@ def _text(path: Path) -> _Text:
     name = entries.get("elementdatafile" if meta else "data file", entries.get("datafile", ""))
     if name.upper().startswith("LIST") or "%" in name:
         raise CaseError(f"{path}: its voxels are in several files; convert it to one file")
-    return _Text(entries, path.parent / name, 0) if name not in ("", "LOCAL") else _Text(entries, path, start)
+    if name.upper() in ("", "LOCAL"):
+        return _Text(entries, path, start, meta)
+    return _Text(entries, path.parent / name, 0, meta)
+
+
+def _decompressed(text: _Text, dtype: np.dtype) -> np.ndarray:
+    """Decompress a MetaImage's voxels, which :func:`_check_data` has verified."""
+    with open(text.data, "rb") as stream:
+        stream.seek(text.start)
+        voxels = zlib.decompressobj(wbits=47).decompress(stream.read())
+    order = text.entries.get("binarydatabyteordermsb", text.entries.get("elementbyteordermsb", "false"))
+    stored = dtype.newbyteorder(">" if order.lower() == "true" else "<")
+    return np.frombuffer(voxels, stored, len(voxels) // dtype.itemsize).astype(dtype, copy=False)
 
 
 def _check_data(path: Path, text: _Text, wanted: int) -> None:
     """Verify length and checksum before reading, since ITK fills missing data with zeros."""
     if not text.data.is_file():
         raise CaseError(f"{path}: its voxel file {text.data.name} is missing; copy both files")
-    encoding = text.entries.get("encoding", "raw").lower()
-    packed = encoding in ("gz", "gzip") or text.entries.get("compresseddata", "").lower() == "true"
-    if not packed and encoding != "raw":
+    if not text.packed and text.entries.get("encoding", "raw").lower() != "raw":
         return  # text or bzip2: their readers report errors themselves
-    require_bytes(path, wanted, text.data.stat().st_size - text.start, packed)
-    if packed:
+    require_bytes(path, wanted, text.data.stat().st_size - text.start, text.packed)
+    if text.packed:
         check_packed(text.data, text.start, wanted)
 
 

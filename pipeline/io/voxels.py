@@ -16,7 +16,7 @@ AIR, DENSEST = -1024, 3071
 PADDING = -1500
 #: Fraction of voxels that may be non-finite.
 FEW = 0.01
-#: Unsigned 16-bit values above this are wrapped negative values.
+#: Unsigned 16-bit values above this are wrapped negative values, where stored values are HU.
 WRAPPED = 60000
 #: Values that span fewer HU than this, near 0, are labels, or intensities scaled to 0 to 1 or to z-scores.
 NARROW = 50
@@ -50,6 +50,8 @@ class Hounsfield:
         self.stated, offset = offset == 0, offset or 0.0
         require_numbers(path, stored)
         self.path, self.slope, self.shift, self.offset = path, slope, intercept + offset, offset
+        # Stored values that are scaled are no HU, so none of them is a wrapped one.
+        self.may_wrap = stored.kind == "u" and stored.itemsize == 2 and (slope, intercept) == (1, 0)
         whole = stored.kind in "iu" and slope == 1 and float(self.shift).is_integer()
         try:
             self.voxels = np.empty(tuple(shape), np.int16 if whole else np.float32, order="F")
@@ -67,7 +69,7 @@ class Hounsfield:
             values = self._finite(slices.astype(np.float64))
         else:
             values = slices.astype(np.int64 if slices.dtype.itemsize > 2 else np.int32)
-            if slices.dtype.kind == "u" and slices.dtype.itemsize == 2:
+            if self.may_wrap:
                 wrapped = values > WRAPPED
                 self.wrapped += int(wrapped.sum())
                 values -= wrapped * 65536

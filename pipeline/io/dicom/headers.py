@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,10 @@ DECODED = {
     f"1.2.840.10008.1.2{rest}"
     for rest in ("", ".1", ".1.99", ".2", ".4.50", ".4.51", ".4.57", ".4.70", ".4.80", ".4.81", ".4.90", ".4.91", ".5")
 }
-PLAIN = {f"1.2.840.10008.1.2{rest}" for rest in ("", ".1", ".2")}
+#: Uncompressed transfer syntaxes: implicit, explicit, and explicit with the other order of bytes.
+PLAIN = tuple(f"1.2.840.10008.1.2{rest}" for rest in ("", ".1", ".2"))
+#: Tag of PixelData in the usual order of bytes.
+PIXEL_DATA = b"\xe0\x7f\x10\x00"
 #: First tags of files that lack the DICM prefix: of the file meta information, or of group 8.
 FIRST_TAGS = {b"\x02\0\0\0", *(bytes((8, 0, element, 0)) for element in (0x00, 0x01, 0x05, 0x08, 0x12, 0x16, 0x18))}
 #: Tags that distinguish the phases that some scanners put into one series.
@@ -44,6 +48,8 @@ class Slice:
         position: centre of the first voxel; empty if not given.
         spacing: distance between rows, then between columns; empty if not given.
         error: reason why the file cannot be read; empty if it can.
+        padding: stored values, lowest and highest, of voxels outside the scanned area; empty if there are none.
+        rescale: slope and intercept from stored values to HU; empty if not given.
         stray: whether the file is not DICOM, so that no series lacks it.
         identity: words that name the patient.
     """
@@ -62,6 +68,8 @@ class Slice:
     position: tuple[float, ...] = ()
     spacing: tuple[float, ...] = ()
     phase: tuple[str, ...] = ()
+    padding: tuple[float, ...] = ()
+    rescale: tuple[float, ...] = ()
     error: str = ""
     stray: bool = False
     patient_id: str = ""
@@ -161,8 +169,41 @@ def read_slice(path: Path) -> Slice:
         numbers("0020|0032", 3),
         numbers("0028|0030", 2),
         tuple(text(tag) for tag in PHASE_TAGS),
+        _padding(numbers("0028|0120", 1) + numbers("0028|0121", 1), text("0028|0103") == "1"),
+        numbers("0028|1053", 1) + numbers("0028|1052", 1),
         patient_id=text("0010|0020"),
         identity=identity,
+    )
+
+
+def _padding(limits: tuple[float, ...], signed: bool) -> tuple[float, ...]:
+    """Return the lowest and highest stored value of padding, which a tag may hold as unsigned."""
+    values = [value - 65536 if signed and value > 32767 else value for value in limits]
+    return (min(values), max(values)) if values else ()
+
+
+def require_pixels(one: Slice, bits: int) -> None:
+    """Compare the length of uncompressed PixelData with Rows × Columns, since the decoder takes any.
+
+    Raises:
+        CaseError: naming the file, if they differ.
+    """
+    if file_meta(one.path).get(16, "1.2.840.10008.1.2") not in PLAIN[:2]:
+        return
+    wanted, lengths = one.size[0] * one.size[1] * bits // 8, []
+    with open(one.path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        at = content.find(PIXEL_DATA)
+        while at >= 0:
+            explicit = content[at + 4 : at + 6] in (b"OW", b"OB")
+            start = at + (12 if explicit else 8)
+            length = int.from_bytes(content[start - 4 : start], "little")
+            if length in (wanted, wanted + wanted % 2) and start + wanted <= len(content):
+                return
+            lengths.append(min(length, len(content) - start))
+            at = content.find(PIXEL_DATA, at + 4)
+    raise CaseError(
+        f"{one.path}: its PixelData has {lengths[0] if lengths else 0} bytes, but its {one.size[1]} rows and "
+        f"{one.size[0]} columns need {wanted}; export it again"
     )
 
 

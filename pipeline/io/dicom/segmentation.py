@@ -68,7 +68,7 @@ def write_segmentation(mask: np.ndarray, like: Grid, directory: str | Path, clas
         CaseError: if the mask is empty, its slices differ from the series', or these lack tags that a
             segmentation must repeat.
     """
-    if not isinstance(like.header, tuple):
+    if type(like.header) is not tuple:  # paths of slices; other formats have a named tuple or a header object
         return None
     if len(like.header) != mask.shape[2]:
         raise CaseError(

@@ -15,6 +15,10 @@ from .headers import CT, PHASE_TAGS, Slice
 
 #: Positions closer than this count as the same, in mm.
 SAME_MM = 0.01
+#: Directions and voxel sizes (mm) that differ by less than this count as the same.
+SAME_GEOMETRY = 1e-3
+#: Fewest slices of another geometry that are a series of their own.
+FEWEST = 3
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,11 @@ def sort_series(slices: Iterable[Slice], top: Path) -> list[DicomDirectory]:
             groups[(one.series_uid, one.patient_id, None if one.series_uid else one.path.parent)].append(one)
     directories: dict[Path, list[list[Slice]]] = defaultdict(list)
     for group in groups.values():
-        directories[_common(group, top)].append(group)
+        for part in _by_geometry(group):
+            if len(part) < FEWEST < len(group):  # a few slices of another kind are no scan of their own
+                others[part[0].path.parent]["slice of another size or orientation"] += len(part)
+            else:
+                directories[_common(part, top)].append(part)
     for path in (*others, *damaged):
         # Other files belong to the nearest directory with a series, or stand alone.
         if not any(path == f or f in path.parents for f in directories) and others[path].keys() != {"directory"}:
@@ -104,6 +112,21 @@ def sort_series(slices: Iterable[Slice], top: Path) -> list[DicomDirectory]:
             DicomDirectory(path, tuple(_labelled(groups_here)), tuple(sorted(left_out.items())), tuple(lost), known)
         )
     return result
+
+
+def _by_geometry(group: list[Slice]) -> list[list[Slice]]:
+    """Split a group into slices of one orientation, voxel size and size, such as a scan and its reformats."""
+    parts: list[list[Slice]] = []
+    for one in group:
+        geometry = (*one.orientation, *one.spacing, *one.size)
+        for part in parts:
+            first = (*part[0].orientation, *part[0].spacing, *part[0].size)
+            if len(first) == len(geometry) and np.allclose(first, geometry, rtol=0, atol=SAME_GEOMETRY):
+                part.append(one)
+                break
+        else:
+            parts.append([one])
+    return parts
 
 
 def _common(group: list[Slice], top: Path) -> Path:
@@ -132,7 +155,7 @@ def _labelled(groups: list[list[Slice]]) -> list[Series]:
 
 def _without_copies(group: list[Slice]) -> list[Slice]:
     """Return each object once, even if it is stored twice."""
-    return list({one.uid or str(one.path): one for one in sorted(group, key=lambda s: s.path)}.values())
+    return list({(one.uid or str(one.path), one.position): one for one in sorted(group, key=lambda s: s.path)}.values())
 
 
 def _phases(group: list[Slice]) -> list[list[Slice]]:

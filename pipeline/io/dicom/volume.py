@@ -12,13 +12,15 @@ from ...runtime.errors import CaseError
 from ..itk import LPS_TO_RAS
 from ..options import Admission, ReadOptions, Stored
 from ..voxels import Hounsfield
-from .headers import Slice, unreadable
-from .series import DicomDirectory, Series, shares_positions
+from .headers import Slice, require_pixels, unreadable
+from .series import SAME_MM, DicomDirectory, Series
 
 #: Relative difference between steps above which the slices count as uneven.
 UNEVEN = 0.05
 #: Distance from the line through the first and last slice above which a slice is out of place, in mm.
 OUT_OF_LINE_MM = 0.5
+#: Value of padding, below every HU; it counts as air.
+OUTSIDE = -32000
 #: Directions that differ by less than this count as the same.
 SAME_DIRECTION = 1e-3
 #: Angle in degrees between the slices' normal and the line through the slices above which it is a gantry tilt.
@@ -38,16 +40,19 @@ def read_dicom(directory: DicomDirectory, options: ReadOptions, admit: Admission
             f"{directory.path}: {len(directory.damaged)} damaged files ({names}): {directory.damaged[0].error}"
         )
     series = directory.choose(options.series)
-    slices = _in_order(directory, series)
+    slices = _in_order(directory, series, warnings)
     affine, places = _geometry(directory, slices, options, warnings)
     shape = (*slices[0].size, int(np.floor(places[-1] + 1.001)))
     admit(shape, affine)
     voxels, more = _voxels(directory, slices, shape, places, options)
+    padded = sum(bool(one.padding) for one in slices)
+    if padded:
+        warnings.append(f"PixelPaddingValue of {padded} slices was read as air")
     paths = tuple(one.path for one in slices)
     return Stored(voxels, affine, paths, (*warnings, *more))
 
 
-def _in_order(directory: DicomDirectory, series: Series) -> list[Slice]:
+def _in_order(directory: DicomDirectory, series: Series, warnings: list[str]) -> list[Slice]:
     where = f"{directory.path}: series {series.label}"
     for one in series.slices:
         missing = {"ImagePositionPatient": one.position, "ImageOrientationPatient": one.orientation}
@@ -57,14 +62,19 @@ def _in_order(directory: DicomDirectory, series: Series) -> list[Slice]:
             raise CaseError(f"{where}: {one.path.name} has no {', '.join(absent)}, so its position is unknown")
     if len(series.slices) < 2:
         raise CaseError(f"{where} has one slice; a scan has three axes of several voxels each, name its directory")
+    scaled = [one for one in series.slices if len(one.rescale) == 2]
+    if 0 < len(scaled) < len(series.slices):
+        name = next(one.path.name for one in series.slices if len(one.rescale) < 2)
+        raise CaseError(f"{where}: {name} has no RescaleSlope and RescaleIntercept, as others have; export it again")
+    if repeated := [uid for uid, count in Counter(one.uid for one in series.slices if one.uid).items() if count > 1]:
+        names = ", ".join(one.path.name for one in series.slices if one.uid == repeated[0])
+        raise CaseError(f"{where}: {names} have one SOPInstanceUID but different positions; export them again")
     for name in ("orientation", "spacing", "size"):
         values = np.array([getattr(one, name) for one in series.slices], dtype=np.float64)
         if np.abs(values - values[0]).max() > SAME_DIRECTION:
             kinds = Counter(tuple(v) for v in values.round(3).tolist())
             raise CaseError(f"{where}: its slices differ in {name} ({dict(kinds.most_common(3))}); separate them")
-    if shares_positions(series.slices):
-        raise CaseError(f"{where}: several slices have the same position and no tag distinguishes them; separate them")
-    return sorted(series.slices, key=lambda one: one.distance)
+    return _without_repeats(where, series.slices, warnings)
 
 
 def _geometry(
@@ -129,14 +139,43 @@ def _voxels(
 
 
 def _plane(one: Slice) -> np.ndarray:
-    """Read the voxels (columns, rows, 1) of a file, in HU."""
+    """Read the voxels (columns, rows, 1) of a file, in HU; padding is below every HU."""
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(one.path))
     try:
+        reader.ReadImageInformation()
+        bits = reader.GetMetaData("0028|0100").strip() if reader.HasMetaDataKey("0028|0100") else ""
+        require_pixels(one, int(bits) if bits.isdigit() else 16)
         image = reader.Execute()
     except RuntimeError as error:
         raise CaseError(f"{one.path}: {unreadable(one.path, error)}") from error
     if image.GetNumberOfComponentsPerPixel() > 1:
         raise CaseError(f"{one.path}: each voxel is a colour; it is not CT")
-    return sitk.GetArrayFromImage(image).reshape(one.size[1], one.size[0], 1).transpose(1, 0, 2)
+    plane = sitk.GetArrayFromImage(image).reshape(one.size[1], one.size[0], 1).transpose(1, 0, 2)
+    if one.padding:
+        slope, intercept = one.rescale if len(one.rescale) == 2 else (1.0, 0.0)
+        lowest, highest = sorted(value * slope + intercept for value in one.padding)
+        if plane.dtype.kind == "u":
+            plane = plane.astype(np.int32)
+        plane[(plane >= lowest) & (plane <= highest)] = OUTSIDE
+    return plane
+
+
+def _without_repeats(where: str, slices: Sequence[Slice], warnings: list[str]) -> list[Slice]:
+    """Return the slices in order, without those that repeat another's position and voxels.
+
+    Raises:
+        CaseError: if two slices at one position differ.
+    """
+    kept: list[Slice] = []
+    for one in sorted(slices, key=lambda one: one.distance):
+        if not kept or one.distance - kept[-1].distance >= SAME_MM:
+            kept.append(one)
+        elif not np.array_equal(_plane(one), _plane(kept[-1])):
+            raise CaseError(
+                f"{where}: several slices have the same position and no tag distinguishes them; separate them"
+            )
+    if len(kept) < len(slices):
+        warnings.append(f"{len(slices) - len(kept)} slices repeat others and were left out")
+    return kept
