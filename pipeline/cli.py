@@ -14,6 +14,7 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
 from importlib.metadata import version
@@ -21,6 +22,8 @@ from typing import NoReturn
 
 from .commands import Outcome, predict
 from .runtime.errors import UsageError, exit_code, report
+from .runtime.memory import use_cpu_share
+from .runtime.output import open_closed_streams
 
 #: Each is a module of ``commands`` with HELP, EXAMPLE, ``add_arguments(parser)`` and ``run(arguments)``.
 COMMANDS = (
@@ -73,6 +76,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     argv = sys.argv[1:] if argv is None else list(argv)
+    open_closed_streams()
+    use_cpu_share()
+    quieten_libraries()
     # Searched before the rest is parsed, which may fail; a command line may shorten it.
     machine = any(word.startswith("--j") and "--json".startswith(word) for word in argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -91,6 +97,7 @@ def _outcome(argv: Sequence[str]) -> Outcome:
         if "_ARGCOMPLETE" in os.environ:  # set by a shell after `register-python-argcomplete kits-unet3d`
             _complete(parser)
         arguments = parser.parse_args(argv)
+        require_no_empty_values(arguments)
         outcome: Outcome = arguments.run(arguments)
         return outcome
     except KeyboardInterrupt:
@@ -101,6 +108,20 @@ def _outcome(argv: Sequence[str]) -> Outcome:
             traceback.print_exc()
         text, code = report(error), exit_code(error)
     return Outcome({"error": text, "exit_code": code}, code)
+
+
+def require_no_empty_values(arguments: argparse.Namespace) -> None:
+    """Raise a UsageError if a value is empty, which as a path would be the current directory."""
+    for name, value in vars(arguments).items():
+        if value == "" or (isinstance(value, list) and "" in value):
+            raise UsageError(f"{name.replace('_', '-')} is empty; give a value, or leave it out")
+
+
+def quieten_libraries() -> None:
+    """Leave out messages of libraries about parts that no command uses."""
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"monai\.(bundle|data\.image_reader)")
+    for name in ("monai.data.image_reader", "monai.utils.module"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _complete(parser: argparse.ArgumentParser) -> None:

@@ -143,7 +143,7 @@ def test_networks_mirrored_along_other_axes_do_not_look_alike():
 
 
 def test_a_model_already_read_is_not_mirrored_afterwards(checkpoints):
-    with pytest.raises(UsageError, match="mirror does not apply to a model that was read already"):
+    with pytest.raises(UsageError, match="tta does not apply to a model that was read already"):
         Predictor(read_model(checkpoints[0]), "cpu", tta=True)
     assert Predictor(read_model(checkpoints[0], tta=True), "cpu", tta=True).settings["tta"]
 

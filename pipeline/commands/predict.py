@@ -5,9 +5,14 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from . import Outcome
+
+if TYPE_CHECKING:
+    from ..inference import Predictor
+    from ..io import Found, ReadOptions
 
 HELP = "segment kidneys and tumours in CT scans"
 EXAMPLE = "kits-unet3d predict path/to/scan.nii.gz -o path/to/masks --checkpoint path/to/model.pt"
@@ -81,11 +86,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..device import resolve
-    from ..inference import PostProcessing, Predictor
-    from ..inference.batch import PATIENCE, Batch, require_ready
     from ..io import ReadOptions, find_scans
-    from ..runtime.distributed import join, rank
+    from ..io.scan_lists import ending_of
     from ..runtime.errors import UsageError
     from ..runtime.memory import memory_limit
 
@@ -97,6 +99,16 @@ def run(arguments: argparse.Namespace) -> Outcome:
         arguments.series,
         arguments.allow_gaps,
     )
+    # Found before torch is imported, which takes seconds: a wrong path is reported at once.
+    skipped: dict[str, str] = {}
+    scans = find_scans(arguments.scan, options, skipped)
+    limit = memory_limit(arguments.max_memory)
+
+    from ..device import resolve
+    from ..inference import PostProcessing, Predictor
+    from ..inference.batch import PATIENCE, Batch, require_ready
+    from ..runtime.distributed import join, rank
+
     postprocessing = PostProcessing(arguments.keep_kidneys, arguments.tumour_touches_kidney, arguments.min_tumour_mm3)
     if arguments.postprocessing is not None:
         if postprocessing:
@@ -104,10 +116,11 @@ def run(arguments: argparse.Namespace) -> Outcome:
                 f"{arguments.postprocessing} defines what is removed; leave out the other post-processing options"
             )
         postprocessing = PostProcessing.read(arguments.postprocessing)
-    limit = memory_limit(arguments.max_memory)
-    skipped: dict[str, str] = {}
-    scans = find_scans(arguments.scan, options, skipped)
-    require_ready(arguments.output_dir, arguments.html_report, arguments.dicom_seg)
+    target = Path(arguments.output_dir)
+    one_file = bool(ending_of(target)) and not target.is_dir()
+    if one_file and len(scans) > 1:
+        raise UsageError(f"{target}: is one file, but there are {len(scans)} scans; name a directory")
+    require_ready(target.parent if one_file else target, arguments.html_report, arguments.dicom_seg)
     accelerator = resolve(arguments.device, arguments.precision)
     join(accelerator, PATIENCE)
     predictor = Predictor(
@@ -120,6 +133,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
         roi=arguments.roi,
         tta=arguments.tta,
     )
+    if one_file:
+        return write_one(predictor, scans[0], options, target)
     batch = Batch(
         predictor,
         arguments.output_dir,
@@ -139,6 +154,22 @@ def run(arguments: argparse.Namespace) -> Outcome:
         signal.signal(signal.SIGTERM, before)
     results = {**batch.report.as_dict(), "failed": failed} if rank() == 0 else None
     return Outcome(results, 1 if failed else 0)
+
+
+def write_one(predictor: Predictor, scan: Found, options: ReadOptions, target: Path) -> Outcome:
+    """Predict one scan and write its mask as ``target``, whose ending must be that of the scan's format."""
+    from ..io.scan_lists import ending_of
+    from ..runtime.errors import UsageError
+    from ..runtime.files import part_directory
+
+    prediction = predictor.predict(scan, options)
+    with part_directory(target) as directory:
+        written = prediction.save(directory)
+        if ending_of(written) != ending_of(target):
+            raise UsageError(f"{target}: the mask of this scan must end in {ending_of(written)}; or name a directory")
+        written.replace(target)
+    print(f"{target}: " + ", ".join(f"{name} {ml:.1f} mL" for name, ml in prediction.volumes_ml.items()))
+    return Outcome({"file": str(target), **prediction.measures})
 
 
 def _interrupt(number: int, frame: Any) -> None:

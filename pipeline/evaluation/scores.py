@@ -10,10 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..runtime.files import whole_file, write_json
-
-#: First characters of a cell that spreadsheets read as a formula.
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+from ..runtime.files import text_cell, whole_file, write_json
 
 
 @dataclass
@@ -68,8 +65,3 @@ class Scores:
             writer = csv.DictWriter(stream, ["case_id", *self.names], lineterminator="\n")
             writer.writeheader()
             writer.writerows({"case_id": text_cell(case_id), **scores} for case_id, scores in rows.items())
-
-
-def text_cell(text: str) -> str:
-    """Return ``text`` for a CSV file; an apostrophe keeps spreadsheets from reading a name as a formula."""
-    return f"'{text}" if text.startswith(FORMULA_STARTS) else text

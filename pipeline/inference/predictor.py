@@ -22,7 +22,7 @@ from ..masks.measurements import measure, volumes_ml
 from ..masks.postprocessing import PostProcessing
 from ..model import Model, read_model
 from ..report.overlays import picture
-from ..runtime.errors import UsageError
+from ..runtime.errors import CaseError, UsageError
 from .backends import BackendInferer
 from .backends.inferer import AutocastInferer
 from .bundle_io import scan_preprocessing
@@ -98,7 +98,7 @@ class Predictor:
         tta: bool = False,
     ) -> None:
         if tta and isinstance(model, Model) and not model.tta:
-            raise UsageError("mirror does not apply to a model that was read already; use read_model(…, mirror=True)")
+            raise UsageError("tta does not apply to a model that was read already; use read_model(…, tta=True)")
         self.accelerator = device if isinstance(device, Accelerator) else resolve(device)
         self.model = model if isinstance(model, Model) else read_model(model, tta=tta)
         self.network = self.model.network.to(self.accelerator.device).eval()
@@ -146,6 +146,11 @@ class Predictor:
         affine = logits.affine.cpu().numpy()
         values = logits.as_tensor().cpu()
         del logits
+        if not all(torch.isfinite(of_class).all() for of_class in values):
+            raise CaseError(
+                f"{scan.path}: the network's output is not finite (NaN or infinity) in {self.accelerator.precision}; "
+                "use --precision fp32, or another checkpoint"
+            )
         with (
             nullcontext() if probabilities is None else probabilities_file(Path(probabilities), scan.grid, len(classes))
         ) as also:

@@ -73,6 +73,8 @@ def find_scans(
     """
     options, skipped = options or ReadOptions(), {} if skipped is None else skipped
     named = [given] if isinstance(given, str | Path) else list(given)
+    if "" in named:
+        raise UsageError("the path of a scan is empty; name a file or a directory")
     found: dict[tuple[Path, str | None, str], Found] = {}
     identity: set[str] = set()
     for one in named:

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..runtime.files import file_hash, whole_file, write_json
+from ..runtime.files import file_hash, text_cell, whole_file, write_json
 
-SUMMARY, TABLE, PARTS = "summary.json", "summary.csv", ".report-*.json"
+SUMMARY, TABLE, PARTS = "summary.json", "summary.csv", ".report-*.jsonl"
+#: Share of the time that rewriting the whole summary may take; records are appended in between.
+REWRITING = 0.05
 DONE, FAILED = "done", "failed"
+REQUIRED = {"outcome", "scan", "files"}
 
 
 class Report:
-    """Hold the report in an output directory, which later runs continue; rewritten atomically after every case.
+    """Hold the report in an output directory, which later runs continue.
+
+    Every case is appended to a hidden file at once. The summary is rewritten atomically, after each case as long as
+    that is quick, and at the end.
 
     Attributes:
         cases: record of each case.
@@ -36,6 +44,7 @@ class Report:
         self.skipped: dict[str, str] = {}
         self.device: dict[str, Any] = {}
         self.model: dict[str, Any] = {}
+        self._due = 0.0
 
     def take_over(self, named: Mapping[str, str]) -> None:
         """Continue an earlier report, including the parts of a run that was killed.
@@ -44,8 +53,9 @@ class Report:
             named: current name of each source; its records under another name are dropped.
         """
         parts = sorted(self.directory.glob(PARTS))
-        for earlier in (self.directory / SUMMARY, *parts):
-            self.cases |= _cases(earlier)
+        self.cases |= _cases(self.directory / SUMMARY)
+        for part in parts:
+            self.cases |= _records(part)
         self.cases = {n: case for n, case in self.cases.items() if named.get(case.get("source", ""), n) == n}
         if parts:  # before this run overwrites them
             self.write()
@@ -61,12 +71,18 @@ class Report:
         )
 
     def add(self, name: str, case: dict[str, Any]) -> None:
-        """Add a case and save the report, or this process's part if there are several."""
+        """Add a case: append it to this process's part, and rewrite the summary if that is quick."""
         self.cases[name] = self.added[name] = case
-        if self.part is None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with open(self.directory / PARTS.replace("*", str(self.part or 0)), "a", encoding="utf-8") as stream:
+            stream.write(json.dumps({name: case}) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        began = time.monotonic()
+        if self.part is None and began >= self._due:
             self.write()
-        else:
-            write_json(self.directory / PARTS.replace("*", str(self.part)), {"cases": self.added})
+            ended = time.monotonic()
+            self._due = ended + (ended - began) / REWRITING if ended - began > 0.5 else 0.0
 
     @property
     def summary(self) -> dict[str, int]:
@@ -99,7 +115,9 @@ class Report:
                 texts = ["; ".join(case.get(key, [])) for key in ("flags", "warnings")]
                 rounded = [round(v, 3) if isinstance(v, float) else v for v in values]
                 seconds, error = case.get("seconds", ""), case.get("error", "")
-                table.writerow([name, case["outcome"], *rounded, *texts, error, seconds, case["scan"]])
+                texts = [text_cell(text) for text in (*texts, error)]
+                scan = text_cell(case["scan"])
+                table.writerow([text_cell(name), case["outcome"], *rounded, *texts, seconds, scan])
         for part in self.directory.glob(PARTS):
             part.unlink()
 
@@ -118,10 +136,21 @@ def _of_a_class(case: dict[str, Any], name: str) -> dict[str, Any]:
     }
 
 
+def _records(path: Path) -> dict[str, dict[str, Any]]:
+    """Read the cases of a part; a line that a killed run did not finish is left out."""
+    cases: dict[str, dict[str, Any]] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            cases |= {name: case for name, case in json.loads(line).items() if case.keys() >= REQUIRED}
+        except (ValueError, AttributeError):
+            continue
+    return cases
+
+
 def _cases(path: Path) -> dict[str, dict[str, Any]]:
     """Read the cases of an earlier report; the cases of a damaged one are processed again."""
     try:
         cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
-        return {name: case for name, case in cases.items() if {"outcome", "scan", "files"} <= case.keys()}
+        return {name: case for name, case in cases.items() if case.keys() >= REQUIRED}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}

@@ -15,6 +15,9 @@ from typing import Any, BinaryIO
 
 from .errors import UsageError
 
+#: First characters of a cell that spreadsheets read as a formula.
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
@@ -74,6 +77,11 @@ def write_json(path: str | Path, content: Any) -> None:
     """Write ``content`` atomically as indented JSON with a final newline."""
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def text_cell(text: str) -> str:
+    """Return ``text`` for a CSV file; an apostrophe keeps spreadsheets from reading a name as a formula."""
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 
 def file_hash(path: str | Path, algorithm: str = "sha256") -> str:

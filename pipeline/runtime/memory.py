@@ -1,7 +1,8 @@
-"""Determine the free memory and the memory limit."""
+"""Determine the free memory, the memory limit and the share of the CPU, in a container too."""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from .errors import UsageError
 GB = 1e9
 #: Memory of Python with torch, MONAI and a small network, without a scan.
 LIBRARIES = 0.7 * GB
+#: Directory of a container's limits.
+CGROUPS = Path("/sys/fs/cgroup")
 UNITS = {"": GB, "g": GB, "gb": GB, "m": 1e6, "mb": 1e6, "t": 1e12, "tb": 1e12}
 
 
@@ -36,9 +39,47 @@ def available_bytes() -> float:
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         free += [float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
-        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
-        used = Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii")
-        free += [float(limit) - float(used)] if limit.isdigit() else []
     except (OSError, ValueError, IndexError):
-        pass  # another system, or no container
+        pass  # another system
+    return min(*free, container_bytes())
+
+
+def container_bytes(root: Path = CGROUPS) -> float:
+    """Return the bytes that a container's limit leaves; infinity without one.
+
+    Cached files count as used there, but the kernel drops the inactive ones before it refuses memory.
+    """
+    free = [float("inf")]
+    for limit, used, inactive in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            most = (root / limit).read_text(encoding="ascii").strip()
+            if most.isdigit():
+                statistics = (root / limit).with_name("memory.stat").read_text(encoding="ascii").splitlines()
+                dropped = sum(float(line.split()[1]) for line in statistics if line.split()[0] == inactive)
+                free.append(float(most) - float((root / used).read_text(encoding="ascii")) + dropped)
+        except (OSError, ValueError, IndexError):
+            pass  # no container, or one of the other kind
     return min(free)
+
+
+def cpu_share(root: Path = CGROUPS) -> float:
+    """Return the CPUs that a container may use, such as 1.5; infinity without a quota."""
+    try:
+        quota, period = (root / "cpu.max").read_text(encoding="ascii").split()[:2]
+    except (OSError, ValueError):
+        try:
+            quota = (root / "cpu/cpu.cfs_quota_us").read_text(encoding="ascii").strip()
+            period = (root / "cpu/cpu.cfs_period_us").read_text(encoding="ascii").strip()
+        except OSError:
+            return float("inf")
+    return float(quota) / float(period) if quota.isdigit() and period.isdigit() else float("inf")
+
+
+def use_cpu_share() -> None:
+    """Let torch, once it is imported, use as many threads as a container's quota allows, unless the user chose."""
+    share = cpu_share()
+    if share < (os.cpu_count() or 1):
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, int(share))))

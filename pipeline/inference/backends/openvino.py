@@ -22,6 +22,8 @@ from .agreement import MissingBackendError
 
 #: OpenVINO's names of our precisions.
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
+#: Bytes of the SHA-256 before a cached network.
+DIGEST = 32
 #: Number of compiled networks kept on disk; each takes as much space as its weights.
 KEPT = 5
 
@@ -124,14 +126,23 @@ def _converted(network: nn.Module, window: Sequence[int]) -> Any:
 
 
 def _cached(core: Any, path: Path, settings: dict[str, str]) -> Any | None:
-    if not path.is_file():
+    if not path.is_file() or not _is_own(path.parent):
         return None
     try:
-        compiled = core.import_model(path.read_bytes(), "CPU", settings)
+        digest, blob = path.read_bytes()[:DIGEST], path.read_bytes()[DIGEST:]
+        if hashlib.sha256(blob).digest() != digest:  # OpenVINO itself takes any bytes as weights
+            return None
+        compiled = core.import_model(blob, "CPU", settings)
     except (RuntimeError, OSError):  # damaged, or from another machine
         return None
     path.touch()
     return compiled
+
+
+def _is_own(directory: Path) -> bool:
+    """Return whether only this user can have written the cached networks, which are used as they are."""
+    about = directory.stat()
+    return not hasattr(os, "getuid") or (about.st_uid == os.getuid() and not about.st_mode & 0o022)
 
 
 def _save_to_cache(compiled: Any, path: Path) -> None:
@@ -140,8 +151,10 @@ def _save_to_cache(compiled: Any, path: Path) -> None:
     try:
         compiled.export_model(stream)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not _is_own(path.parent):
+            return
         with whole_file(path) as temporary:
-            temporary.write_bytes(stream.getvalue())
+            temporary.write_bytes(hashlib.sha256(stream.getbuffer()).digest() + stream.getvalue())
         for old in sorted(path.parent.glob("*.blob"), key=lambda p: p.stat().st_mtime)[:-KEPT]:
             old.unlink(missing_ok=True)
     except (RuntimeError, OSError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import sys
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, nullcontext, suppress
@@ -25,6 +25,7 @@ from ...report.viewer import save_slices
 from ...runtime.distributed import from_first, gather_by_case, join, rank, share, world_size
 from ...runtime.errors import CaseError, errors_reported
 from ...runtime.files import file_hash, write_json
+from ...runtime.output import show
 from ..predictor import Predictor
 from .output_directory import only_run
 from .prefetch import ScansAhead
@@ -69,7 +70,7 @@ class Batch:
         self.html_report = html_report_wanted(html_report)
         self.overwrite, self.keep_names = overwrite, keep_names
         self.report = Report(directory)
-        self._model = [file_hash(source) for source in predictor.model.sources]
+        self._model = list(predictor.model.digests)
         self._identity: frozenset[str] = frozenset()
         self._unwritten: OSError | None = None
 
@@ -94,7 +95,9 @@ class Batch:
         self.report.device = self.predictor.accelerator.describe()
         model = self.predictor.model
         self.report.model = {"datasets": list(model.datasets), "warning": model.warning}
-        logger.info("device: %s", self.report.device)
+        if rank() == 0:
+            show(f"model: {model.description or 'unknown'}")
+            show("device: {name} ({device}), {precision}, torch {torch}".format(**self.report.device))
         self.report.part = rank() if world_size() > 1 else None
         with only_run(self.directory) if rank() == 0 else nullcontext():
             if rank() == 0:
@@ -109,7 +112,7 @@ class Batch:
                     self._write_or_note(lambda: write_html_report(self.report))
         failed = [found.name for found in named if self.report.cases[found.name]["outcome"] == FAILED]
         if failed and rank() == 0:
-            print(f"{len(failed)} of {len(named)} scans failed ({', '.join(failed)})", file=sys.stderr)
+            show(f"{len(failed)} of {len(named)} scans failed ({', '.join(failed)})", error=True)
         if self._unwritten is not None and rank() == 0:
             raise CaseError(
                 f"{self.directory}: the report could not be written ({self._unwritten.strerror}); free disk space, "
@@ -129,7 +132,7 @@ class Batch:
         finished = gather_by_case({found.name: self._is_finished(found) for found in share(list(named))})
         if rank() == 0 and any(finished.values()):
             count = sum(finished.values())
-            print(f"{count} of {len(named)} are finished already; --overwrite repeats them")
+            show(f"{count} of {len(named)} are finished already; --overwrite repeats them")
         return share([found for found in named if not finished[found.name]])
 
     def _predict_all(self, pending: Sequence[Found]) -> None:
@@ -141,7 +144,7 @@ class Batch:
                 case = self._predict_one(found, scan)
                 self._write_or_note(lambda name=found.name, case=case: self.report.add(name, case))  # type: ignore[misc]
                 left = time_left(time.monotonic() - began, number, len(pending))
-                self._print_result(found, case, f"[{number}/{len(pending)}]", left)
+                self._print_result(case, f"[{number}/{len(pending)}]", left)
                 del scan
 
     def _anonymised(self, text: str) -> str:
@@ -152,9 +155,14 @@ class Batch:
         paths = [found.path]
         if found.dicom is not None:
             paths = sorted(one.path for series in found.dicom.series for one in series.slices)
-        states = [(str(p), s.st_size, s.st_mtime_ns) for p in paths if p.exists() for s in (p.stat(),)]
+        states = [(os.path.realpath(p), s.st_size, s.st_mtime_ns) for p in paths if p.exists() for s in (p.stat(),)]
         content: list[Any] = [states, found.series, self._model, vars(self.options), self.predictor.settings]
-        content += [self.probabilities, self.html_report, self.dicom_seg, self._anonymised(str(found.path))]
+        content += [
+            self.probabilities,
+            self.html_report,
+            self.dicom_seg,
+            self._anonymised(os.path.realpath(found.path)),
+        ]
         return hashlib.sha256(json.dumps(content).encode("utf-8", "surrogateescape")).hexdigest()
 
     def _is_finished(self, found: Found) -> bool:
@@ -216,23 +224,21 @@ class Batch:
         write_json(files[-1], {**about, **described})
         return {"files": {path.relative_to(self.directory).as_posix(): file_hash(path) for path in files}, **described}
 
-    def _print_result(self, found: Found, case: dict[str, Any], count: str, left: str) -> None:
+    def _print_result(self, case: dict[str, Any], count: str, left: str) -> None:
         if case["outcome"] == FAILED:
-            print(f"failed: {case['error']}", file=sys.stderr)
+            show(f"{count} failed: {case['error']}", error=True)
             return
         volumes = ", ".join(f"{name} {ml:.1f} mL" for name, ml in case["volumes_ml"].items())
         # What concerns every scan is said once, when the model is read.
         own = (note for note in (*case["flags"], *case["warnings"]) if note != self.predictor.model.warning)
         notes = "".join(f" ({note})" for note in own)
-        text = f"{count} {self.directory / next(iter(case['files']))}: {volumes}{notes}{left}"
-        # A terminal may lack the letters of a name, and a name may hold bytes that are not text.
-        encoding = sys.stdout.encoding or "utf-8"
-        print(text.encode(encoding, "backslashreplace").decode(encoding))
+        show(f"{count} {self.directory / next(iter(case['files']))}: {volumes}{notes}{left}")
 
 
 def _source(found: Found) -> str:
-    """Return a digest that identifies a scan under any name."""
-    return hashlib.sha256(f"{found.path.absolute()}\n{found.series}".encode("utf-8", "surrogateescape")).hexdigest()
+    """Return a digest that identifies a scan under any name and any spelling of its path."""
+    place = os.path.realpath(found.path)
+    return hashlib.sha256(f"{place}\n{found.series}".encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def time_left(seconds: float, done: int, count: int) -> str:

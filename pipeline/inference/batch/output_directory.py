@@ -37,6 +37,8 @@ def require_writable(directory: str | Path) -> Path:
     Raises:
         UsageError: if nothing can be written there.
     """
+    if str(directory) == "":
+        raise UsageError("the output directory is empty; name one")
     directory = Path(directory)
     there = next(place for place in (directory, *directory.absolute().parents) if place.exists())
     try:

@@ -1,0 +1,163 @@
+"""What shells and containers do to a command: streams, empty values, other spellings of a path, limits."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import pytest
+import torch
+from niftis import ct, nifti
+
+from kits_unet3d.networks import UNet3D
+from kits_unet3d.pipeline.cli import main
+from kits_unet3d.pipeline.report.summary import Report
+from kits_unet3d.pipeline.runtime.memory import container_bytes, cpu_share
+
+COMMAND = f"{sys.executable} -m kits_unet3d.pipeline.cli"
+
+
+@pytest.fixture
+def tiny_model() -> dict:
+    network = {"_target_": "kits_unet3d.networks.UNet3D", "channels": [2, 4]}
+    parameters = {"spacing_mm": [16.0, 12.0, 12.0], "roi_size": [16, 16, 16]}
+    return {"model": UNet3D(channels=(2, 4)).state_dict(), "network": network, "preprocessing_parameters": parameters}
+
+
+@pytest.fixture
+def scans(tmp_path, tiny_model, monkeypatch) -> list[Path]:
+    monkeypatch.chdir(tmp_path)
+    torch.save(tiny_model, "model.pt")
+    (tmp_path / "scans").mkdir()
+    return [nifti(tmp_path / "scans" / f"{name}.nii.gz") for name in "ab"]
+
+
+def predict(*arguments: object, out: object = "out") -> list[str]:
+    fixed = ["--checkpoint", "model.pt", "--device", "cpu", "--no-html-report", "--backend", "eager"]
+    return ["predict", *map(str, arguments), "-o", str(out), *fixed]
+
+
+@pytest.mark.parametrize("ending", [">&-", "2>&-", ">&- 2>&-", "| true", "2>&1 | true"])
+def test_a_batch_is_finished_whoever_reads_its_output(tmp_path, scans, ending):
+    line = " ".join([COMMAND, *predict("scans"), ending])
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    subprocess.run(["bash", "-c", line], env=environment, timeout=120, check=False)
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["summary"] == {"done": 2, "failed": 0}
+
+
+EMPTY = [["predict", "", "-o", "o"], ["predict", "a", "-o", ""], ["evaluate", "--predictions", "", "--labels", "."]]
+
+
+@pytest.mark.parametrize("arguments", EMPTY)
+def test_an_empty_value_is_refused(tmp_path, monkeypatch, capsys, arguments):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert "is empty" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_wrong_path_is_reported_before_torch_is_imported():
+    command = [sys.executable, "-X", "importtime", *COMMAND.split()[1:], "predict", "nope.nii.gz", "-o", "o"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "nope.nii.gz: no such file" in done.stderr
+    assert "torch.nn" not in done.stderr
+
+
+def test_one_scan_goes_into_one_file(tmp_path, scans, capsys):
+    assert main(predict(scans[0], out="masks/mine.nii.gz")) == 0
+    assert [path.name for path in (tmp_path / "masks").iterdir()] == ["mine.nii.gz"]
+    assert nib.load("masks/mine.nii.gz").shape == ct().shape
+    assert main(predict(*scans, out="both.nii.gz")) == 2 and "2 scans; name a directory" in capsys.readouterr().err
+    assert main(predict(scans[0], out="mine.nrrd")) == 2 and "must end in .nii.gz" in capsys.readouterr().err
+
+
+def test_a_batch_goes_on_under_another_spelling_of_its_path(tmp_path, scans, capsys):
+    (tmp_path / "link").symlink_to("scans")
+    assert main(predict("scans")) == 0
+    for spelling in (tmp_path / "scans", "link", "./scans/../scans", "scans/*.nii.gz"):
+        capsys.readouterr()
+        assert main(predict(spelling)) == 0
+        assert "2 of 2 are finished already" in capsys.readouterr().out
+
+
+def test_failed_scans_are_counted_in_order(scans, capsys):
+    scans[0].write_bytes(b"nothing")
+    assert main(predict("scans")) == 1
+    printed = capsys.readouterr()
+    assert "[1/2] failed: " in printed.err and "[2/2] out/b_seg.nii.gz" in printed.out
+    first, second, *_ = printed.out.splitlines()
+    assert first.startswith("model: model.pt: training data unknown") and second.startswith("device: ")
+
+
+def test_an_output_that_is_not_finite_is_no_empty_mask(tmp_path, scans, tiny_model, capsys):
+    """Weights that are finite, and whose products overflow."""
+    last = [name for name in tiny_model["model"] if name.endswith("weight")][-1]
+    torch.save({**tiny_model, "model": {**tiny_model["model"], last: torch.full((3, 2, 1, 1, 1), 3e38)}}, "model.pt")
+    assert main(predict("scans")) == 1
+    assert "output is not finite" in capsys.readouterr().err and not list(tmp_path.glob("out/*_seg*"))
+
+
+def limits(root: Path, files: dict[str, str]) -> Path:
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+    return root
+
+
+def test_cached_files_do_not_count_as_memory_of_a_container(tmp_path):
+    two = {"memory.max": "1000\n", "memory.current": "900\n", "memory.stat": "anon 200\ninactive_file 600\n"}
+    one = {
+        "memory/memory.limit_in_bytes": "1000\n",
+        "memory/memory.usage_in_bytes": "900\n",
+        "memory/memory.stat": "cache 1\ntotal_inactive_file 500\n",
+    }
+    assert container_bytes(limits(tmp_path / "two", two)) == 700
+    assert container_bytes(limits(tmp_path / "one", one)) == 600
+    assert container_bytes(limits(tmp_path / "none", {**two, "memory.max": "max\n"})) == float("inf")
+
+
+def test_a_containers_share_of_the_cpu_is_known(tmp_path):
+    assert cpu_share(limits(tmp_path / "two", {"cpu.max": "150000 100000\n"})) == 1.5
+    assert cpu_share(limits(tmp_path / "open", {"cpu.max": "max 100000\n"})) == float("inf")
+    old = {"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}
+    assert cpu_share(limits(tmp_path / "one", old)) == 4 and cpu_share(tmp_path) == float("inf")
+
+
+def test_records_of_a_killed_run_are_read_to_the_last_whole_line(tmp_path):
+    report = Report(tmp_path)
+    report._due = float("inf")  # as if rewriting the summary took long
+    for name in ("a", "b"):
+        report.add(name, {"outcome": "done", "scan": name, "files": {}})
+    part = tmp_path / ".report-0.jsonl"
+    part.write_text(part.read_text() + '{"c": {"outcome": "do')
+    assert not (tmp_path / "summary.json").exists()
+    again = Report(tmp_path)
+    again.take_over({})
+    assert list(again.cases) == ["a", "b"] and not part.exists() and (tmp_path / "summary.json").is_file()
+
+
+def test_names_are_no_formulas_in_the_table(tmp_path):
+    Report(tmp_path).add("=1+1", {"outcome": "failed", "scan": "@cmd", "files": {}, "error": "-x"})
+    assert (tmp_path / "summary.csv").read_text().splitlines()[1] == "'=1+1,failed,,,'-x,,'@cmd"
+
+
+def test_a_cached_network_with_a_flipped_bit_is_made_again(tmp_path, monkeypatch):
+    pytest.importorskip("openvino")
+    from kits_unet3d.pipeline.device import resolve
+    from kits_unet3d.pipeline.inference.backends import make_backend
+    from kits_unet3d.pipeline.inference.backends.openvino import cache_directory
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    network, window = UNet3D(channels=(2, 4)).eval(), torch.rand(1, 1, 16, 16, 16)
+    expected = make_backend("openvino", network, resolve("cpu"), window.shape)(window)
+    (blob,) = cache_directory().glob("*.blob")
+    spoilt = bytearray(blob.read_bytes())
+    spoilt[-1000] ^= 64
+    blob.write_bytes(spoilt)
+    torch.testing.assert_close(make_backend("openvino", network, resolve("cpu"), window.shape)(window), expected)
+    assert blob.read_bytes() != spoilt
+    cache_directory().chmod(0o777)
+    blob.write_bytes(b"planted by another user")
+    torch.testing.assert_close(make_backend("openvino", network, resolve("cpu"), window.shape)(window), expected)
+    assert blob.read_bytes() == b"planted by another user"
