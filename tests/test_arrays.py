@@ -12,6 +12,7 @@ from conftest import shared
 from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.data import Index, OpenPreprocessedd, evaluation_list, folds_of, require_data, training_list
 from kits_unet3d.pipeline.data.datasets import known_cases
+from kits_unet3d.pipeline.io import ReadOptions
 from kits_unet3d.pipeline.runtime.errors import CaseError, UsageError
 from kits_unet3d.transforms import PreprocessingParameters
 
@@ -102,7 +103,8 @@ def test_a_real_label_map_is_known_as_the_references(tmp_path, caplog):
     from kits_unet3d.pipeline.data.volumes import read_volume
     from kits_unet3d.transforms import preprocessing
 
-    label, spacing, _ = read_volume(shared("data/kits19_labels/case_00041/segmentation.nii.gz"))
+    path = shared("data/kits19_labels/case_00041/segmentation.nii.gz")
+    label, spacing, _ = read_volume(path, ReadOptions(hu_offset=0))  # read as if it were a scan
     case = {"label": label.astype(np.uint8)[None], "image": np.zeros((1, *label.shape), np.float32), "s": spacing}
     done = np.ascontiguousarray(preprocessing(PreprocessingParameters(), source_key="s")(case)["label"], np.uint8)
     np.save(tmp_path / "case_00041_y.npy", done)

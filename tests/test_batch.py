@@ -94,13 +94,12 @@ def test_another_scans_result_of_the_same_name_is_kept(tmp_path, scans, model, c
     assert (out / "scan0_seg.nii.gz").read_bytes() == before
 
 
-def test_the_report_and_the_table_tell_of_every_case(tmp_path, scans, model, caplog):
-    caplog.set_level("INFO", "kits_unet3d")
+def test_the_report_and_the_table_tell_of_every_case(tmp_path, scans, model, capsys):
     (scans / "bad.nii.gz").write_bytes(b"no image")
     assert run(scans, tmp_path / "out", model) == 1
     report = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert report["summary"] == {"done": 4, "failed": 1} and report["device"] == resolve("auto").describe()
-    assert f"device: {report['device']}" in caplog.messages
+    assert f"device: {report['device']['name']} (cpu), fp32, torch" in capsys.readouterr().out
     assert "bad.nii.gz" in report["cases"]["bad"]["error"]
     done = report["cases"]["scan0"]
     mask = nib.load(tmp_path / "out" / "scan0_seg.nii.gz").get_fdata()

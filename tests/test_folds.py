@@ -129,7 +129,7 @@ def scored(tmp_path):
     predicted = ground_truth.copy()
     predicted[30, 30, 10] = 2
     arrays = {
-        "scan": np.where(ground_truth > 0, 100, 0).astype(np.int16),
+        "scan": np.where(ground_truth > 0, 100, -1000).astype(np.int16),
         "ground_truth": ground_truth,
         "predicted": predicted,
     }

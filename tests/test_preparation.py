@@ -15,6 +15,7 @@ from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.data import Index, OpenPreprocessedd, preprocess_dataset, require_data, verify
 from kits_unet3d.pipeline.data.datasets import known_cases
 from kits_unet3d.pipeline.data.volumes import read_volume
+from kits_unet3d.pipeline.io import ReadOptions
 from kits_unet3d.pipeline.runtime.errors import CaseError, UsageError
 from kits_unet3d.transforms import PreprocessingParameters, component_boxes, preprocessing
 
@@ -170,7 +171,7 @@ QUICK = ("case_00015", "case_00037", "case_00041")  # two of them uint16 with a 
 )
 def test_real_labels_have_the_references_md5(case_id, tmp_path):
     path = shared(f"data/kits19_labels/{case_id}/segmentation.nii.gz")
-    label, spacing, _ = read_volume(path)
+    label, spacing, _ = read_volume(path, ReadOptions(hu_offset=0))  # read as if it were a scan
     case = {"label": label.astype(np.uint8)[None], "image": np.zeros((1, *label.shape), np.float32), "s": spacing}
     preprocessed = preprocessing(PreprocessingParameters(), source_key="s")(case)["label"]
     assert torch.is_tensor(preprocessed)

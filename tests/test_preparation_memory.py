@@ -22,7 +22,9 @@ def written(directory, shape, image_type=np.int16, label_type=np.uint8, intercep
     """A case of nothing but a block of kidney."""
     directory.mkdir(parents=True)
     affine = np.array([[0, 0, -2.0, 0], [0, -2.0, 0, 0], [-3.0, 0, 0, 0], [0, 0, 0, 1]])
-    image = nib.Nifti1Image(np.full(shape, 30, image_type), affine)
+    voxels = np.full(shape, 30, image_type)
+    voxels[:1] = -1000 if intercept is None else 0
+    image = nib.Nifti1Image(voxels, affine)
     if intercept is not None:
         image.header.set_slope_inter(1, intercept)
     label = np.zeros(shape, label_type)

@@ -99,6 +99,11 @@ def run(arguments: argparse.Namespace) -> Outcome:
         arguments.series,
         arguments.allow_gaps,
     )
+    removed = arguments.keep_kidneys or arguments.tumour_touches_kidney or arguments.min_tumour_mm3
+    if arguments.postprocessing is not None and removed:
+        raise UsageError(
+            f"{arguments.postprocessing} defines what is removed; leave out the other post-processing options"
+        )
     # Found before torch is imported, which takes seconds: a wrong path is reported at once.
     skipped: dict[str, str] = {}
     scans = find_scans(arguments.scan, options, skipped)
@@ -111,10 +116,6 @@ def run(arguments: argparse.Namespace) -> Outcome:
 
     postprocessing = PostProcessing(arguments.keep_kidneys, arguments.tumour_touches_kidney, arguments.min_tumour_mm3)
     if arguments.postprocessing is not None:
-        if postprocessing:
-            raise UsageError(
-                f"{arguments.postprocessing} defines what is removed; leave out the other post-processing options"
-            )
         postprocessing = PostProcessing.read(arguments.postprocessing)
     target = Path(arguments.output_dir)
     one_file = bool(ending_of(target)) and not target.is_dir()

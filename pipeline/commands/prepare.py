@@ -33,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     reading = parser.add_argument_group("correct missing or wrong header values, as for predict")
     reading.add_argument("--volume", type=int, default=None, help="number of the volume in 4-D files, from 1")
-    reading.add_argument("--hu-offset", type=float, default=0.0, help="value to add to every voxel")
+    offset = "value to add to every voxel; 0 states that the values are HU"
+    reading.add_argument("--hu-offset", type=float, default=None, help=offset)
     reading.add_argument("--spacing", type=float, nargs=3, default=None, metavar="MM", help="size of a voxel")
     reading.add_argument(
         "--trust", choices=("sform", "qform"), default=None, help="which one to use where the two disagree"

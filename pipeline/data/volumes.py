@@ -33,7 +33,7 @@ class UnclippedHounsfield(Hounsfield):
         stored: np.dtype,
         slope: float = 1.0,
         intercept: float = 0.0,
-        offset: float = 0.0,
+        offset: float | None = None,
     ) -> None:
         super().__init__(path, shape, stored, slope, intercept, offset)
         if self.voxels.dtype == np.int16 and (stored != np.int16 or self.shift):
@@ -44,7 +44,7 @@ class UnclippedHounsfield(Hounsfield):
         if self.lowest >= AIR and self.highest <= DENSEST:
             return
         values = slices.astype(np.float64)
-        if slices.dtype == np.uint16:
+        if self.may_wrap:
             values[values > WRAPPED] -= 1 << 16
         if self.slope != 1 or self.shift:
             values = values * self.slope + self.shift

@@ -22,7 +22,7 @@ COUNTS = {
     "first_evaluation": 1, "fold": 0, "folds": 2, "save_every": 1, "training_cases": 1, "volume": 1,
     "workers": 0,
 }  # fmt: skip
-NUMBERS = {"average_decay", "crop_component_power", "max_minutes", "poly_power"}
+NUMBERS = {"average_decay", "crop_component_power", "hu_offset", "max_minutes", "poly_power"}
 SWITCHES = {"html_report"}
 LISTS = {"class_weights", "crop_class_weights", "spacing"}
 KNOWN = {*TEXT, *SWITCHES_OR_TEXT, *COUNTS, *NUMBERS, *SWITCHES, *LISTS}
