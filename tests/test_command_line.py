@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import nibabel as nib
@@ -47,11 +48,31 @@ def test_an_empty_value_is_refused(tmp_path, monkeypatch, capsys, arguments):
     assert "is empty" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
-def test_a_wrong_path_is_reported_before_torch_is_imported():
-    command = [sys.executable, "-X", "importtime", *COMMAND.split()[1:], "predict", "nope.nii.gz", "-o", "o"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2 and "nope.nii.gz: no such file" in done.stderr
-    assert "torch.nn" not in done.stderr
+WRONG_PATHS = [
+    (["predict", "nope.nii.gz", "-o", "o"], 2, "nope.nii.gz: no such file"),
+    (["predict", "scans", "-o", "o", "--checkpoint", "nope.pt"], 3, "nope.pt: no such checkpoint"),
+    (["predict", "scans", "-o", "o", "--checkpoint", "."], 3, ".: is a directory; name the checkpoint in it"),
+    (["unpack", "nope.zip", "-o", "o"], 2, "nope.zip: no such file"),
+    (["evaluate", "--predictions", "scans", "--labels", "nope"], 2, "nope: no such file or directory"),
+    (["picture", "scans/a.nii.gz", "--mask", "nope.nii", "-o", "p.png"], 2, "nope.nii: no such file"),
+    (["export", "onnx", "--checkpoint", "nope.pt", "-o", "m.onnx"], 3, "nope.pt: no such checkpoint"),
+    (["benchmark", "-o", "o", "--checkpoint", "model.pt", "--scans", "nope"], 2, "nope: no such file or directory"),
+]
+IMPORTED = "import sys; from kits_unet3d.pipeline.cli import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), WRONG_PATHS)
+def test_a_wrong_path_is_reported_before_torch_is_imported(scans, arguments, code, message):
+    done = subprocess.run([sys.executable, "-c", IMPORTED, *arguments], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == [str(code), "False"] and message in done.stderr
+    assert not Path("o").exists()
+
+
+def test_a_bundles_zip_is_no_checkpoint(scans, capsys):
+    with zipfile.ZipFile("bundle.zip", "w") as archive:
+        archive.writestr("kits_unet3d/configs/metadata.json", "{}")
+    assert main([*predict("scans"), "--checkpoint", "bundle.zip"]) == 3
+    assert "bundle.zip: is a bundle's zip, not a checkpoint; unpack it" in capsys.readouterr().err
 
 
 def test_one_scan_goes_into_one_file(tmp_path, scans, capsys):
