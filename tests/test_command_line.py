@@ -75,6 +75,13 @@ def test_a_bundles_zip_is_no_checkpoint(scans, capsys):
     assert "bundle.zip: is a bundle's zip, not a checkpoint; unpack it" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("patch", ["7", "0", "40"])
+def test_a_patch_that_the_network_cannot_take_is_one_error(capsys, patch):
+    assert main(["device", "--device", "cpu", "--patch", patch]) == 2
+    error = capsys.readouterr().err
+    assert f"--patch {patch}: the network cannot take such a patch" in error and "\n" not in error.strip()
+
+
 def test_one_scan_goes_into_one_file(tmp_path, scans, capsys):
     assert main(predict(scans[0], out="masks/mine.nii.gz")) == 0
     assert [path.name for path in (tmp_path / "masks").iterdir()] == ["mine.nii.gz"]
