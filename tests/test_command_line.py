@@ -1,5 +1,6 @@
 """What shells and containers do to a command: empty values, other spellings of a path, limits."""
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -155,10 +156,11 @@ def test_records_of_a_killed_run_are_read_to_the_last_whole_line(tmp_path):
         report.add(name, {"outcome": "done", "scan": name, "files": {}})
     part = tmp_path / ".report-0.jsonl"
     part.write_text(part.read_text() + '{"c": {"outcome": "do')
+    report.add("d", {"outcome": "done", "scan": "d", "files": {}})  # after a disk that was full for a moment
     assert not (tmp_path / "summary.json").exists()
     again = Report(tmp_path)
     again.take_over({})
-    assert list(again.cases) == ["a", "b"] and not part.exists() and (tmp_path / "summary.json").is_file()
+    assert list(again.cases) == ["a", "b", "d"] and not part.exists() and (tmp_path / "summary.json").is_file()
 
 
 def test_names_are_no_formulas_in_the_table(tmp_path):
@@ -166,7 +168,7 @@ def test_names_are_no_formulas_in_the_table(tmp_path):
     assert (tmp_path / "summary.csv").read_text().splitlines()[1] == "'=1+1,failed,,,'-x,,'@cmd"
 
 
-def test_a_cached_network_with_a_flipped_bit_is_made_again(tmp_path, monkeypatch):
+def test_a_cached_network_with_a_flipped_bit_is_made_again(tmp_path, monkeypatch, caplog):
     pytest.importorskip("openvino")
     from kits_unet3d.pipeline.device import resolve
     from kits_unet3d.pipeline.inference.backends import make_backend
@@ -181,7 +183,12 @@ def test_a_cached_network_with_a_flipped_bit_is_made_again(tmp_path, monkeypatch
     blob.write_bytes(spoilt)
     torch.testing.assert_close(make_backend("openvino", network, resolve("cpu"), window.shape)(window), expected)
     assert blob.read_bytes() != spoilt
-    cache_directory().chmod(0o777)
+    blob.parent.chmod(0o777)
     blob.write_bytes(b"planted by another user")
     torch.testing.assert_close(make_backend("openvino", network, resolve("cpu"), window.shape)(window), expected)
-    assert blob.read_bytes() == b"planted by another user"
+    assert blob.read_bytes() == b"planted by another user" and "another user can write it" in caplog.text
+    blob.parent.chmod(0o700)
+    if os.getuid() == 0:
+        os.chown(blob, 12345, -1)
+        make_backend("openvino", network, resolve("cpu"), window.shape)
+        assert blob.read_bytes() != b"planted by another user" and blob.stat().st_uid == 0
