@@ -23,7 +23,7 @@ from typing import NoReturn
 from .commands import Outcome, predict
 from .runtime.errors import UsageError, exit_code, report
 from .runtime.memory import use_cpu_share
-from .runtime.output import open_closed_streams
+from .runtime.output import lasting_output
 
 #: Each is a module of ``commands`` with HELP, EXAMPLE, ``add_arguments(parser)`` and ``run(arguments)``.
 COMMANDS = (
@@ -76,19 +76,23 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    open_closed_streams()
     use_cpu_share()
     quieten_libraries()
     # Searched before the rest is parsed, which may fail; a command line may shorten it.
     machine = any(word.startswith("--j") and "--json".startswith(word) for word in argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("highdicom").setLevel(logging.WARNING)  # otherwise it logs the UIDs of slices
-    with redirect_stdout(sys.stderr) if machine else nullcontext():
-        outcome = _outcome(argv)
-    # Only the first process of a command prints results.
-    if machine and outcome.results is not None and int(os.environ.get("RANK", 0)) == 0:
-        print(json.dumps(outcome.results, indent=1))
-    return outcome.exit_code
+    with lasting_output() as output:
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        logging.getLogger("highdicom").setLevel(logging.WARNING)  # otherwise it logs the UIDs of slices
+        with redirect_stdout(sys.stderr) if machine else nullcontext():
+            outcome = _outcome(argv)
+        # Only the first process of a command prints results.
+        if machine and outcome.results is not None and int(os.environ.get("RANK", 0)) == 0:
+            print(json.dumps(outcome.results, indent=1))
+        output.flush()
+        if output.error is None:
+            return outcome.exit_code
+        report(OSError(f"the output could not be written ({output.error.strerror}); free disk space, then repeat it"))
+        return outcome.exit_code or 1
 
 
 def _outcome(argv: Sequence[str]) -> Outcome:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="NIfTI, NRRD or MetaImage files, DICOM directories, directories of these, globs, .txt or .csv lists",
     )
-    parser.add_argument("-o", "--output-dir", required=True, help="directory for the masks and the report")
+    parser.add_argument(
+        "-o",
+        "--output-dir",
+        required=True,
+        help="directory for the masks and the report, or for a single scan the file of its mask",
+    )
     model = "trained model (default: bundle/models/model.pt); repeat it to average several"
     parser.add_argument("--checkpoint", action="append", help=model)
     parser.add_argument(
@@ -108,6 +115,10 @@ def run(arguments: argparse.Namespace) -> Outcome:
     skipped: dict[str, str] = {}
     scans = find_scans(arguments.scan, options, skipped)
     limit = memory_limit(arguments.max_memory)
+    target = Path(arguments.output_dir)
+    one_file = bool(ending_of(target)) and not target.is_dir()
+    if one_file:
+        require_one_mask(arguments, scans, target)
 
     from ..device import resolve
     from ..inference import PostProcessing, Predictor
@@ -117,10 +128,6 @@ def run(arguments: argparse.Namespace) -> Outcome:
     postprocessing = PostProcessing(arguments.keep_kidneys, arguments.tumour_touches_kidney, arguments.min_tumour_mm3)
     if arguments.postprocessing is not None:
         postprocessing = PostProcessing.read(arguments.postprocessing)
-    target = Path(arguments.output_dir)
-    one_file = bool(ending_of(target)) and not target.is_dir()
-    if one_file and len(scans) > 1:
-        raise UsageError(f"{target}: is one file, but there are {len(scans)} scans; name a directory")
     require_ready(target.parent if one_file else target, arguments.html_report, arguments.dicom_seg)
     accelerator = resolve(arguments.device, arguments.precision)
     join(accelerator, PATIENCE)
@@ -134,8 +141,10 @@ def run(arguments: argparse.Namespace) -> Outcome:
         roi=arguments.roi,
         tta=arguments.tta,
     )
+    if one_file and rank() > 0:
+        return Outcome(None)
     if one_file:
-        return write_one(predictor, scans[0], options, target)
+        return write_one_mask(predictor, scans[0], options, limit=limit, keep_names=arguments.keep_names, target=target)
     batch = Batch(
         predictor,
         arguments.output_dir,
@@ -157,19 +166,48 @@ def run(arguments: argparse.Namespace) -> Outcome:
     return Outcome(results, 1 if failed else 0)
 
 
-def write_one(predictor: Predictor, scan: Found, options: ReadOptions, target: Path) -> Outcome:
-    """Predict one scan and write its mask as ``target``, whose ending must be that of the scan's format."""
+def require_one_mask(arguments: argparse.Namespace, scans: Sequence[Found], target: Path) -> None:
+    """Check that the file ``target`` can hold all that is asked for, before a model is loaded.
+
+    Raises:
+        UsageError: for several scans, other results than a mask, or a format other than the scan's.
+    """
     from ..io.scan_lists import ending_of
     from ..runtime.errors import UsageError
-    from ..runtime.files import part_directory
 
-    prediction = predictor.predict(scan, options)
-    with part_directory(target) as directory:
-        written = prediction.save(directory)
-        if ending_of(written) != ending_of(target):
-            raise UsageError(f"{target}: the mask of this scan must end in {ending_of(written)}; or name a directory")
-        written.replace(target)
-    print(f"{target}: " + ", ".join(f"{name} {ml:.1f} mL" for name, ml in prediction.volumes_ml.items()))
+    if len(scans) > 1:
+        raise UsageError(f"{target}: is one file, but there are {len(scans)} scans; name a directory")
+    for name in ("probabilities", "dicom_seg", "html_report"):
+        if getattr(arguments, name):
+            raise UsageError(f"{target}: one file cannot hold what --{name.replace('_', '-')} adds; name a directory")
+    ending = "" if scans[0].dicom is not None else ending_of(scans[0].path)
+    ending = {".mhd": ".mha", ".nhdr": ".nrrd", "": ".nii.gz"}.get(ending, ending)
+    if ending_of(target) != ending:
+        raise UsageError(f"{target}: a mask has the format of its scan; give it a name that ends in {ending}")
+
+
+def write_one_mask(
+    predictor: Predictor, found: Found, options: ReadOptions, *, limit: float, keep_names: bool, target: Path
+) -> Outcome:
+    """Predict one scan and write its mask as the file ``target``, without a report."""
+    from ..inference.batch.prefetch import ScansAhead
+    from ..io.deidentification import without_names
+    from ..runtime.errors import CaseError
+    from ..runtime.files import part_directory
+    from ..runtime.output import show
+
+    try:
+        with closing(iter(ScansAhead([found], options, predictor.model.parameters, limit))) as ahead:
+            _, scan = next(ahead)
+        if isinstance(scan, Exception):
+            raise scan
+        prediction = predictor.predict(scan)
+        with part_directory(target) as directory:
+            prediction.save(directory).replace(target)
+    except (CaseError, OSError) as error:
+        raise CaseError(str(error) if keep_names else without_names(str(error), found.identity)) from error
+    volumes = ", ".join(f"{name} {ml:.1f} mL" for name, ml in prediction.volumes_ml.items())
+    show(f"{target}: {volumes}")
     return Outcome({"file": str(target), **prediction.measures})
 
 

@@ -1,29 +1,89 @@
-"""Print lines whatever characters the output can show, and even if nobody reads it."""
+"""Print lines whatever the output is: closed, of another encoding, or a pipe whose reader has gone."""
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from typing import Any, TextIO
+
+
+class Output:
+    """Write to a standard stream as long as that is possible; what comes later is dropped.
+
+    Characters that the stream cannot encode become ``\\u60a3`` and the like.
+
+    Attributes:
+        error: reason for which output was lost; None if nothing was, or if the reader of a pipe left.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lost = False
+        self.error: OSError | None = None
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write a text, or drop it if the stream is lost."""
+        if not self._lost:
+            try:
+                return self._stream.write(text)
+            except OSError as error:
+                self._lose(error)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream unless it is lost."""
+        if not self._lost:
+            try:
+                self._stream.flush()
+            except OSError as error:
+                self._lose(error)
+
+    def _lose(self, error: OSError) -> None:
+        self._lost = True
+        if error.errno != errno.EPIPE:
+            self.error = error
+        # Python flushes the rest of its buffer at exit, which would fail again.
+        with suppress(OSError, ValueError, AttributeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
+@contextmanager
+def lasting_output() -> Iterator[Output]:
+    """Replace the standard output and standard error by an :class:`Output` each, also where they are closed.
+
+    A batch of hours must not end because the reader of its output did. The yielded one is the standard output.
+    """
+    # A file opened later must not get the number of a closed stream, to which libraries may print.
+    with suppress(OSError):
+        while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+            pass
+        os.close(number)
+    closed = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  used until the program ends
+    output, errors = (Output(stream if stream is not None else closed) for stream in (sys.stdout, sys.stderr))
+    with redirect_stdout(output), redirect_stderr(errors):  # type: ignore[type-var]
+        try:
+            yield output
+        finally:
+            output.flush()
+            errors.flush()
+            closed.close()
 
 
 def show(text: str, error: bool = False) -> None:
     """Print a line to the standard output or standard error, with ``\\u60a3`` for a character it cannot encode.
 
-    Results are written before they are shown, so neither a name nor a closed pipe ends the command.
+    Results are written before they are shown, and a name must not end the command.
     """
     stream = sys.stderr if error else sys.stdout
     if stream is None:  # closed by whoever started the command
         return
     encoding = stream.encoding or "utf-8"
-    try:
-        print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
-    except BrokenPipeError:
-        # All that follows goes nowhere, also what Python writes when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def open_closed_streams() -> None:
-    """Give a command streams to write to if it was started without them, since libraries expect some."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  open until the program ends
+    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream)

@@ -25,7 +25,7 @@ from ...report.viewer import save_slices
 from ...runtime.distributed import from_first, gather_by_case, join, rank, share, world_size
 from ...runtime.errors import CaseError, errors_reported
 from ...runtime.files import file_hash, write_json
-from ...runtime.output import show
+from ...runtime.output import lasting_output, show
 from ..predictor import Predictor
 from .output_directory import only_run
 from .prefetch import ScansAhead
@@ -258,7 +258,7 @@ def start(batch: Batch, source: str | Path | Iterable[str | Path]) -> None:
         source: files, directories, globs and lists, as :func:`find_scans` takes them.
     """
     skipped: dict[str, str] = {}
-    with errors_reported():
+    with lasting_output(), errors_reported():
         scans = find_scans(source, batch.options, skipped)
         join(batch.predictor.accelerator, PATIENCE)
         failed = batch.run(scans, skipped)
