@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="directory for the masks and the report, or for a single scan the file of its mask",
     )
-    model = "trained model (default: bundle/models/model.pt); repeat it to average several"
+    model = "trained model; repeat it to average several; default: bundle/models/model.pt, else downloaded weights"
     parser.add_argument("--checkpoint", action="append", help=model)
     parser.add_argument(
         "--tta", action="store_true", help="test-time augmentation (TTA) by flipping; takes 8 times as long"
@@ -121,13 +121,13 @@ def run(arguments: argparse.Namespace) -> Outcome:
     if one_file:
         require_one_mask(arguments, scans, target)
     require_writable(target.parent if one_file else target)
-    checkpoints = arguments.checkpoint or ["bundle/models/model.pt"]
-    require_checkpoints(checkpoints)
+    require_checkpoints(arguments.checkpoint or ())
 
     from ..device import resolve
     from ..inference import PostProcessing, Predictor
     from ..inference.batch import PATIENCE, Batch, require_ready
     from ..runtime.distributed import join, rank
+    from ..weights import default_checkpoint
 
     postprocessing = PostProcessing(arguments.keep_kidneys, arguments.tumour_touches_kidney, arguments.min_tumour_mm3)
     if arguments.postprocessing is not None:
@@ -136,7 +136,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     accelerator = resolve(arguments.device, arguments.precision)
     join(accelerator, PATIENCE)
     predictor = Predictor(
-        checkpoints,
+        arguments.checkpoint or default_checkpoint(),
         accelerator,
         progress=sys.stderr.isatty(),
         backend=arguments.backend,

@@ -2,11 +2,19 @@
 
 from .conversion import add_weights
 from .download import download_weights
-from .registry import PublishedWeights, find_weights, installed_weights, published_weights, weights_directory
+from .registry import (
+    PublishedWeights,
+    default_checkpoint,
+    find_weights,
+    installed_weights,
+    published_weights,
+    weights_directory,
+)
 
 __all__ = [
     "PublishedWeights",
     "add_weights",
+    "default_checkpoint",
     "download_weights",
     "find_weights",
     "installed_weights",

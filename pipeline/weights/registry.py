@@ -11,6 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from kits_unet3d.networks import CheckpointError
+
 from ..runtime.errors import UsageError
 
 #: Environment variable with the directory of this program's own files.
@@ -105,3 +107,22 @@ def installed_weights() -> dict[str, Path]:
     """Return the converted weights at hand by name, published ones first and in the registry's order."""
     found = {path.stem: path for path in sorted(weights_directory().glob(f"*{ENDING}"))}
     return {name: found[name] for name in (*published_weights(), *found) if name in found}
+
+
+def default_checkpoint() -> Path:
+    """Return the checkpoint of a prediction that names none: a trained one, else the first of the downloaded weights.
+
+    Raises:
+        CheckpointError: if there is none; it names the ways to get one.
+    """
+    trained = Path("bundle/models/model.pt")
+    if trained.is_file():
+        return trained
+    installed = installed_weights()
+    if installed:
+        return next(iter(installed.values()))
+    name = next(iter(published_weights()))
+    raise CheckpointError(
+        f"{trained}: no such checkpoint, and no weights are downloaded; name one with --checkpoint, train one "
+        f"(bash scripts/quickstart.sh), or run `kits-unet3d weights download {name}`"
+    )

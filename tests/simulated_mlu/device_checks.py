@@ -1,4 +1,4 @@
-"""The adapter on the simulated device: run by tests/test_simulated_selfcheck.py in a process of its own."""
+"""Check the adapter on the simulated device; test_simulated_selfcheck.py runs this in a process of its own."""
 
 import pytest
 import torch

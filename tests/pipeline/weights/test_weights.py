@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 import torch
+from niftis import ct, nifti
 
 from kits_unet3d.networks import CheckpointError, UNet3D
 from kits_unet3d.pipeline.cli import main
@@ -148,6 +149,19 @@ def test_a_checkpoint_of_the_reference_is_read_as_it_is(tmp_path):
     torch.save({"model": UNet3D(channels=(2, 4)).state_dict()}, file)
     with pytest.raises(CheckpointError, match="do not fit MLPerf's network"):
         read_model(file)
+
+
+def test_a_prediction_without_a_checkpoint_takes_downloaded_weights(stand_in, server, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    scan = nifti(tmp_path / "scan.nii.gz", ct((40, 40, 20)))
+    command = ["predict", str(scan), "-o", "out", "--device", "cpu", "--no-html-report", "--backend", "eager"]
+    assert main(command) == 3 and "weights download mlperf-kits19" in capsys.readouterr().err
+    file, published, _ = stand_in
+    server.body = file.read_bytes()
+    parameters = {"spacing_mm": [16.0, 12.0, 12.0], "roi_size": [16, 16, 16]}
+    download_weights(replace(published, preprocessing_parameters=parameters), address(server), patience=QUICK)
+    assert main(command) == 0
+    assert capsys.readouterr().out.startswith("model: small: trained on KiTS19: 168 contrast-enhanced CT scans")
 
 
 def test_a_mirror_is_named_by_a_variable(stand_in, server, monkeypatch):

@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from conftest import SHARED
 
 from kits_unet3d.pipeline.phantoms import Phantom, make_phantom, phantom_around, write_dataset
 from kits_unet3d.pipeline.phantoms.case import draw_spacing, ipl_affine
@@ -17,7 +18,7 @@ from kits_unet3d.pipeline.phantoms.torso import Torso
 
 SMALL = {"shape": (96, 192, 192), "spacing_mm": (4.0, 2.0, 2.0)}
 TINY = {"shape": (20, 40, 40), "spacing_mm": (8.0, 8.0, 8.0)}
-REAL_LABELS = Path(__file__).parents[2] / "shared" / "data" / "kits19_labels"
+REAL_LABELS = SHARED / "data" / "kits19_labels"
 
 
 def two_kidneys(*, tumour: bool = True) -> tuple[np.ndarray, np.ndarray]:
