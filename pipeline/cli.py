@@ -68,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
         )
         module.add_arguments(subparser)
         subparser.add_argument("--json", action="store_true", help="print the results as one JSON document")
-        subparser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        subparser.add_argument("--debug", action="store_true", help="show details, libraries' warnings and tracebacks")
         subparser.set_defaults(run=module.run)
     return parser
 
@@ -77,11 +77,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     argv = sys.argv[1:] if argv is None else list(argv)
     use_cpu_share()
-    quieten_libraries()
+    details = "--debug" in argv
+    if not details:
+        quieten_libraries()
     # Searched before the rest is parsed, which may fail; a command line may shorten it.
     machine = any(word.startswith("--j") and "--json".startswith(word) for word in argv)
     with lasting_output() as output:
         logging.basicConfig(level=logging.INFO, format="%(message)s")
+        logging.getLogger("kits_unet3d").setLevel(logging.DEBUG if details else logging.NOTSET)
         logging.getLogger("highdicom").setLevel(logging.WARNING)  # otherwise it logs the UIDs of slices
         with redirect_stdout(sys.stderr) if machine else nullcontext():
             outcome = _outcome(argv)
@@ -124,7 +127,7 @@ def require_no_empty_values(arguments: argparse.Namespace) -> None:
 def quieten_libraries() -> None:
     """Leave out messages of libraries about parts that no command uses."""
     warnings.filterwarnings("ignore", category=UserWarning, module=r"monai\.(bundle|data\.image_reader)")
-    for name in ("monai.data.image_reader", "monai.utils.module"):
+    for name in ("monai.data.image_reader", "monai.data.nvimgcodec_pydicom_plugin", "monai.utils.module"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

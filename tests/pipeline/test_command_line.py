@@ -115,6 +115,17 @@ def test_failed_scans_are_counted_in_order(scans, capsys):
     assert first.startswith("model: model.pt: training data unknown") and second.startswith("device: ")
 
 
+def test_a_person_sees_results_and_details_only_on_demand(scans):
+    lines = {}
+    for more in ((), ("--debug", "--overwrite")):
+        command = [*COMMAND.split(), *predict("scans"), *more]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        lines[bool(more)] = done.stdout.splitlines(), done.stderr.splitlines()
+    shown, errors = lines[False]
+    assert [line.split()[0] for line in shown] == ["model:", "device:", "[1/2]", "[2/2]"] and errors == []
+    assert lines[True][0] == shown and any("'threads':" in line for line in lines[True][1])
+
+
 def test_an_output_that_is_not_finite_is_no_empty_mask(tmp_path, scans, tiny_model, capsys):
     """Weights that are finite, and whose products overflow."""
     last = [name for name in tiny_model["model"] if name.endswith("weight")][-1]

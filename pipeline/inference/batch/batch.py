@@ -100,6 +100,7 @@ class Batch:
         if rank() == 0:
             show(f"model: {model.description or 'unknown'}")
             show("device: {name} ({device}), {precision}, torch {torch}".format(**self.report.device))
+            logger.debug("device: %s", self.report.device)
         self.report.part = rank() if world_size() > 1 else None
         with only_run(self.directory) if rank() == 0 else nullcontext():
             if rank() == 0:

@@ -158,7 +158,7 @@ def test_a_batch_reports_its_15_bad_inputs_and_segments_the_other_25(tmp_path, c
     with pytest.raises(SystemExit) as done:
         start(batch, sorted((tmp_path / "in").iterdir()))  # one by one: the bad series share a UID
     assert done.value.code == 1 and batch.report.summary == {"done": 25, "failed": 15}
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed: ")]
+    lines = [line for line in capsys.readouterr().err.splitlines() if "/40] failed: " in line]
     assert len(lines) == 15
     for row, (_, message, *_) in bad:
         (line,) = (line for line in lines if f"row{row}/bad" in line)
