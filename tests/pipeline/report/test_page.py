@@ -1,6 +1,8 @@
 """The page of a batch: what it holds, and that it does what it promises in a real browser."""
 
 import base64
+import csv
+import html
 import io
 import json
 import sys
@@ -9,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from chromium import PROGRAM, Chromium
+from niftis import nifti
 
 from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.inference import Grid, Scan
@@ -166,3 +169,19 @@ def test_the_page_stays_of_a_size_that_opens(tmp_path, monkeypatch):
         report.cases[name] = {"outcome": "failed", "files": {f"{name}_slices.json": ""}, "scan": name}
     monkeypatch.setattr("kits_unet3d.pipeline.report.html_report.SLICES_IN_ALL", 31)
     assert write_html_report(report).read_text().count('"image":') == 30
+
+
+def test_names_with_markup_and_formulas_are_plain_text_in_both_reports(tmp_path, model_file):
+    names = ["=1+1", "@sum", "-x&<b>", "a'b\"c<img src=x onerror=y>"]
+    scans = [nifti(tmp_path / f"{name}.nii.gz") for name in names]
+    scans[2].write_bytes(b"")
+    out = tmp_path / "out"
+    command = ["predict", "-o", str(out), "--checkpoint", str(model_file), "--html-report", "--", *map(str, scans)]
+    assert main(command) == 1
+    page = (out / "report.html").read_text()
+    assert "<img src=x" not in page and "<b>" not in page
+    assert all(html.escape(name, quote=False) in page.replace("&#39;", "'").replace("&#34;", '"') for name in names)
+    with open(out / "summary.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {row["case"] for row in rows} == {"'=1+1", "'@sum", "'-x&<b>", names[3]}
+    assert not any(cell.startswith(("=", "@", "-x")) for row in rows for cell in row.values())
