@@ -111,7 +111,7 @@ def describe(checkpoint: str | Path, bundle: str | Path | None = None) -> Descri
 
 
 def _scores(best: Any, checkpoint: str | Path) -> dict[str, float]:
-    """Return a checkpoint's best scores by name; none if it has no evaluation."""
+    """Return a checkpoint's best scores by name; none if it was not evaluated."""
     if isinstance(best, float):  # the key metric of a training, which its configuration names mean_dice
         best = {"mean_dice": best}
     scores = {name: value for name, value in best.items() if value is not None} if isinstance(best, Mapping) else {}
