@@ -15,7 +15,7 @@ EXAMPLE = "kits-unet3d benchmark windows loader -o path/to/benchmark"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = ("windows", "case", "train-step", "loader", "prepare", "memory", "all")
-    parser.add_argument("kind", nargs="*", choices=kinds, default=["all"], help="what to measure")
+    parser.add_argument("kind", nargs="*", choices=kinds, default="all", help="what to measure")
     parser.add_argument(
         "-o", "--output-dir", required=True, help="directory for the table, JSON, plot and temporary data"
     )
@@ -40,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
+    from ..runtime.paths import require_checkpoints, require_existing
+
+    # Checked before torch is imported, which takes seconds.
+    require_checkpoints([arguments.checkpoint] if arguments.checkpoint else [])
+    require_existing(arguments.scans, arguments.labels)
+
     from ..benchmark import Setting, run_benchmark, write_report
     from ..benchmark.report import draw, report, require_drawing, table
     from ..runtime.configuration import section
@@ -63,7 +69,9 @@ def run(arguments: argparse.Namespace) -> Outcome:
     )
     if not arguments.quick:
         setting = replace(setting, repeats=arguments.repeats, slow=min(arguments.repeats, 3))
-    drawn = not {"memory", "all"}.isdisjoint(arguments.kind)
+    # argparse refuses a list as the default of an argument with choices.
+    kinds = [arguments.kind] if isinstance(arguments.kind, str) else arguments.kind
+    drawn = not {"memory", "all"}.isdisjoint(kinds)
     if drawn:
         try:
             require_drawing()
@@ -71,7 +79,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
             print(f"benchmark.png was not written: {error}", flush=True)
             drawn = False
     rows = []
-    for row in run_benchmark(arguments.kind, setting):
+    for row in run_benchmark(kinds, setting):
         rows.append(row)
         print(table([row]).splitlines()[-1], flush=True)
         write_report(rows, directory)  # keeps these results if a later measurement fails

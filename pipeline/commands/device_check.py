@@ -37,12 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Outcome:
     from ..device import resolve, strict_environment
+    from ..device_check import Workload
     from ..runtime.configuration import section
     from ..runtime.errors import UsageError
 
     if arguments.accelerators < 1:
         raise UsageError(f"--accelerators must be at least 1, got {arguments.accelerators}")
     network, loss = section("network_factory", *arguments.config), section("loss", *arguments.config)
+    Workload(network, loss, arguments.patch).require_patch()
     strict = strict_environment()
     launched = int(os.environ.get("WORLD_SIZE", 1)) >= arguments.accelerators
     if launched and strict.items() <= os.environ.items():

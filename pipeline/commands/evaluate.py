@@ -32,6 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
+    from ..runtime.paths import require_existing
+
+    # Checked before torch is imported, which takes seconds.
+    require_existing(arguments.predictions, arguments.labels)
+
     from ..evaluation.directories import score_directories, without_prediction
     from ..runtime.errors import UsageError
     from ..runtime.files import writing_into

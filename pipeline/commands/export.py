@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from ..runtime.installed_bundle import bundle_directory
 from . import Outcome
@@ -26,7 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from pathlib import Path
+    from ..runtime.paths import require_checkpoints
+
+    # Checked before torch is imported, which takes seconds.
+    require_checkpoints([arguments.checkpoint])
 
     from ..export import describe, export_bundle, export_onnx, export_openvino, export_torchscript
     from ..runtime.errors import UsageError

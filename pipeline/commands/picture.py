@@ -19,6 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
+    from ..runtime.paths import require_existing
+
+    # Checked before torch is imported, which takes seconds.
+    require_existing(arguments.scan, arguments.mask, arguments.ground_truth)
+
     from ..report.overlays import picture_of_files
     from ..runtime.errors import UsageError
     from ..runtime.files import writing_into

@@ -97,6 +97,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     from ..io.scan_lists import ending_of
     from ..runtime.errors import UsageError
     from ..runtime.memory import memory_limit
+    from ..runtime.paths import require_checkpoints, require_writable
 
     options = ReadOptions(
         arguments.volume,
@@ -111,7 +112,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         raise UsageError(
             f"{arguments.postprocessing} defines what is removed; leave out the other post-processing options"
         )
-    # Found before torch is imported, which takes seconds: a wrong path is reported at once.
+    # Checked before torch is imported, which takes seconds: a wrong path is reported at once.
     skipped: dict[str, str] = {}
     scans = find_scans(arguments.scan, options, skipped)
     limit = memory_limit(arguments.max_memory)
@@ -119,6 +120,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
     one_file = bool(ending_of(target)) and not target.is_dir()
     if one_file:
         require_one_mask(arguments, scans, target)
+    require_writable(target.parent if one_file else target)
+    require_checkpoints(arguments.checkpoint or ())
 
     from ..device import resolve
     from ..inference import PostProcessing, Predictor

@@ -16,6 +16,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
+    from ..runtime.paths import require_existing
+
+    # Checked before torch is imported, which takes seconds.
+    require_existing(arguments.archive)
+
     from ..export.archive import unpack
 
     directory = unpack(arguments.archive, arguments.output_dir)

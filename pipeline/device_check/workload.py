@@ -14,6 +14,8 @@ from monai.engines import SupervisedTrainer
 from monai.inferers import SimpleInferer
 from torch import nn
 
+from kits_unet3d.networks import CheckpointError
+
 from ..device import Accelerator
 from ..inference import AutocastInferer, ReferenceWindows
 from ..model import build_network
@@ -36,6 +38,23 @@ class Workload:
     loss: Mapping[str, Any]
     patch: int
     rate: float = 0.01
+
+    def require_patch(self) -> None:
+        """Check that the network takes patches of this size, without computing one.
+
+        Raises:
+            UsageError: if it does not.
+        """
+        try:
+            with torch.device("meta"):
+                build_network(self.network)(torch.empty(1, 1, *[self.patch] * 3))
+        except CheckpointError:
+            raise
+        except Exception as error:  # networks fail in many ways
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UsageError(
+                f"--patch {self.patch}: the network cannot take such a patch ({reason}); training uses 128"
+            ) from error
 
     def fresh_network(self, accelerator: Accelerator) -> nn.Module:
         """Create the network on the device, with the same weights each time."""

@@ -75,7 +75,8 @@ class Report:
         self.cases[name] = self.added[name] = case
         self.directory.mkdir(parents=True, exist_ok=True)
         with open(self.directory / PARTS.replace("*", str(self.part or 0)), "a", encoding="utf-8") as stream:
-            stream.write(json.dumps({name: case}) + "\n")
+            # On a line of its own also after a record that a full disk cut short.
+            stream.write("\n" + json.dumps({name: case}) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
         began = time.monotonic()

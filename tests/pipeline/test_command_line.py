@@ -1,7 +1,9 @@
 """What shells and containers do to a command: empty values, other spellings of a path, limits."""
 
+import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import nibabel as nib
@@ -47,11 +49,38 @@ def test_an_empty_value_is_refused(tmp_path, monkeypatch, capsys, arguments):
     assert "is empty" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
-def test_a_wrong_path_is_reported_before_torch_is_imported():
-    command = [sys.executable, "-X", "importtime", *COMMAND.split()[1:], "predict", "nope.nii.gz", "-o", "o"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2 and "nope.nii.gz: no such file" in done.stderr
-    assert "torch.nn" not in done.stderr
+WRONG_PATHS = [
+    (["predict", "nope.nii.gz", "-o", "o"], 2, "nope.nii.gz: no such file"),
+    (["predict", "scans", "-o", "o", "--checkpoint", "nope.pt"], 3, "nope.pt: no such checkpoint"),
+    (["predict", "scans", "-o", "o", "--checkpoint", "."], 3, ".: is a directory; name the checkpoint in it"),
+    (["unpack", "nope.zip", "-o", "o"], 2, "nope.zip: no such file"),
+    (["evaluate", "--predictions", "scans", "--labels", "nope"], 2, "nope: no such file or directory"),
+    (["picture", "scans/a.nii.gz", "--mask", "nope.nii", "-o", "p.png"], 2, "nope.nii: no such file"),
+    (["export", "onnx", "--checkpoint", "nope.pt", "-o", "m.onnx"], 3, "nope.pt: no such checkpoint"),
+    (["benchmark", "-o", "o", "--checkpoint", "model.pt", "--scans", "nope"], 2, "nope: no such file or directory"),
+]
+IMPORTED = "import sys; from kits_unet3d.pipeline.cli import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), WRONG_PATHS)
+def test_a_wrong_path_is_reported_before_torch_is_imported(scans, arguments, code, message):
+    done = subprocess.run([sys.executable, "-c", IMPORTED, *arguments], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == [str(code), "False"] and message in done.stderr
+    assert not Path("o").exists()
+
+
+def test_a_bundles_zip_is_no_checkpoint(scans, capsys):
+    with zipfile.ZipFile("bundle.zip", "w") as archive:
+        archive.writestr("kits_unet3d/configs/metadata.json", "{}")
+    assert main([*predict("scans"), "--checkpoint", "bundle.zip"]) == 3
+    assert "bundle.zip: is a bundle's zip, not a checkpoint; unpack it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("patch", ["7", "0", "40"])
+def test_a_patch_that_the_network_cannot_take_is_one_error(capsys, patch):
+    assert main(["device", "--device", "cpu", "--patch", patch]) == 2
+    error = capsys.readouterr().err
+    assert f"--patch {patch}: the network cannot take such a patch" in error and "\n" not in error.strip()
 
 
 def test_one_scan_goes_into_one_file(tmp_path, scans, capsys):
@@ -127,10 +156,11 @@ def test_records_of_a_killed_run_are_read_to_the_last_whole_line(tmp_path):
         report.add(name, {"outcome": "done", "scan": name, "files": {}})
     part = tmp_path / ".report-0.jsonl"
     part.write_text(part.read_text() + '{"c": {"outcome": "do')
+    report.add("d", {"outcome": "done", "scan": "d", "files": {}})  # after a disk that was full for a moment
     assert not (tmp_path / "summary.json").exists()
     again = Report(tmp_path)
     again.take_over({})
-    assert list(again.cases) == ["a", "b"] and not part.exists() and (tmp_path / "summary.json").is_file()
+    assert list(again.cases) == ["a", "b", "d"] and not part.exists() and (tmp_path / "summary.json").is_file()
 
 
 def test_names_are_no_formulas_in_the_table(tmp_path):
@@ -138,7 +168,7 @@ def test_names_are_no_formulas_in_the_table(tmp_path):
     assert (tmp_path / "summary.csv").read_text().splitlines()[1] == "'=1+1,failed,,,'-x,,'@cmd"
 
 
-def test_a_cached_network_with_a_flipped_bit_is_made_again(tmp_path, monkeypatch):
+def test_a_cached_network_with_a_flipped_bit_is_made_again(tmp_path, monkeypatch, caplog):
     pytest.importorskip("openvino")
     from kits_unet3d.pipeline.device import resolve
     from kits_unet3d.pipeline.inference.backends import make_backend
@@ -153,7 +183,12 @@ def test_a_cached_network_with_a_flipped_bit_is_made_again(tmp_path, monkeypatch
     blob.write_bytes(spoilt)
     torch.testing.assert_close(make_backend("openvino", network, resolve("cpu"), window.shape)(window), expected)
     assert blob.read_bytes() != spoilt
-    cache_directory().chmod(0o777)
+    blob.parent.chmod(0o777)
     blob.write_bytes(b"planted by another user")
     torch.testing.assert_close(make_backend("openvino", network, resolve("cpu"), window.shape)(window), expected)
-    assert blob.read_bytes() == b"planted by another user"
+    assert blob.read_bytes() == b"planted by another user" and "another user can write it" in caplog.text
+    blob.parent.chmod(0o700)
+    if os.getuid() == 0:
+        os.chown(blob, 12345, -1)
+        make_backend("openvino", network, resolve("cpu"), window.shape)
+        assert blob.read_bytes() != b"planted by another user" and blob.stat().st_uid == 0

@@ -20,6 +20,8 @@ from ...device import Accelerator
 from ...runtime.files import whole_file
 from .agreement import MissingBackendError
 
+logger = logging.getLogger("kits_unet3d.inference")
+
 #: OpenVINO's names of our precisions.
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 #: Bytes of the SHA-256 before a cached network.
@@ -63,14 +65,20 @@ class OpenVINO:
         settings = {"INFERENCE_PRECISION_HINT": PRECISIONS[precision], "PERFORMANCE_HINT": "LATENCY"}
         settings["INFERENCE_NUM_THREADS"] = str(torch.get_num_threads())
         core = shared_core()
-        cached = cache_directory() / f"{_digest(network, window, settings, openvino.__version__)}.blob"
-        compiled = _cached(core, cached, settings)
+        directory = cache_directory()
+        cached = (
+            None
+            if directory is None
+            else directory / f"{_digest(network, window, settings, openvino.__version__)}.blob"
+        )
+        compiled = None if cached is None else _cached(core, cached, settings)
         self._request = None if compiled is None else compiled.create_infer_request()
         if compiled is None:
             compiled = core.compile_model(_converted(network, window), "CPU", settings)
             self._request = compiled.create_infer_request()
             approve(self)
-            _save_to_cache(compiled, cached)
+            if cached is not None:
+                _save_to_cache(compiled, cached)
 
     def __call__(self, window: torch.Tensor) -> torch.Tensor:
         """Return float32 logits of windows (B, C, D, H, W)."""
@@ -91,9 +99,16 @@ def shared_core() -> Any:
     return openvino.Core()
 
 
-def cache_directory() -> Path:
-    """Return the directory of compiled networks, below the user's cache directory (``XDG_CACHE_HOME``)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kits-unet3d" / "openvino"
+def cache_directory() -> Path | None:
+    """Return the directory of compiled networks, below the user's cache directory (``XDG_CACHE_HOME``).
+
+    It is None for a user without a home directory.
+    """
+    try:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        return None
+    return caches / "kits-unet3d" / "openvino"
 
 
 def _digest(network: nn.Module, window: Sequence[int], settings: dict[str, str], version: str) -> str:
@@ -126,23 +141,33 @@ def _converted(network: nn.Module, window: Sequence[int]) -> Any:
 
 
 def _cached(core: Any, path: Path, settings: dict[str, str]) -> Any | None:
-    if not path.is_file() or not _is_own(path.parent):
-        return None
     try:
-        digest, blob = path.read_bytes()[:DIGEST], path.read_bytes()[DIGEST:]
+        if not (path.is_file() and _is_own(path.parent) and _is_own(path)):
+            return None
+        content = path.read_bytes()
+        digest, blob = content[:DIGEST], content[DIGEST:]
         if hashlib.sha256(blob).digest() != digest:  # OpenVINO itself takes any bytes as weights
             return None
         compiled = core.import_model(blob, "CPU", settings)
+        path.touch()
     except (RuntimeError, OSError):  # damaged, or from another machine
         return None
-    path.touch()
     return compiled
 
 
-def _is_own(directory: Path) -> bool:
+def _is_own(path: Path) -> bool:
     """Return whether only this user can have written the cached networks, which are used as they are."""
-    about = directory.stat()
-    return not hasattr(os, "getuid") or (about.st_uid == os.getuid() and not about.st_mode & 0o022)
+    about = path.stat()
+    own = not hasattr(os, "getuid") or (about.st_uid == os.getuid() and not about.st_mode & 0o022)
+    if not own:
+        _warn_of(path)
+    return own
+
+
+@cache
+def _warn_of(path: Path) -> None:
+    """Report a part of the cache that is not used, once a process."""
+    logger.warning("%s is not used as a cache, since another user can write it; correct its owner or mode", path)
 
 
 def _save_to_cache(compiled: Any, path: Path) -> None:

@@ -1,6 +1,6 @@
 """Predict many scans, one after the other, into one directory."""
 
 from .batch import PATIENCE, Batch, start
-from .output_directory import ready, require_ready, require_writable
+from .output_directory import ready, require_ready
 
-__all__ = ["PATIENCE", "Batch", "ready", "require_ready", "require_writable", "start"]
+__all__ = ["PATIENCE", "Batch", "ready", "require_ready", "start"]

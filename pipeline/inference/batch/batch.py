@@ -34,6 +34,8 @@ logger = logging.getLogger("kits_unet3d.inference")
 
 #: Time that the processes of a batch wait for the last one.
 PATIENCE = timedelta(days=30)
+#: Failed scans that the last line names; the summary contains all.
+MOST_NAMED = 10
 
 
 class Batch:
@@ -103,7 +105,12 @@ class Batch:
             if rank() == 0:
                 self._write_or_note(lambda: self.report.take_over({_source(found): found.name for found in named}))
             self.report.cases = from_first(self.report.cases)
-            self._predict_all(self._pending(named))
+            try:
+                self._predict_all(self._pending(named))
+            except KeyboardInterrupt:
+                if self.report.part is None:  # else the other processes' parts are still being written
+                    self._write_or_note(self.report.write)
+                raise
             self.report.cases |= gather_by_case(self.report.added)
             if rank() == 0:
                 self._unwritten = None  # the writes below include all that failed after a case
@@ -112,7 +119,9 @@ class Batch:
                     self._write_or_note(lambda: write_html_report(self.report))
         failed = [found.name for found in named if self.report.cases[found.name]["outcome"] == FAILED]
         if failed and rank() == 0:
-            show(f"{len(failed)} of {len(named)} scans failed ({', '.join(failed)})", error=True)
+            more = f", … and {len(failed) - MOST_NAMED} more" if len(failed) > MOST_NAMED else ""
+            names = ", ".join(failed[:MOST_NAMED])
+            show(f"{len(failed)} of {len(named)} scans failed ({names}{more})", error=True)
         if self._unwritten is not None and rank() == 0:
             raise CaseError(
                 f"{self.directory}: the report could not be written ({self._unwritten.strerror}); free disk space, "

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from ...io.dicom.segmentation import require_highdicom
 from ...report.html_report import require_html_report
-from ...runtime.errors import UsageError, errors_reported
+from ...runtime.errors import errors_reported
 from ...runtime.lock import only_run as lock_for_one_run
+from ...runtime.paths import require_writable
 
 
 def require_ready(directory: str | Path, html_report: bool | None = None, dicom_seg: bool = False) -> None:
@@ -29,28 +29,6 @@ def ready(directory: str | Path, html_report: bool | None = None, dicom_seg: boo
     """Call :func:`require_ready` for a configuration's run, which cannot report errors otherwise."""
     with errors_reported():
         require_ready(directory, html_report, dicom_seg)
-
-
-def require_writable(directory: str | Path) -> Path:
-    """Test that the directory, or the one it will be created in, is writable, so that no results are lost.
-
-    Raises:
-        UsageError: if nothing can be written there.
-    """
-    if str(directory) == "":
-        raise UsageError("the output directory is empty; name one")
-    directory = Path(directory)
-    there = next(place for place in (directory, *directory.absolute().parents) if place.exists())
-    try:
-        # An unnamed file: processes cannot collide on it, and it is never left behind.
-        with tempfile.TemporaryFile(dir=there) as trial:
-            trial.write(b"trial")
-    except OSError as error:
-        raise UsageError(
-            f"{directory}: nothing can be written there ({error.strerror}); choose another directory, or "
-            "make it writable"
-        ) from error
-    return directory
 
 
 def only_run(directory: str | Path) -> AbstractContextManager[None]:
