@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..runtime.installed_bundle import bundle_directory
+from ..runtime.environment import bundle_directory
 from . import Outcome
 
 HELP = "write a trained model as a MONAI bundle, TorchScript, ONNX or OpenVINO"

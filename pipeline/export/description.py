@@ -14,8 +14,8 @@ from typing import Any
 from kits_unet3d.networks import CheckpointError, read_with_digest
 
 from ..model import Model, build_network, model_in, with_description
+from ..runtime.environment import bundle_directory
 from ..runtime.errors import UsageError
-from ..runtime.installed_bundle import bundle_directory
 from ..runtime.plain_data import require_plain
 
 logger = logging.getLogger("kits_unet3d.export")
