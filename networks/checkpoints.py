@@ -93,7 +93,7 @@ def _require_safe_torch(path: Path, own: bool) -> None:
 
 
 def _require_intact(path: Path, stream: BinaryIO) -> None:
-    """Verify the CRC-32 of every entry of a zip written by ``torch.save``; older formats have none."""
+    """Verify the CRC-32 of every entry of a zip written by ``torch.save``; older formats lack it."""
     start = stream.read(4)
     stream.seek(0)
     if not start.startswith(b"PK"):
@@ -126,7 +126,7 @@ def _require_intact(path: Path, stream: BinaryIO) -> None:
 
 
 def _numpy_scalars() -> list[Any]:
-    """Return what a numpy number is made of: MLPerf's training saves scores as such beside the weights."""
+    """Return the parts of a numpy number; MLPerf's training saves scores as such beside the weights."""
     types = (torch.float16, torch.float32, torch.float64, torch.int32, torch.int64, torch.bool)
     arrays = [torch.zeros(1, dtype=dtype).numpy() for dtype in types]
     scalar = arrays[0][0].__reduce__()[0]

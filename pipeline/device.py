@@ -269,7 +269,7 @@ def resolve(
         if index >= module.device_count():
             raise DeviceError(f"{kind}:{index} is not available: {module.device_count()} accelerator(s) are visible")
         wanted = torch.device(kind, index)
-        getattr(module, "set_device", lambda _: None)(wanted)  # kinds with a single device have no such call
+        getattr(module, "set_device", lambda _: None)(wanted)  # kinds with a single device lack this call
     if precision == "auto":
         precision = "bf16" if kind == "cpu" and _computes_bf16(kind) else "fp32"
     if precision == "tf32" and not _tf32_switches(kind):

@@ -76,7 +76,7 @@ class RandBalancedCrop(Randomizable, Transform):
             weighted alike if not given, as in the reference.
         component_power: one of all components of the class is drawn in proportion to (its box's volume in voxels)
             ** component_power. 0 weights all alike; −1 draws a component of a tenth of the size ten times as often.
-            Boxes below 27 voxels are drawn only if the class has no other. None draws one of the two largest, as in
+            Boxes below 27 voxels are drawn only if the class lacks others. None draws one of the two largest, as in
             the reference.
         margin: additional voxels along D, H, W on each side of the placed patch, which a later rotation uses up.
             Beyond the volume its border is repeated. None for the patch alone.

@@ -74,7 +74,7 @@ class PreprocessingParameters:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, list):  # JSON has no tuples
+            if isinstance(value, list):  # JSON lacks tuples
                 object.__setattr__(self, field.name, tuple(value))
         if not _are_numbers(self.spacing_mm, 3) or min(self.spacing_mm) <= 0:
             raise ValueError(f"spacing_mm must be 3 positive numbers, got {self.spacing_mm}")

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-#: The baseline, with which all other contenders are compared.
+#: The baseline of all comparisons.
 BASELINE = "baseline"
 
 

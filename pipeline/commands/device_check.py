@@ -10,7 +10,7 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-from ..runtime.installed_bundle import config_file
+from ..runtime.environment import config_file
 from . import Outcome
 
 HELP = "check that one or several accelerators compute the same as a CPU"

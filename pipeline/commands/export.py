@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..runtime.installed_bundle import bundle_directory
+from ..runtime.environment import bundle_directory
 from . import Outcome
 
 HELP = "write a trained model as a MONAI bundle, TorchScript, ONNX or OpenVINO"
 EXAMPLE = "kits-unet3d export bundle --checkpoint path/to/model.pt -o path/to/kits_unet3d.zip"
-#: File ending of each kind, by which other programs recognise it.
+#: File ending of each kind, so that other programs recognise it.
 ENDINGS = {"bundle": ".zip", "torchscript": ".ts", "onnx": ".onnx", "openvino": ".xml"}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ..runtime.installed_bundle import config_file
+from ..runtime.environment import config_file
 from . import Outcome
 
 HELP = "preprocess raw cases as the MLPerf reference does: resample, clip, normalise and pad"

@@ -33,7 +33,7 @@ def array_shape(path: Path, dtype: np.dtype) -> tuple[int, ...]:
 
 
 def array_fault(path: Path, dtype: np.dtype, shape: Sequence[int] | None) -> str:
-    """Return what is wrong with an array of shape (1, \\*``shape``), or an empty text."""
+    """Return the fault of an array of shape (1, \\*``shape``), or an empty text."""
     try:
         found = array_shape(path, dtype)
     except FileNotFoundError:

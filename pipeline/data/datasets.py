@@ -40,7 +40,7 @@ def known_cases() -> dict[str, KnownCase]:
 DATASET_FILE = "dataset.json"
 #: Names that a data list may use for its evaluation cases.
 EVALUATION_LISTS = ("evaluation", "validation")
-#: If a data list has no such cases, one case in this number is for evaluation.
+#: If a data list lacks such cases, one case in this number is for evaluation.
 EVALUATION_SHARE = 5
 
 
@@ -62,7 +62,7 @@ def find_cases(source: str | Path, options: ReadOptions | None = None) -> tuple[
             ``image`` and ``label`` (``"hu_offset": -1024``, ``"trust": "sform"``, …).
 
     Raises:
-        UsageError: if the directory or its cases are missing, or a case has no split.
+        UsageError: if the directory or its cases are missing, or a case lacks a split.
     """
     source, options = Path(source), options or ReadOptions()
     described = source if source.suffix == ".json" else source / DATASET_FILE

@@ -1,4 +1,4 @@
-"""Make the index of arrays that the MLPerf reference or Cambricon's port preprocessed, which have none."""
+"""Make the index of arrays that the MLPerf reference or Cambricon's port preprocessed without one."""
 
 from __future__ import annotations
 

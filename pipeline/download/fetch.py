@@ -183,7 +183,7 @@ def _receive(url: str, part: Path, timeout_s: float, stop: threading.Event) -> N
         if length is not None and received != length:
             raise _TryAgainError(f"the connection ended after {received} of {length} bytes")
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # the server has no further bytes, yet the file was not whole
+        if error.code == 416:  # the server sends no further bytes, yet the file was not whole
             part.unlink(missing_ok=True)
         if 400 <= error.code < 500 and error.code not in PASSING:
             raise CaseError(f"{url}: HTTP {error.code} {error.reason}; check the address and the case") from error

@@ -48,7 +48,7 @@ def case_ids(given: Iterable[str]) -> list[str]:
     """Parse labelled cases named as ``3``, ``case_00003`` or ``0-9``; return them sorted, all 210 by default.
 
     Raises:
-        UsageError: if a name has another form, or KiTS19 has no label for it.
+        UsageError: if a name has another form, or KiTS19 lacks its label.
     """
     wanted: set[str] = set()
     for text in given:

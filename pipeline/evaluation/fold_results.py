@@ -74,7 +74,7 @@ def read_results(directories: Sequence[str | Path]) -> list[FoldResult]:
     """Read the trainings in ``directories``, sorted by fold.
 
     Raises:
-        UsageError: if one has no fold, two held out the same case, or they are of different cross-validations. A
+        UsageError: if one lacks a fold, two held out the same case, or they are of different cross-validations. A
             network would then be scored on a case that it has seen, or a case would be scored twice.
     """
     results = [FoldResult.read(directory) for directory in directories]

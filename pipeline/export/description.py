@@ -14,8 +14,8 @@ from typing import Any
 from kits_unet3d.networks import CheckpointError, read_with_digest
 
 from ..model import Model, build_network, model_in, with_description
+from ..runtime.environment import bundle_directory
 from ..runtime.errors import UsageError
-from ..runtime.installed_bundle import bundle_directory
 from ..runtime.plain_data import require_plain
 
 logger = logging.getLogger("kits_unet3d.export")
@@ -111,7 +111,7 @@ def describe(checkpoint: str | Path, bundle: str | Path | None = None) -> Descri
 
 
 def _scores(best: Any, checkpoint: str | Path) -> dict[str, float]:
-    """Return a checkpoint's best scores by name; none if it has no evaluation."""
+    """Return a checkpoint's best scores by name; none if it was not evaluated."""
     if isinstance(best, float):  # the key metric of a training, which its configuration names mean_dice
         best = {"mean_dice": best}
     scores = {name: value for name, value in best.items() if value is not None} if isinstance(best, Mapping) else {}

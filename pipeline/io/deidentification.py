@@ -14,7 +14,7 @@ HIDDEN = "***"
 #: A word written as DICOM writes names: ``Doe^Jane``.
 CARETS = re.compile(r"[^/\s'\"():,]*\^[^/\s'\"():,]*")
 #: Characters that must not stand beside a word's first or last letter, by the kind of that letter. A word may end
-#: between a letter and a digit (``P4711``). Chinese words have no boundaries.
+#: between a letter and a digit (``P4711``). Chinese words lack boundaries.
 BESIDE = {"letter": r"[^\W\d_\u2e80-\U0003ffff]", "digit": r"\d"}
 
 

@@ -84,7 +84,7 @@ def read_itk(path: Path, options: ReadOptions, admit: Admission, collect: Collec
     geometry = _geometry(path, text, reader, options, warnings)
     admit(shape, geometry.affine)
     image = None
-    if text.meta and text.packed:  # ITK trusts CompressedDataSize, and fills what is beyond with zeros
+    if text.meta and text.packed:  # ITK trusts CompressedDataSize, and fills the rest with zeros
         array = _decompressed(text, dtype)
     else:
         try:
@@ -124,7 +124,7 @@ def _geometry(
     dimension = reader.GetDimension()
     spacing = tuple(reader.GetSpacing()[:3])
     sizes = [value for key, value in text.entries.items() if key.startswith(SPACING_KEYS)]
-    # ITK makes 1 mm of a voxel size that is no number.
+    # ITK makes 1 mm of a voxel size that is not a number.
     given = bool(sizes) and not any("nan" in value.lower() or "inf" in value.lower() for value in sizes)
     if not text.meta and not text.entries.keys() & {"space", "space dimension"}:
         warnings.append("the header contains no space: left and right are unknown")

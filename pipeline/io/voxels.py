@@ -50,7 +50,7 @@ class Hounsfield:
         self.stated, offset = offset == 0, offset or 0.0
         require_numbers(path, stored)
         self.path, self.slope, self.shift, self.offset = path, slope, intercept + offset, offset
-        # Stored values that are scaled are no HU, so none of them is a wrapped one.
+        # Scaled values are not HU as stored, so they cannot be wrapped.
         self.may_wrap = stored.kind == "u" and stored.itemsize == 2 and (slope, intercept) == (1, 0)
         whole = stored.kind in "iu" and slope == 1 and float(self.shift).is_integer()
         try:

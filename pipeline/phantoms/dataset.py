@@ -67,7 +67,7 @@ def write_dataset(
     else one case in five for evaluation. ``contrast`` is ``"enhanced"``, or ``"wide"`` for any phase and uptake.
 
     Raises:
-        UsageError: if an argument cannot be used, ``labels`` has no cases, or ``out`` has other settings.
+        UsageError: if an argument cannot be used, ``labels`` lacks cases, or ``out`` has other settings.
     """
     if cases is not None and cases < 1:
         raise UsageError(f"cases must be at least 1, got {cases}")

@@ -58,7 +58,7 @@ class Attenuation:
         """Draw one patient.
 
         ``"enhanced"``: phase ~ U(0, 1), late arterial to portal venous. Cortex and arteries fall together while the
-        medulla rises. ``"wide"``: phase ~ U(-0.5, 2), early arterial to late. One patient in four has no contrast
+        medulla rises. ``"wide"``: phase ~ U(-0.5, 2), early arterial to late. One patient in four lacks contrast
         medium, and the others take up U(0.3, 1.3) of it. In one of four of these it has reached the urine,
         U(150, 600) HU.
 

@@ -76,7 +76,7 @@ def _is_monai(argv: Sequence[str]) -> bool:
 
 
 def _workflow() -> Any:
-    """Return the workflow that is being initialized; None if there is none.
+    """Return the workflow that is being initialized; None outside one.
 
     MONAI gives an expression no way to its workflow except the stack.
     """

@@ -34,7 +34,7 @@ def compiled(network: nn.Module, accelerator: Accelerator) -> nn.Module:
     The names of weights and the results do not change.
 
     Raises:
-        DeviceError: if a CPU has no C++ compiler.
+        DeviceError: if a CPU lacks a C++ compiler.
     """
     if not can_compile(accelerator):
         raise DeviceError("`compiled` needs a C++ compiler (g++, or CXX); install one, or leave out `compiled`")

@@ -53,7 +53,7 @@ def writing_into(place: str | Path) -> Iterator[None]:
     except OSError as error:
         raise UsageError(
             f"{place}: cannot be written ({error.strerror or error}); check the free space and the permissions, then "
-            "run it again; what is finished is kept"
+            "run it again; finished files are kept"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Print lines whatever the output is: closed, of another encoding, or a pipe whose reader has gone."""
+"""Print lines to any output: closed, of another encoding, or a pipe whose reader has gone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Check data from files before they become part of a MONAI configuration, which can run code."""
+"""Check data from files before they become part of a MONAI configuration, which can run code.
+
+MONAI evaluates strings by their first character and interprets some keys, wherever they come from.
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from ..runtime.compilation import compiled
 from .averaging import WeightAverage
 from .checkpoint import Checkpoints, Resume
 from .handlers import Evaluation, LearningRate, Progress, StopAfter, StopAtTarget
+from .initial_weights import starting_from, weights_record
 from .interruption import Interruption
 from .lamb import Lamb
 from .losses import DeepSupervision, RegionLoss
@@ -15,7 +16,6 @@ from .run_state import RunState
 from .schedule import Clock, Schedule, epochs_of
 from .step import NotFiniteError, TrainStep
 from .throughput import Throughput
-from .weights import starting_from, weights_record
 
 __all__ = [
     "Checkpoints",

@@ -67,7 +67,7 @@ class DirectoryLock:
         raise error  # ignite leaves this to the handler of an exception
 
     def release(self) -> None:
-        """Unlock the directory; further calls have no effect."""
+        """Unlock the directory; further calls do nothing."""
         self._held.close()
 
 

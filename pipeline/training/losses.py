@@ -67,7 +67,7 @@ class RegionLoss(nn.Module):
         batch: compute Dice over all voxels of a batch, not per patch.
 
     Raises:
-        ValueError: if a region has no class, or the weight is negative.
+        ValueError: if a region lacks classes, or the weight is negative.
     """
 
     def __init__(

@@ -49,7 +49,7 @@ class MLPerfLog(MLLogger):
         self.file, self.settings, self.cache_cleared = Path(file), settings, cache_cleared
 
     def begin(self) -> None:
-        """Start the initialisation; call it before the network is built. Further calls have no effect.
+        """Start the initialisation; call it before the network is built. Further calls do nothing.
 
         Lines stay in memory until :meth:`open`, so a refused start does not change the file of a finished run.
         """
@@ -63,7 +63,7 @@ class MLPerfLog(MLLogger):
             self.event(key, value)
 
     def open(self) -> None:
-        """Open the file and write the held lines with their times. Further calls have no effect."""
+        """Open the file and write the held lines with their times. Further calls do nothing."""
         self.begin()
         (handler,) = self.logger.handlers
         if isinstance(handler, MemoryHandler):

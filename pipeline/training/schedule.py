@@ -108,7 +108,7 @@ class Clock:
         self._started: float | None = None
 
     def start(self) -> None:
-        """Start counting; further calls have no effect."""
+        """Start counting; further calls do nothing."""
         if self._started is None:
             self._started = time.monotonic()
 
@@ -127,7 +127,7 @@ class Clock:
         """Return the first process's elapsed share of the time limit, in [0, 1], on every process.
 
         Raises:
-            ValueError: if the clock has no limit.
+            ValueError: if the clock lacks a limit.
         """
         if not self.minutes:
             raise ValueError(f"max_minutes must be above 0 to compute a share of the time, got {self.minutes}")

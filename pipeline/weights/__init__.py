@@ -1,7 +1,6 @@
 """Find, download and convert published weights."""
 
 from .conversion import add_weights
-from .download import download_weights
 from .registry import (
     PublishedWeights,
     default_checkpoint,
@@ -10,6 +9,7 @@ from .registry import (
     published_weights,
     weights_directory,
 )
+from .retrieval import download_weights
 
 __all__ = [
     "PublishedWeights",

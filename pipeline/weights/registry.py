@@ -87,11 +87,11 @@ def find_weights(name: str) -> PublishedWeights:
     """Return the published weights of a name.
 
     Raises:
-        UsageError: if there are none of this name.
+        UsageError: if this name is unknown.
     """
     known = published_weights()
     if name not in known:
-        raise UsageError(f"{name!r} are no published weights; known are {', '.join(known)}")
+        raise UsageError(f"{name!r} are not published weights; known are {', '.join(known)}")
     return known[name]
 
 
@@ -113,7 +113,7 @@ def default_checkpoint() -> Path:
     """Return the checkpoint of a prediction that names none: a trained one, else the first of the downloaded weights.
 
     Raises:
-        CheckpointError: if there is none; it names the ways to get one.
+        CheckpointError: if all are missing; it names the ways to get one.
     """
     trained = Path("bundle/models/model.pt")
     if trained.is_file():

@@ -59,7 +59,7 @@ class OpenVINO:
                 f"the inference backend openvino computes on a CPU in {' or '.join(PRECISIONS)}, "
                 f"not on {accelerator.device} in {accelerator.precision}; use --backend eager"
             )
-        # OpenVINO computes in FP32 where the processor has no bf16. It does not see a limit that is set for oneDNN
+        # OpenVINO computes in FP32 where the processor lacks bf16. It does not see a limit that is set for oneDNN
         # (ONEDNN_MAX_CPU_ISA), which torch obeys, and would then fail.
         precision = accelerator.precision if accelerator.describe()["bf16"] else "fp32"
         settings = {"INFERENCE_PRECISION_HINT": PRECISIONS[precision], "PERFORMANCE_HINT": "LATENCY"}

@@ -26,7 +26,7 @@ def require_ready(directory: str | Path, html_report: bool | None = None, dicom_
 
 
 def ready(directory: str | Path, html_report: bool | None = None, dicom_seg: bool = False) -> None:
-    """Call :func:`require_ready` for a configuration's run, which has no other way to report errors."""
+    """Call :func:`require_ready` for a configuration's run, which cannot report errors otherwise."""
     with errors_reported():
         require_ready(directory, html_report, dicom_seg)
 

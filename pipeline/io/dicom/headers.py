@@ -147,7 +147,7 @@ def read_slice(path: Path) -> Slice:
         return values if len(values) == count and np.isfinite(values).all() else ()
 
     ct_slice = text("0008|0060") in ("", "CT") and "LOCALIZER" not in text("0008|0008").upper()
-    if ct_slice and text("0028|0004") == "MONOCHROME1":  # GDCM inverts these, so they are no HU
+    if ct_slice and text("0028|0004") == "MONOCHROME1":  # GDCM inverts these, so they are not HU
         reason = (
             "its PhotometricInterpretation is MONOCHROME1, not MONOCHROME2; export it again from the scanner's archive"
         )

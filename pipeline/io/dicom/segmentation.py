@@ -59,7 +59,7 @@ def coded(name: str) -> tuple[tuple[str, str], tuple[str, str, str]]:
 def write_segmentation(mask: np.ndarray, like: Grid, directory: str | Path, classes: Sequence[str]) -> Path | None:
     """Write a mask (X, Y, Z, uint8) as a DICOM segmentation that refers to the scan's own slices.
 
-    It belongs to the patient and the study in the scan's tags. Empty segments have no frames.
+    It belongs to the patient and the study in the scan's tags. Empty segments lack frames.
 
     Returns:
         The file's path; None if the scan is not DICOM.

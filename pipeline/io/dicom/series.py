@@ -91,7 +91,7 @@ def sort_series(slices: Iterable[Slice], top: Path) -> list[DicomDirectory]:
     directories: dict[Path, list[list[Slice]]] = defaultdict(list)
     for group in groups.values():
         for part in _by_geometry(group):
-            if len(part) < FEWEST < len(group):  # a few slices of another kind are no scan of their own
+            if len(part) < FEWEST < len(group):  # a few slices of another kind do not make a scan
                 others[part[0].path.parent]["slice of another size or orientation"] += len(part)
             else:
                 directories[_common(part, top)].append(part)

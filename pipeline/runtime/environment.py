@@ -1,7 +1,9 @@
-"""Find the bundle and its configurations, in a checkout or beside the installed package."""
+"""Find the bundle and its configurations, in a checkout or beside the installed package, and name the user."""
 
 from __future__ import annotations
 
+import getpass
+import os
 from pathlib import Path
 
 #: Directory of this project's packages: that of the checkout, or ``kits_unet3d`` of an installation.
@@ -26,3 +28,14 @@ def config_file(given: str) -> str:
         return given
     named = bundle_directory() / "configs" / f"{given.removesuffix('.json')}.json"
     return str(named) if named.is_file() else given
+
+
+def name_user() -> None:
+    """Set ``USER`` to the user's number if the system has no entry for it, as with ``docker run --user 1234``.
+
+    MONAI asks for the user's name when it is imported, and fails without.
+    """
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = str(os.getuid())
