@@ -13,6 +13,8 @@ GB = 1e9
 LIBRARIES = 0.7 * GB
 #: Directory of a container's limits.
 CGROUPS = Path("/sys/fs/cgroup")
+#: File with the groups of this process, each of which may have limits.
+GROUPS = Path("/proc/self/cgroup")
 UNITS = {"": GB, "g": GB, "gb": GB, "m": 1e6, "mb": 1e6, "t": 1e12, "tb": 1e12}
 
 
@@ -44,38 +46,67 @@ def available_bytes() -> float:
     return min(*free, container_bytes())
 
 
-def container_bytes(root: Path = CGROUPS) -> float:
-    """Return the bytes that a container's limit leaves; infinity without one.
+def container_bytes(root: Path = CGROUPS, groups: Path = GROUPS) -> float:
+    """Return the bytes that the limits of a container or a batch system's job leave; infinity without one.
 
     Cached files count as used there, but the kernel drops the inactive ones before it refuses memory.
+
+    Args:
+        root: where the limits are mounted.
+        groups: file with the groups of this process.
     """
     free = [float("inf")]
-    for limit, used, inactive in (
-        ("memory.max", "memory.current", "inactive_file"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+    for kind, limit, used, inactive in (
+        ("", "memory.max", "memory.current", "inactive_file"),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     ):
-        try:
-            most = (root / limit).read_text(encoding="ascii").strip()
-            if most.isdigit():
-                statistics = (root / limit).with_name("memory.stat").read_text(encoding="ascii").splitlines()
-                dropped = sum(float(line.split()[1]) for line in statistics if line.split()[0] == inactive)
-                free.append(float(most) - float((root / used).read_text(encoding="ascii")) + dropped)
-        except (OSError, ValueError, IndexError):
-            pass  # no container, or one of the other kind
+        for directory in _directories(root, groups, kind):
+            try:
+                most = (directory / limit).read_text(encoding="ascii").strip()
+                if most.isdigit():
+                    statistics = (directory / "memory.stat").read_text(encoding="ascii").splitlines()
+                    dropped = sum(float(line.split()[1]) for line in statistics if line.split()[0] == inactive)
+                    free.append(float(most) - float((directory / used).read_text(encoding="ascii")) + dropped)
+            except (OSError, ValueError, IndexError):
+                pass  # no limit, or one of the other kind
     return min(free)
 
 
-def cpu_share(root: Path = CGROUPS) -> float:
-    """Return the CPUs that a container may use, such as 1.5; infinity without a quota."""
+def cpu_share(root: Path = CGROUPS, groups: Path = GROUPS) -> float:
+    """Return the CPUs that a container or a batch system's job may use, such as 1.5; infinity without a quota."""
+    shares = [float("inf")]
+    for kind in ("", "cpu"):
+        for directory in _directories(root, groups, kind):
+            try:
+                if kind:
+                    quota = (directory / "cpu.cfs_quota_us").read_text(encoding="ascii").strip()
+                    period = (directory / "cpu.cfs_period_us").read_text(encoding="ascii").strip()
+                else:
+                    quota, period = (directory / "cpu.max").read_text(encoding="ascii").split()[:2]
+            except (OSError, ValueError):
+                continue
+            if quota.isdigit() and period.isdigit():  # else "max" or -1
+                shares.append(float(quota) / float(period))
+    return min(shares)
+
+
+def _directories(root: Path, groups: Path, kind: str) -> list[Path]:
+    """Return the directories of this process's group and of all groups above it, for one kind of limits.
+
+    Args:
+        root: where the limits are mounted.
+        groups: file with a line ``number:kinds:/path`` for each group of this process.
+        kind: kind of limits of cgroup version 1, or empty for version 2, which has a single group.
+    """
+    top = root / kind
     try:
-        quota, period = (root / "cpu.max").read_text(encoding="ascii").split()[:2]
+        lines = [line.split(":", 2) for line in groups.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError):
-        try:
-            quota = (root / "cpu/cpu.cfs_quota_us").read_text(encoding="ascii").strip()
-            period = (root / "cpu/cpu.cfs_period_us").read_text(encoding="ascii").strip()
-        except OSError:
-            return float("inf")
-    return float(quota) / float(period) if quota.isdigit() and period.isdigit() else float("inf")
+        return [top]
+    path = next((path for _, kinds, path in lines if kind in kinds.split(",")), "/")
+    inside = top / path.strip("/")
+    # A container sees its own group as the top, and may be shown the host's path, which is not there.
+    return [directory for directory in (inside, *inside.parents) if directory.is_relative_to(top)]
 
 
 def use_cpu_share() -> None:

@@ -153,6 +153,24 @@ def test_cached_files_do_not_count_as_memory_of_a_container(tmp_path):
     assert container_bytes(limits(tmp_path / "none", {**two, "memory.max": "max\n"})) == float("inf")
 
 
+def test_the_limits_of_a_batch_systems_job_count_too(tmp_path):
+    """The job's own group has no limit; the one above it has."""
+    (tmp_path / "groups").write_text("5:cpu,cpuacct:/slurm/job_1\n4:memory:/slurm/job_1/step_0\n0::/jobs/1\n")
+    files = {
+        "jobs/memory.max": "1000\n",
+        "jobs/memory.current": "900\n",
+        "jobs/memory.stat": "inactive_file 100\n",
+        "jobs/1/memory.max": "max\n",
+        "cpu/slurm/job_1/cpu.cfs_quota_us": "200000\n",
+        "cpu/slurm/job_1/cpu.cfs_period_us": "100000\n",
+        "cpu/cpu.cfs_quota_us": "-1\n",
+        "cpu/cpu.cfs_period_us": "100000\n",
+    }
+    root = limits(tmp_path / "cgroup", files)
+    assert container_bytes(root, tmp_path / "groups") == 200
+    assert cpu_share(root, tmp_path / "groups") == 2
+
+
 def test_a_containers_share_of_the_cpu_is_known(tmp_path):
     assert cpu_share(limits(tmp_path / "two", {"cpu.max": "150000 100000\n"})) == 1.5
     assert cpu_share(limits(tmp_path / "open", {"cpu.max": "max 100000\n"})) == float("inf")
