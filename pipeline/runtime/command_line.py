@@ -1,4 +1,4 @@
-"""Run the workflows of MONAI's command line with typed overrides and errors of one line."""
+"""Run the workflows of MONAI's command line with typed overrides and one-line errors."""
 
 from __future__ import annotations
 

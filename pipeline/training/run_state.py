@@ -142,7 +142,7 @@ class RunState:
         keys, position, has_gauss, gauss = states["numpy"]
         np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, gauss))  # noqa: NPY002
         torch.set_rng_state(states["torch"])
-        self.accelerator.set_rng_state(states["device"])  # does nothing if the run resumes on another device
+        self.accelerator.set_rng_state(states["device"])  # does nothing if the run resumes on another kind of device
 
 
 def _on_cpu(value: Any) -> Any:
