@@ -81,8 +81,9 @@ def test_the_benchmark_prints_throughput_and_percentiles(script, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["train_4mlu", "train_8mlu", "precheckin", "infer"])
-def test_a_missing_device_is_an_error_and_the_result_line_still_comes(script, name, phantoms):
-    done = script(name, DEVICE="xpu:7", ACCELERATORS="1")
+def test_a_missing_device_is_an_error_and_the_result_line_still_comes(script, name, phantoms, tiny_checkpoint):
+    checkpoint = [str(tiny_checkpoint)] if name == "infer" else []  # a missing one would be reported first
+    done = script(name, *checkpoint, DEVICE="xpu:7", ACCELERATORS="1")
     assert done.returncode != 0
     assert "is not available" in done.stderr and RESULT.search(done.stdout)
 
