@@ -19,21 +19,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..runtime.paths import require_existing
-
-    # Checked before torch is imported, which takes seconds.
-    require_existing(arguments.scan, arguments.mask, arguments.ground_truth)
-
-    from ..report.overlays import picture_of_files
     from ..runtime.errors import UsageError
     from ..runtime.files import writing_into
     from ..runtime.output import show
+    from ..runtime.paths import require_existing
 
+    # Checked before torch is imported, which takes seconds.
     output = Path(arguments.output)
     if output.suffix.lower() != ".png":
         raise UsageError(f"{output}: the picture is a PNG; give it a name that ends in .png")
     if output.is_dir():
         raise UsageError(f"{output}: is a directory; name a file in it")
+    require_existing(arguments.scan, arguments.mask, arguments.ground_truth)
+
+    from ..report.overlays import picture_of_files
+
     try:
         with writing_into(output):
             path = picture_of_files(arguments.scan, arguments.mask, output, arguments.ground_truth)
