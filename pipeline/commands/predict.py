@@ -188,6 +188,11 @@ def require_one_mask(arguments: argparse.Namespace, scans: Sequence[Found], targ
     ending = {".mhd": ".mha", ".nhdr": ".nrrd", "": ".nii.gz"}.get(ending, ending)
     if ending_of(target) != ending:
         raise UsageError(f"{target}: a mask has the format of its scan; give it a name that ends in {ending}")
+    if target.exists() and not arguments.overwrite:
+        raise UsageError(f"{target}: exists already; choose another name, or replace it with --overwrite")
+    inputs = [scans[0].path, *map(Path, arguments.checkpoint or ())]
+    if target.exists() and any(path.exists() and target.samefile(path) for path in inputs):
+        raise UsageError(f"{target}: is a file that is read; choose another name")
 
 
 def write_one_mask(

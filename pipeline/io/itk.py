@@ -129,6 +129,7 @@ def _geometry(
     if not text.meta and not text.entries.keys() & {"space", "space dimension"}:
         warnings.append("the header contains no space: left and right are unknown")
     units = re.findall(r'"([^"]*)"', text.entries.get("space units", text.entries.get("units", "")))[:3]
+    units += [text.entries["distanceunits"]] if text.entries.get("distanceunits") not in (None, "?") else []
     foreign = {unit for unit in units if unit.strip().lower() not in MILLIMETRES}
     instead = options.spacing_instead_of(spacing if given and not foreign else np.zeros(3), warnings)
     if instead is not None:
@@ -137,6 +138,8 @@ def _geometry(
         raise CaseError(f"{path}: contains no voxel size; give it with --spacing")
     elif foreign:
         raise CaseError(f"{path}: its voxel size {spacing} {', '.join(foreign)} is not in mm; give it with --spacing")
+    if min(spacing) <= 0:
+        raise CaseError(f"{path}: its voxel size {spacing} is not positive; correct the header")
     direction = np.reshape(reader.GetDirection(), (dimension, dimension))[:3, :3]
     return ItkGeometry(spacing, tuple(reader.GetOrigin()[:3]), tuple(float(d) for d in direction.ravel()))
 

@@ -15,6 +15,10 @@ from .voxels import believable
 Admission = Callable[[tuple[int, int, int], np.ndarray], None]
 
 
+#: Largest offset of HU that can be meant.
+LARGEST_OFFSET = 100_000
+
+
 @dataclass(frozen=True)
 class ReadOptions:
     """Hold options that allow scans which would otherwise be refused.
@@ -40,6 +44,8 @@ class ReadOptions:
             raise UsageError(f"volume must be 1 or more, got {self.volume}")
         if self.trust not in (None, "sform", "qform"):
             raise UsageError(f"trust must be sform or qform, got {self.trust}")
+        if self.hu_offset is not None and not abs(self.hu_offset) <= LARGEST_OFFSET:  # NaN neither
+            raise UsageError(f"hu-offset must be a number of HU up to {LARGEST_OFFSET}, got {self.hu_offset}")
         if self.spacing_mm is not None and not (
             len(self.spacing_mm) == 3 and all(0 < s < float("inf") for s in self.spacing_mm)
         ):

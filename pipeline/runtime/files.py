@@ -27,6 +27,8 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     always the same, so that the next try overwrites the remains of a killed one.
     """
     path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UsageError(f"{path}: is a device or pipe, not a file; name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".part-{path.name}")
     if temporary.is_symlink():  # nobody's file but this one may be written through it

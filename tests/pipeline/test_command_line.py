@@ -14,6 +14,8 @@ from niftis import ct, nifti
 from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.report.summary import Report
+from kits_unet3d.pipeline.runtime.errors import UsageError
+from kits_unet3d.pipeline.runtime.files import write_json
 from kits_unet3d.pipeline.runtime.memory import container_bytes, cpu_share
 
 COMMAND = f"{sys.executable} -m kits_unet3d.pipeline.cli"
@@ -93,8 +95,21 @@ def test_one_scan_goes_into_one_file(tmp_path, scans, capsys):
         assert main([*predict(scans[0]), *more, "--checkpoint", "none.pt"]) == 2  # before the model is read
     error = capsys.readouterr().err
     assert "ends in .nii.gz" in error and "what --probabilities adds; name a directory" in error
-    assert main([*predict(scans[0], out="masks/mine.nii.gz"), "--max-memory", "1MB"]) == 1
+    assert main([*predict(scans[0], out="masks/mine.nii.gz"), "--overwrite", "--max-memory", "1MB"]) == 1
     assert "needs about" in capsys.readouterr().err and Path("masks/mine.nii.gz").read_bytes() == before
+
+
+def test_one_file_never_replaces_what_is_there(scans, capsys):
+    whole = scans[0].read_bytes()
+    assert main(predict(scans[0], out=scans[0])) == 2 and "exists already" in capsys.readouterr().err
+    assert main([*predict(scans[0], out=scans[0]), "--overwrite"]) == 2
+    assert "is a file that is read" in capsys.readouterr().err and scans[0].read_bytes() == whole
+
+
+def test_results_do_not_replace_a_device(tmp_path):
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(UsageError, match="is a device or pipe"):
+        write_json(tmp_path / "pipe.json", {})
 
 
 def test_a_batch_goes_on_under_another_spelling_of_its_path(tmp_path, scans, capsys):

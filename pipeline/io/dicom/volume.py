@@ -105,8 +105,11 @@ def _geometry(
     if tilt > TILT_DEGREES:
         warnings.append(f"gantry tilt of {tilt:.1f} degrees, corrected")
     affine = np.eye(4)
-    affine[:3, 0] = np.multiply(first.orientation[:3], first.spacing[1])
-    affine[:3, 1] = np.multiply(first.orientation[3:], first.spacing[0])
+    if min(first.spacing) < 0:
+        warnings.append(f"PixelSpacing {first.spacing} is negative; its absolute value is used")
+    rows, columns = np.abs(first.spacing)
+    affine[:3, 0] = np.multiply(first.orientation[:3], columns)
+    affine[:3, 1] = np.multiply(first.orientation[3:], rows)
     affine[:3, 2], affine[:3, 3] = third, positions[0]
     told = np.linalg.norm(affine[:3, :3], axis=0)
     spacing = options.spacing_instead_of(told, warnings)
@@ -156,7 +159,7 @@ def _plane(one: Slice) -> np.ndarray:
     if one.padding:
         slope, intercept = one.rescale if len(one.rescale) == 2 else (1.0, 0.0)
         lowest, highest = sorted(value * slope + intercept for value in one.padding)
-        if plane.dtype.kind == "u":
+        if plane.dtype.kind == "u" or plane.dtype.itemsize < 2:
             plane = plane.astype(np.int32)
         plane[(plane >= lowest) & (plane <= highest)] = OUTSIDE
     return plane

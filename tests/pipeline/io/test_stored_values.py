@@ -12,7 +12,7 @@ from niftis import AFFINE, ct
 from kits_unet3d.pipeline.io import ReadOptions
 from kits_unet3d.pipeline.io.dicom.segmentation import write_segmentation
 from kits_unet3d.pipeline.io.scan import read_scan
-from kits_unet3d.pipeline.runtime.errors import CaseError
+from kits_unet3d.pipeline.runtime.errors import CaseError, UsageError
 
 
 def slices(shape=(12, 14, 10)):
@@ -143,3 +143,26 @@ def test_no_dicom_segmentation_is_tried_for_other_formats(tmp_path, name):
     scan = read_scan(tmp_path / name)
     mask = np.ones(scan.voxels.shape, np.uint8)
     assert write_segmentation(mask, scan.grid, tmp_path, ("background", "kidney")) is None
+
+
+def test_negative_voxel_sizes_and_foreign_units_are_not_taken_as_they_are(tmp_path):
+    """A negative PixelSpacing would exchange left and right."""
+    right = read_scan(write_series(tmp_path / "right", slices()))
+    mirrored = read_scan(write_series(tmp_path / "mirrored", slices(), PixelSpacing=[6.0, -4.0]))
+    np.testing.assert_array_equal(mirrored.affine, right.affine)
+    assert any("is negative" in warning for warning in mirrored.warnings)
+    data = ct().tobytes(order="F")
+    header = HEADER.format("False", "", "LOCAL").replace("CompressedData = True\n", "")
+    for old, new, message in (
+        ("ElementSpacing = 6", "ElementSpacing = -6", "is not positive"),
+        ("Offset", "DistanceUnits = um\nOffset", "um is not in mm"),
+    ):
+        (tmp_path / "a.mha").write_bytes(header.replace(old, new).encode() + data)
+        with pytest.raises(CaseError, match=message):
+            read_scan(tmp_path / "a.mha")
+
+
+@pytest.mark.parametrize("offset", [float("nan"), float("inf"), 1e308])
+def test_an_offset_is_a_number_of_hu(offset):
+    with pytest.raises(UsageError, match="hu-offset must be a number of HU"):
+        ReadOptions(hu_offset=offset)
