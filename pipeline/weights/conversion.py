@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kits_unet3d.networks import load_weights, network_state, read_checkpoint
+from kits_unet3d.networks import CheckpointError, load_weights, network_state, read_checkpoint
 from kits_unet3d.transforms import PreprocessingParameters
 
 from ..model import build_network
@@ -26,11 +26,24 @@ def convert(source: Path, target: Path, published: PublishedWeights) -> Path:
         UsageError: if the package safetensors is missing.
         CheckpointError: if the file cannot be used, or belongs to another network.
     """
-    state = network_state(read_checkpoint(source), source)
-    load_weights(build_network(published.network, source), state, source)
+    content = read_checkpoint(source)
+    state = network_state(content, source)
+    own = content.get("network")
+    network = dict(own) if isinstance(own, Mapping) else dict(published.network)
+    load_weights(build_network(network, source), state, source)
+    try:
+        parameters = PreprocessingParameters.from_dict(
+            content.get("preprocessing_parameters", published.preprocessing_parameters)
+        )
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{source}: its preprocessing parameters are invalid ({error})") from error
+    configuration = content.get("configuration")
+    dataset = configuration.get("dataset") if isinstance(configuration, Mapping) else None
     about: dict[str, Any] = {
-        "network": dict(published.network),
-        "preprocessing_parameters": PreprocessingParameters(**published.preprocessing_parameters).as_dict(),
+        "network": network,
+        "preprocessing_parameters": parameters.as_dict(),
+        # A model's warning about its training data depends on it.
+        "configuration": {"dataset": dataset} if isinstance(dataset, str) else {},
         "name": published.name,
         "title": published.title,
         "source": published.source,
@@ -77,6 +90,8 @@ def add_weights(file: str | Path, name: str | None = None) -> Path:
     name = name or (published.name if published else file.stem)
     if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
         raise UsageError(f"{name!r} cannot be the name of weights; use letters, digits, dots, - and _")
+    if published is None and name in published_weights():
+        raise UsageError(f"{name}: is the name of published weights, but {file} is another file; choose another name")
     if published is None:
         reference = next(iter(published_weights().values()))
         published = PublishedWeights(

@@ -220,6 +220,16 @@ def test_a_changed_copy_of_a_published_file_is_not_added(tmp_path, stand_in):
         add_weights(stand_in[0])
 
 
+def test_added_weights_keep_their_own_preprocessing_and_warning(tmp_path):
+    own = {"spacing_mm": [16.0, 12.0, 12.0], "roi_size": [16, 16, 16]}
+    content = {"model": UNet3D(channels=(2, 4)).state_dict(), "network": SMALL, "preprocessing_parameters": own}
+    torch.save({**content, "configuration": {"dataset": "phantoms"}}, tmp_path / "own.pt")
+    model = read_model(add_weights(tmp_path / "own.pt"))
+    assert model.parameters.spacing_mm == (16.0, 12.0, 12.0) and "phantoms" in str(model.warning)
+    with pytest.raises(UsageError, match="is the name of published weights"):
+        add_weights(tmp_path / "own.pt", "mlperf-kits19")
+
+
 def test_the_command_lists_what_is_published_and_here(capsys):
     assert main(["weights", "list"]) == 0
     printed = capsys.readouterr().out
