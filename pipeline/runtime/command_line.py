@@ -18,7 +18,7 @@ from .errors import UsageError, exit_code, report
 from .overrides import protected, require_types, typed
 
 logger = logging.getLogger(__name__)
-#: Workflows that run already.
+#: Workflows that are running.
 _running: set[int] = set()
 
 
