@@ -198,11 +198,17 @@ def model_in(content: dict[str, Any], digest: str, path: Path, factory: partial[
             f"{path}: its network has {outputs} outputs, but its preprocessing parameters name "
             f"{len(parameters.classes)} classes ({', '.join(parameters.classes)}); both must agree"
         )
-    configuration = content.get("configuration")
-    dataset = configuration.get("dataset") if isinstance(configuration, Mapping) else None
-    datasets = (dataset,) if isinstance(dataset, str) else ()
+    dataset = dataset_of(content)
+    datasets = () if dataset is None else (dataset,)
     description = _description(content, path, datasets, assumed)
     return Model(network, parameters, (path,), datasets=datasets, digests=(digest,), description=description)
+
+
+def dataset_of(content: Mapping[str, Any]) -> str | None:
+    """Return the name of the data set that a checkpoint was trained on, if it contains one."""
+    configuration = content.get("configuration")
+    dataset = configuration.get("dataset") if isinstance(configuration, Mapping) else None
+    return dataset if isinstance(dataset, str) else None
 
 
 def shapes_of(network: nn.Module) -> dict[str, torch.Size]:

@@ -176,7 +176,7 @@ def require_one_mask(arguments: argparse.Namespace, scans: Sequence[Found], targ
     Raises:
         UsageError: for several scans, other results than a mask, or a format other than the scan's.
     """
-    from ..io.scan_lists import ending_of
+    from ..io.scan_lists import MASK_ENDINGS, ending_of
     from ..runtime.errors import UsageError
 
     if len(scans) > 1:
@@ -185,7 +185,7 @@ def require_one_mask(arguments: argparse.Namespace, scans: Sequence[Found], targ
         if getattr(arguments, name):
             raise UsageError(f"{target}: one file cannot hold what --{name.replace('_', '-')} adds; name a directory")
     ending = "" if scans[0].dicom is not None else ending_of(scans[0].path)
-    ending = {".mhd": ".mha", ".nhdr": ".nrrd", "": ".nii.gz"}.get(ending, ending)
+    ending = MASK_ENDINGS.get(ending, ending)
     if ending_of(target) != ending:
         raise UsageError(f"{target}: a mask has the format of its scan; give it a name that ends in {ending}")
     if target.exists() and not arguments.overwrite:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from kits_unet3d.transforms import PreprocessingParameters, component_boxes
 
+from ..runtime.environment import user_cache
 from ..runtime.errors import UsageError
 from ..runtime.files import file_hash, write_json, writing_into
 from ..runtime.lock import only_run
@@ -63,12 +64,11 @@ def index_file(directory: Path) -> Path | None:
 
 def _cache(directory: Path) -> Path:
     """Return the place of a directory's index in the user's cache."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    exists = next(place for place in (root, *root.parents) if place.exists())
-    if not root.is_absolute() or not os.access(exists, os.W_OK):  # a user without a home
+    root = user_cache()
+    if root is None or not os.access(next(place for place in (root, *root.parents) if place.exists()), os.W_OK):
         root = Path(tempfile.gettempdir()) / f"kits-unet3d-{getpass.getuser()}"
     name = hashlib.sha256(os.path.realpath(directory).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    return root / "kits-unet3d" / "indexes" / name
+    return root / "indexes" / name
 
 
 def _sizes_and_times(directory: Path, cases: list[str]) -> dict[str, list[int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +25,9 @@ class UnclippedHounsfield(Hounsfield):
     The reference clips after resampling, which gives other values at the border of padding.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        shape: Sequence[int],
-        stored: np.dtype,
-        slope: float = 1.0,
-        intercept: float = 0.0,
-        offset: float | None = None,
-    ) -> None:
-        super().__init__(path, shape, stored, slope, intercept, offset)
-        if self.voxels.dtype == np.int16 and (stored != np.int16 or self.shift):
-            self.voxels = np.empty(tuple(shape), np.float32, order="F")
+    def type_for(self, stored: np.dtype) -> type[np.number]:
+        """Return int16 only for values that it holds as they are stored."""
+        return super().type_for(stored) if stored == np.int16 and not self.shift else np.float32
 
     def put(self, first: int, slices: np.ndarray) -> None:
         super().put(first, slices)

@@ -14,7 +14,7 @@ import torch
 from ..runtime.files import whole_file
 from . import Grid
 from .itk import ItkGeometry
-from .scan_lists import ITK, ending_of
+from .scan_lists import ITK, MASK_ENDINGS, ending_of
 
 #: Text fields of a NIfTI header that may name the patient.
 PRIVATE_FIELDS = ("descrip", "db_name", "aux_file", "intent_name", "data_type")
@@ -27,7 +27,7 @@ def mask_path(grid: Grid, directory: str | Path) -> Path:
     becomes the one-file form of its format.
     """
     ending = ending_of(grid.path) if isinstance(grid.header, ItkGeometry | nib.Nifti1Header) else ""
-    ending = {".mhd": ".mha", ".nhdr": ".nrrd", "": ".nii.gz"}.get(ending, ending)
+    ending = MASK_ENDINGS.get(ending, ending)
     return Path(directory) / f"{grid.name}_seg{ending}"
 
 

@@ -9,6 +9,8 @@ from ..runtime.errors import UsageError
 
 NIFTI = (".nii.gz", ".nii")
 ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
+#: Ending of a mask by that of its scan, where they differ: always one file, and NIfTI for DICOM.
+MASK_ENDINGS = {".mhd": ".mha", ".nhdr": ".nrrd", "": ".nii.gz"}
 
 
 def ending_of(path: Path) -> str:

@@ -52,15 +52,19 @@ class Hounsfield:
         self.path, self.slope, self.shift, self.offset = path, slope, intercept + offset, offset
         # Scaled values are not HU as stored, so they cannot be wrapped.
         self.may_wrap = stored.kind == "u" and stored.itemsize == 2 and (slope, intercept) == (1, 0)
-        whole = stored.kind in "iu" and slope == 1 and float(self.shift).is_integer()
         try:
-            self.voxels = np.empty(tuple(shape), np.int16 if whole else np.float32, order="F")
+            self.voxels = np.empty(tuple(shape), self.type_for(stored), order="F")
         except (MemoryError, ValueError) as error:
             raise CaseError(f"{path}: {tuple(shape)} voxels do not fit into memory; correct the header") from error
         # An offset that a scan does not need must not turn its air into padding.
         self.floor = PADDING + min(offset, 0.0)
         self.lowest, self.highest, self.thinnest = np.inf, -np.inf, np.inf
         self.strange = self.padding = self.wrapped = 0
+
+    def type_for(self, stored: np.dtype) -> type[np.number]:
+        """Return the type of the volume for values stored as ``stored``."""
+        whole = stored.kind in "iu" and self.slope == 1 and float(self.shift).is_integer()
+        return np.int16 if whole else np.float32
 
     def put(self, first: int, slices: np.ndarray) -> None:
         """Add slices (X, Y, n) as stored; the first has index ``first`` along Z."""

@@ -1,4 +1,4 @@
-"""Find the bundle and its configurations, in a checkout or beside the installed package, and name the user."""
+"""Find the files of the bundle, and the cache and the name of the user."""
 
 from __future__ import annotations
 
@@ -28,6 +28,16 @@ def config_file(given: str) -> str:
         return given
     named = bundle_directory() / "configs" / f"{given.removesuffix('.json')}.json"
     return str(named) if named.is_file() else given
+
+
+def user_cache() -> Path | None:
+    """Return this program's directory in the user's cache (``XDG_CACHE_HOME``); None for a user without a home."""
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        root = given if given.is_absolute() else Path.home() / ".cache"  # a relative one is invalid by its standard
+    except RuntimeError:
+        return None
+    return root / "kits-unet3d"
 
 
 def name_user() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from kits_unet3d.networks import CheckpointError, load_weights, network_state, read_checkpoint
 from kits_unet3d.transforms import PreprocessingParameters
 
-from ..model import build_network
+from ..model import build_network, dataset_of
 from ..runtime.errors import UsageError
 from ..runtime.files import file_hash, whole_file, write_json
 from .registry import ENDING, PublishedWeights, published_weights, weights_directory
@@ -37,13 +37,11 @@ def convert(source: Path, target: Path, published: PublishedWeights) -> Path:
         )
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{source}: its preprocessing parameters are invalid ({error})") from error
-    configuration = content.get("configuration")
-    dataset = configuration.get("dataset") if isinstance(configuration, Mapping) else None
     about: dict[str, Any] = {
         "network": network,
         "preprocessing_parameters": parameters.as_dict(),
         # A model's warning about its training data depends on it.
-        "configuration": {"dataset": dataset} if isinstance(dataset, str) else {},
+        "configuration": {"dataset": dataset_of(content)},
         "name": published.name,
         "title": published.title,
         "source": published.source,

@@ -13,6 +13,7 @@ from typing import Any
 
 from kits_unet3d.networks import CheckpointError
 
+from ..runtime.environment import user_cache
 from ..runtime.errors import UsageError
 
 #: Environment variable with the directory of this program's own files.
@@ -96,11 +97,16 @@ def find_weights(name: str) -> PublishedWeights:
 
 
 def weights_directory() -> Path:
-    """Return the directory of downloaded weights: ``$KITS_UNET3D_HOME/weights``, or in the user's cache directory."""
+    """Return the directory of downloaded weights: ``$KITS_UNET3D_HOME/weights``, or in the user's cache directory.
+
+    Raises:
+        UsageError: if the variable is not set, and the user has neither a cache nor a home directory.
+    """
     home = os.environ.get(HOME)
-    if home:
-        return Path(home) / "weights"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "kits-unet3d" / "weights"
+    place = Path(home) if home else user_cache()
+    if place is None:
+        raise UsageError(f"no home directory is known; set {HOME} to a directory for weights")
+    return place / "weights"
 
 
 def installed_weights() -> dict[str, Path]:

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from ...device import Accelerator
+from ...runtime.environment import user_cache
 from ...runtime.files import whole_file
 from .agreement import MissingBackendError
 
@@ -100,15 +101,9 @@ def shared_core() -> Any:
 
 
 def cache_directory() -> Path | None:
-    """Return the directory of compiled networks, below the user's cache directory (``XDG_CACHE_HOME``).
-
-    It is None for a user without a home directory.
-    """
-    try:
-        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:
-        return None
-    return caches / "kits-unet3d" / "openvino"
+    """Return the directory of compiled networks in the user's cache; None for a user without a home directory."""
+    cache = user_cache()
+    return None if cache is None else cache / "openvino"
 
 
 def _digest(network: nn.Module, window: Sequence[int], settings: dict[str, str], version: str) -> str:
