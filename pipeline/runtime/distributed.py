@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import atexit
 import os
+import time
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
@@ -37,9 +39,30 @@ def join(accelerator: Accelerator, patience: timedelta | None = None) -> int:
     return rank()
 
 
-def _leave() -> None:
+def _leave(patience: float = 10.0) -> None:
+    """Leave the process group, and wait until gloo's threads are idle, but not longer than ``patience`` seconds.
+
+    They release the tensors of the last messages after the receiver goes on. A thread that does so while the
+    interpreter shuts down aborts the process (seen with torch 2.13).
+    """
     if dist.is_initialized():
         dist.destroy_process_group()
+    until, idle = time.perf_counter() + patience, 0
+    while idle < 2 and time.perf_counter() < until:
+        time.sleep(0.01)  # without the interpreter's lock, which the threads need
+        idle = 0 if _gloo_is_busy() else idle + 1
+
+
+def _gloo_is_busy() -> bool:
+    """Return whether a thread of gloo's process groups is running or about to run; False where /proc is absent."""
+    for thread in Path("/proc/self/task").glob("*/stat"):
+        try:
+            name, state = thread.read_text().rpartition(")")[::2]
+        except OSError:  # the thread has ended
+            continue
+        if name.endswith("(pt_gloo_runloop") and state.split()[0] != "S":
+            return True
+    return False
 
 
 def rank() -> int:

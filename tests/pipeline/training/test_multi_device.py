@@ -195,3 +195,33 @@ torch.distributed.destroy_process_group()
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run([sys.executable, *launcher, str(program)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "strides" not in done.stderr, done.stderr[-2000:]
+
+
+EXCHANGE = """
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from kits_unet3d.pipeline.device import resolve
+from kits_unet3d.pipeline.runtime.distributed import join
+
+join(resolve("cpu"))
+network = DistributedDataParallel(torch.nn.Linear(8, 8))
+for _ in range(3):
+    network(torch.ones(2, 8)).sum().backward()
+dist.all_gather_object([None] * 2, "text")
+dist.barrier()
+"""
+
+
+def test_processes_end_without_an_abort_on_a_busy_machine(tmp_path):
+    """gloo's threads outlived the interpreter: one run in five ended by SIGABRT after its work was done."""
+    (tmp_path / "exchange.py").write_text(EXCHANGE)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
+    try:
+        for _ in range(6):
+            finish([sys.executable, *launcher, str(tmp_path / "exchange.py")])
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
