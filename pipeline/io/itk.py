@@ -24,6 +24,12 @@ SPACING_KEYS = ("space directions", "spacings", "elementspacing", "elementsize")
 MILLIMETRES = {"mm", "millimeter", "millimeters", "millimetre", "millimetres", ""}
 #: Allowed number of axes in a file of one or several volumes; ITK ends the whole process at others.
 FEWEST_AXES, MOST_AXES = 2, 5
+#: Encodings of a NRRD file that ITK reads.
+ENCODINGS = {"raw", "gz", "gzip", "ascii", "text", "txt"}
+#: Spaces of a NRRD file whose axes are those of the body, which ITK converts.
+BODY_SPACES = {"ras", "las", "lps", "right-anterior-superior", "left-anterior-superior", "left-posterior-superior"}
+#: Modalities of a MetaImage that are not CT.
+OTHER_MODALITIES = {"met_mod_mr": "MR", "met_mod_nm": "nuclear medicine", "met_mod_us": "ultrasound"}
 
 
 class ItkGeometry(NamedTuple):
@@ -54,7 +60,11 @@ class _Text(NamedTuple):
     def packed(self) -> bool:
         """Return whether the voxels are compressed by gzip or zlib."""
         encoding = self.entries.get("encoding", "raw").lower()
-        return encoding in ("gz", "gzip") or self.entries.get("compresseddata", "").lower() == "true"
+        return encoding in ("gz", "gzip") or self.states("compresseddata")
+
+    def states(self, *keys: str) -> bool:
+        """Return whether the first of a MetaImage's entries that is there is true; MetaIO reads T and 1 so too."""
+        return next((self.entries[key] for key in keys if key in self.entries), "")[:1].lower() in ("t", "1")
 
 
 def read_itk(path: Path, options: ReadOptions, admit: Admission, collect: Collect = Hounsfield) -> Stored:
@@ -65,6 +75,7 @@ def read_itk(path: Path, options: ReadOptions, admit: Admission, collect: Collec
     """
     first_bytes(path)
     text = _text(path)
+    _require_plain_values(path, text)
     axes = text.entries.get("ndims", text.entries.get("dimension", ""))
     if axes not in map(str, range(FEWEST_AXES, MOST_AXES + 1)):
         raise CaseError(f"{path}: has {axes or 'an unknown number of'} axes, but a scan has 3; export it again")
@@ -76,7 +87,10 @@ def read_itk(path: Path, options: ReadOptions, admit: Admission, collect: Collec
         raise _unreadable(path, error) from error
     shape, volume = choose_volume(path, _without_ones([int(n) for n in reader.GetSize()]), options)
     if reader.GetNumberOfComponents() > 1:
-        raise CaseError(f"{path}: each voxel has {reader.GetNumberOfComponents()} values, a colour; it is not CT")
+        raise CaseError(
+            f"{path}: each voxel has {reader.GetNumberOfComponents()} values (a colour, or several volumes); save one "
+            "volume of CT to a file"
+        )
     dtype = _dtype(path, reader)
     _check_data(path, text, int(np.prod([int(n) for n in reader.GetSize()], dtype=object)) * dtype.itemsize)
     wanted = int(np.prod([int(n) for n in reader.GetSize()], dtype=object)) * dtype.itemsize
@@ -98,6 +112,34 @@ def read_itk(path: Path, options: ReadOptions, admit: Admission, collect: Collec
     del array, slices, image
     voxels, more = volume_read.finished()
     return Stored(voxels, geometry.affine, geometry, (*warnings, *more))
+
+
+def _require_plain_values(path: Path, text: _Text) -> None:
+    """Raise a CaseError for values that ITK does not read as the header means them."""
+    entries, reason = text.entries, ""
+    encoding = entries.get("encoding", "raw").lower()
+    functions = {"elementtointensityfunctionslope": 1.0, "elementtointensityfunctionoffset": 0.0}
+    if any(key in entries and entries[key] != "" and _number(entries[key]) != same for key, same in functions.items()):
+        reason = "its ElementToIntensityFunction scales the values, which ITK ignores; save it in HU without one"
+    elif entries.keys() & {"old min", "oldmin", "old max", "oldmax"}:
+        reason = "its values were quantised (old min, old max), so they are not HU; save the original values"
+    elif entries.get("modality", "").lower() in OTHER_MODALITIES:
+        reason = f"its Modality is {OTHER_MODALITIES[entries['modality'].lower()]}; it is not CT"
+    elif text.meta and text.data == path and _number(entries.get("headersize", "0")) > 0:
+        reason = "its HeaderSize contradicts ElementDataFile = LOCAL; remove HeaderSize from the header"
+    elif "binarydata" in entries and not text.states("binarydata"):
+        reason = "its voxels are text (BinaryData = False); save it with binary voxels"
+    elif encoding not in ENCODINGS:
+        reason = f"its encoding {encoding} cannot be read here; save it as raw or gzip"
+    if reason:
+        raise CaseError(f"{path}: {reason}")
+
+
+def _number(value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        return float("nan")
 
 
 def _unreadable(path: Path, error: Exception) -> CaseError:
@@ -125,9 +167,12 @@ def _geometry(
     spacing = tuple(reader.GetSpacing()[:3])
     sizes = [value for key, value in text.entries.items() if key.startswith(SPACING_KEYS)]
     # ITK makes 1 mm of a voxel size that is not a number.
-    given = bool(sizes) and not any("nan" in value.lower() or "inf" in value.lower() for value in sizes)
+    given = bool(sizes) and not any(word in value.lower() for value in sizes for word in ("nan", "inf", "none"))
+    space = text.entries.get("space", "")
     if not text.meta and not text.entries.keys() & {"space", "space dimension"}:
         warnings.append("the header contains no space: left and right are unknown")
+    elif space and space.lower().removesuffix("-time").removesuffix("t") not in BODY_SPACES:
+        warnings.append(f"the header's space {space} does not name axes of the body: left and right are unknown")
     units = re.findall(r'"([^"]*)"', text.entries.get("space units", text.entries.get("units", "")))[:3]
     units += [text.entries["distanceunits"]] if text.entries.get("distanceunits") not in (None, "?") else []
     foreign = {unit for unit in units if unit.strip().lower() not in MILLIMETRES}
@@ -169,8 +214,7 @@ def _decompressed(text: _Text, dtype: np.dtype) -> np.ndarray:
     with open(text.data, "rb") as stream:
         stream.seek(text.start)
         voxels = zlib.decompressobj(wbits=47).decompress(stream.read())
-    order = text.entries.get("binarydatabyteordermsb", text.entries.get("elementbyteordermsb", "false"))
-    stored = dtype.newbyteorder(">" if order.lower() == "true" else "<")
+    stored = dtype.newbyteorder(">" if text.states("binarydatabyteordermsb", "elementbyteordermsb") else "<")
     return np.frombuffer(voxels, stored, len(voxels) // dtype.itemsize).astype(dtype, copy=False)
 
 
@@ -179,7 +223,7 @@ def _check_data(path: Path, text: _Text, wanted: int) -> None:
     if not text.data.is_file():
         raise CaseError(f"{path}: its voxel file {text.data.name} is missing; copy both files")
     if not text.packed and text.entries.get("encoding", "raw").lower() != "raw":
-        return  # text or bzip2: their readers report errors themselves
+        return  # text: its reader reports errors itself
     require_bytes(path, wanted, text.data.stat().st_size - text.start, text.packed)
     if text.packed:
         check_packed(text.data, text.start, wanted)
@@ -188,10 +232,10 @@ def _check_data(path: Path, text: _Text, wanted: int) -> None:
 def _check_tail(path: Path, text: _Text, wanted: int, slice_bytes: int) -> list[str]:
     """Compare the bytes after a raw file's voxels with its header, unless the header skips some before them."""
     entries = text.entries
-    raw = entries.get("encoding", "raw").lower() == "raw" and entries.get("compresseddata", "").lower() != "true"
+    raw = entries.get("encoding", "raw").lower() == "raw" and not text.packed
     skips = any(
         entries.get(key, "0") != "0" for key in ("headersize", "line skip", "lineskip", "byte skip", "byteskip")
     )
-    if not raw or skips or entries.get("binarydata", "true").lower() == "false":
+    if not raw or skips:
         return []
     return require_no_more(path, wanted, text.data.stat().st_size - text.start, slice_bytes)

@@ -69,7 +69,7 @@ class Hounsfield:
     def put(self, first: int, slices: np.ndarray) -> None:
         """Add slices (X, Y, n) as stored; the first has index ``first`` along Z."""
         strange = self.strange
-        if slices.dtype.kind == "f":
+        if slices.dtype.kind == "f" or slices.dtype == np.uint64:  # the largest uint64 would wrap to negative int64
             values = self._finite(slices.astype(np.float64))
         else:
             values = slices.astype(np.int64 if slices.dtype.itemsize > 2 else np.int32)

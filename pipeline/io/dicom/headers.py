@@ -152,6 +152,10 @@ def read_slice(path: Path) -> Slice:
             "its PhotometricInterpretation is MONOCHROME1, not MONOCHROME2; export it again from the scanner's archive"
         )
         return Slice(path, sop_class or text("0008|0016"), error=reason, identity=identity)
+    stored, highest = numbers("0028|0101", 1), numbers("0028|0102", 1)
+    if ct_slice and stored and highest and highest[0] != stored[0] - 1:
+        reason = f"its HighBit {highest[0]:g} does not follow from BitsStored {stored[0]:g}; export it again"
+        return Slice(path, sop_class or text("0008|0016"), error=reason, identity=identity)
     frames = text("0028|0008")
     size = reader.GetSize()
     return Slice(

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from ...runtime.errors import CaseError
 from ..itk import LPS_TO_RAS
 from ..options import Admission, ReadOptions, Stored
-from ..voxels import Hounsfield
+from ..voxels import AIR, DENSEST, Hounsfield
 from .headers import Slice, require_pixels, unreadable
 from .series import SAME_MM, DicomDirectory, Series
 
@@ -23,6 +23,8 @@ OUT_OF_LINE_MM = 0.5
 OUTSIDE = -32000
 #: Directions that differ by less than this count as the same.
 SAME_DIRECTION = 1e-3
+#: Deviation from perpendicular directions of length 1 that rounded headers have.
+NOT_ORTHONORMAL = 1e-2
 #: Angle in degrees between the slices' normal and the line through the slices above which it is a gantry tilt.
 TILT_DEGREES = 0.5
 
@@ -62,10 +64,21 @@ def _in_order(directory: DicomDirectory, series: Series, warnings: list[str]) ->
             raise CaseError(f"{where}: {one.path.name} has no {', '.join(absent)}, so its position is unknown")
     if len(series.slices) < 2:
         raise CaseError(f"{where} has one slice; a scan has three axes of several voxels each, name its directory")
-    scaled = [one for one in series.slices if len(one.rescale) == 2]
-    if 0 < len(scaled) < len(series.slices):
-        name = next(one.path.name for one in series.slices if len(one.rescale) < 2)
-        raise CaseError(f"{where}: {name} has no RescaleSlope and RescaleIntercept, as others have; export it again")
+    scaled = any(one.rescale for one in series.slices)
+    for one in series.slices:
+        if scaled and len(one.rescale) < 2:
+            raise CaseError(
+                f"{where}: {one.path.name} lacks RescaleSlope or RescaleIntercept, which others have, or one of the "
+                "two; export it again"
+            )
+        if one.rescale[:1] == (0.0,):
+            raise CaseError(f"{where}: {one.path.name} has RescaleSlope 0, so its voxels are lost; export it again")
+        axes = np.reshape(one.orientation, (2, 3))
+        if np.abs(axes @ axes.T - np.eye(2)).max() > NOT_ORTHONORMAL:
+            raise CaseError(
+                f"{where}: ImageOrientationPatient of {one.path.name} is not two perpendicular directions of length 1; "
+                "export it again"
+            )
     if repeated := [uid for uid, count in Counter(one.uid for one in series.slices if one.uid).items() if count > 1]:
         names = ", ".join(one.path.name for one in series.slices if one.uid == repeated[0])
         raise CaseError(f"{where}: {names} have one SOPInstanceUID but different positions; export them again")
@@ -130,12 +143,17 @@ def _voxels(
     """Read the slices in order; interpolate the missing ones between two that are further apart."""
     before, done = _plane(slices[0]), 1
     hounsfield = Hounsfield(directory.path, shape, before.dtype, offset=options.hu_offset)
+    # Clip before interpolating, which would smear padding into the body.
+    limits = AIR - (options.hu_offset or 0.0), DENSEST - (options.hu_offset or 0.0)
     hounsfield.put(0, before)
     for number, one in enumerate(slices[1:], start=1):
         now = _plane(one)
         while done < shape[2] and done <= places[number] + 1e-3:
             share = (done - places[number - 1]) / (places[number] - places[number - 1])
-            hounsfield.put(done, now if share > 1 - 1e-3 else before * (1 - share) + now * share)
+            if share > 1 - 1e-3:
+                hounsfield.put(done, now)
+            else:
+                hounsfield.put(done, np.clip(before, *limits) * (1 - share) + np.clip(now, *limits) * share)
             done += 1
         before = now
     return hounsfield.finished()

@@ -50,7 +50,7 @@ def test_padding_in_dicom_is_read_as_air(tmp_path, value, limit, signed):
 def test_a_slice_without_the_rescaling_of_the_others_is_refused(tmp_path):
     directory = write_series(tmp_path, slices())
     write_slice(directory / "late.dcm", slices()[0], (-30, -50, 60), RescaleSlope=None, RescaleIntercept=None)
-    with pytest.raises(CaseError, match=r"late.dcm has no RescaleSlope"):
+    with pytest.raises(CaseError, match=r"late.dcm lacks RescaleSlope"):
         read_scan(directory)
 
 
@@ -166,3 +166,106 @@ def test_negative_voxel_sizes_and_foreign_units_are_not_taken_as_they_are(tmp_pa
 def test_an_offset_is_a_number_of_hu(offset):
     with pytest.raises(UsageError, match="hu-offset must be a number of HU"):
         ReadOptions(hu_offset=offset)
+
+
+def change_header(path, **entries):
+    """Write a text header's entries, before its last line."""
+    head, found, voxels = path.read_bytes().partition(b"ElementDataFile")
+    path.write_bytes(head + "".join(f"{k} = {v}\n" for k, v in entries.items()).encode() + found + voxels)
+
+
+@pytest.mark.parametrize(
+    ("entries", "reason"),
+    [
+        ({"ElementToIntensityFunctionSlope": 2}, "ElementToIntensityFunction"),
+        ({"ElementToIntensityFunctionOffset": -1024}, "ElementToIntensityFunction"),
+        ({"Modality": "MET_MOD_MR"}, "its Modality is MR"),
+        ({"HeaderSize": 100}, "HeaderSize contradicts"),
+    ],
+)
+def test_metaimages_that_mean_other_values_are_refused(tmp_path, entries, reason):
+    path = tmp_path / "a.mha"
+    sitk.WriteImage(sitk.GetImageFromArray(slices()), str(path))
+    read_scan(path)
+    change_header(path, **entries)
+    with pytest.raises(CaseError, match=reason):
+        read_scan(path)
+
+
+def test_metaimages_of_text_are_refused_by_their_kind(tmp_path):
+    path = tmp_path / "a.mha"
+    sitk.WriteImage(sitk.GetImageFromArray(slices()), str(path))
+    path.write_bytes(path.read_bytes().replace(b"BinaryData = True", b"BinaryData = False"))
+    with pytest.raises(CaseError, match="are text"):
+        read_scan(path)
+
+
+def test_compression_is_recognised_in_all_spellings(tmp_path):
+    path = tmp_path / "a.mha"
+    sitk.WriteImage(sitk.GetImageFromArray(slices()), str(path), useCompression=True)
+    path.write_bytes(path.read_bytes().replace(b"CompressedData = True", b"CompressedData = T"))
+    np.testing.assert_array_equal(read_scan(path).voxels, slices().transpose(2, 1, 0))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ((b"encoding: raw", b"encoding: bzip2"), "encoding bzip2 cannot be read here; save it as raw or gzip"),
+        ((b"encoding: raw", b"old min: -1024\nencoding: raw"), "quantised"),
+        ((b"space directions: (1,0,0) (0,1,0) (0,0,1)", b"space directions: none none none"), "no voxel size"),
+    ],
+)
+def test_nrrd_files_that_mean_other_values_are_refused(tmp_path, change, reason):
+    path = tmp_path / "a.nrrd"
+    sitk.WriteImage(sitk.GetImageFromArray(slices()), str(path), useCompression=False)
+    before = path.read_bytes()
+    assert change[0] in before
+    path.write_bytes(before.replace(*change))
+    with pytest.raises(CaseError, match=reason):
+        read_scan(path)
+
+
+def test_a_space_that_is_not_the_body_s_is_reported(tmp_path):
+    path = tmp_path / "a.nrrd"
+    sitk.WriteImage(sitk.GetImageFromArray(slices()), str(path), useCompression=False)
+    assert not read_scan(path).warnings
+    path.write_bytes(path.read_bytes().replace(b"left-posterior-superior", b"scanner-xyz"))
+    assert any("left and right are unknown" in warning for warning in read_scan(path).warnings)
+
+
+def test_the_largest_integers_are_not_read_as_negative_ones(tmp_path):
+    values = slices().astype(np.int64).astype(np.uint64)  # -1024 becomes 2^64 - 1024
+    sitk.WriteImage(sitk.GetImageFromArray(values), str(tmp_path / "a.nrrd"))
+    with pytest.raises(CaseError, match="are not HU"):
+        read_scan(tmp_path / "a.nrrd")
+
+
+@pytest.mark.parametrize(
+    ("tags", "reason"),
+    [
+        ({"HighBit": 11}, "HighBit 11"),
+        ({"ImageOrientationPatient": [1, 0, 0, 0.5, 0.9, 0]}, "perpendicular"),
+        ({"ImageOrientationPatient": [2, 0, 0, 0, 1, 0]}, "perpendicular"),
+        ({"RescaleSlope": 0}, "RescaleSlope 0"),
+        ({"RescaleSlope": None}, "lacks RescaleSlope or RescaleIntercept"),
+    ],
+)
+def test_dicom_tags_that_contradict_each_other_are_refused(tmp_path, tags, reason):
+    for number, plane in enumerate(slices()):
+        write_slice(tmp_path / f"{number}.dcm", plane, (-30, -50, 5.0 * number), **tags)
+    with pytest.raises(CaseError, match=reason):
+        read_scan(tmp_path)
+
+
+def test_interpolated_slices_hold_no_padding(tmp_path):
+    """A gap beside padding of -3024 gave -2024 + x / 2: below air, or a wrong tissue after clipping."""
+    planes = np.full((6, 14, 12), 40, np.int16)
+    planes[:, :2] = -1000
+    planes[2:] = -3024
+    for number, plane in enumerate(planes):
+        if number != 2:
+            stored = (plane + 1024).astype("<i2").tobytes()
+            place = (-30, -50, 5.0 * number)
+            write_slice(tmp_path / f"{number}.dcm", plane, place, PixelRepresentation=1, PixelData=stored)
+    voxels = read_scan(tmp_path, ReadOptions(allow_gaps=True)).voxels
+    np.testing.assert_allclose(voxels[:, 5:, 2], (40 - 1024) / 2, atol=1)
