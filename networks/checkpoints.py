@@ -21,6 +21,8 @@ import torch
 from torch import nn
 
 STATE_KEYS = ("model", "best_model_state_dict", "state_dict")
+#: Types of weights that every device converts to its own.
+WEIGHT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 #: First torch whose ``weights_only=True`` a crafted file cannot use to corrupt memory (CVE-2026-24747).
 SAFE_TORCH = (2, 10)
 #: Environment variable by which the user of an older torch vouches for all checkpoints; 1 for yes.
@@ -178,7 +180,10 @@ def _read_safetensors(path: Path, stream: BinaryIO) -> dict[str, Any]:
 def network_state(content: dict[str, Any], source: str | Path = "checkpoint") -> dict[str, torch.Tensor]:
     """Return the network's state dict from a checkpoint's content in any known layout."""
     state = next((content[key] for key in STATE_KEYS if isinstance(content.get(key), dict)), content)
+    found = len(state)
     state = {str(name).removeprefix("module."): value for name, value in state.items()}
+    if len(state) < found:
+        raise CheckpointError(f"{source}: contains weights twice, with and without the prefix module.; save them once")
     if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise CheckpointError(
             f"{source}: no weights found; looked for {', '.join(STATE_KEYS)} or a bare state dict, "
@@ -201,6 +206,11 @@ def load_weights(network: nn.Module, state: dict[str, torch.Tensor], source: str
         for name in wanted
         if name in state and state[name].shape != wanted[name].shape
     ]
+    differences += [
+        f"{name}: {_type_of(state[name])} in the file, {wanted[name].dtype} in the network"
+        for name in wanted
+        if name in state and wanted[name].is_floating_point() and _type_of(state[name]) not in WEIGHT_TYPES
+    ]
     if differences:
         more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise CheckpointError(f"{source}: the weights belong to another network. {'; '.join(differences[:3])}{more}")
@@ -210,3 +220,10 @@ def load_weights(network: nn.Module, state: dict[str, torch.Tensor], source: str
             "file is damaged; use an earlier checkpoint"
         )
     network.load_state_dict(state)
+
+
+def _type_of(value: torch.Tensor) -> torch.dtype | str:
+    """Return the type of a tensor's values, or the reason why it has no values of its own."""
+    if value.layout != torch.strided or value.is_meta or value.is_quantized:
+        return "no values" if value.is_meta else "quantised or sparse values"
+    return value.dtype

@@ -173,12 +173,12 @@ def model_in(content: dict[str, Any], digest: str, path: Path, factory: partial[
     Raises:
         CheckpointError: if it cannot be used; see :func:`read_model`.
     """
-    state, assumed = network_state(content, path), False
+    state, assumed = network_state(content, path), "preprocessing"
     if isinstance(content.get("network"), Mapping):
         network = build_network(content["network"], path)
     else:
         network = build_network(REFERENCE, path) if factory is None else factory()
-        assumed = not content.keys() & {"preprocessing_parameters", "recipe"}
+        assumed = "network and preprocessing"
         if factory is None and {n: v.shape for n, v in state.items()} != shapes_of(network):
             raise CheckpointError(
                 f"{path}: does not contain its network's name, and its weights do not fit MLPerf's network; the "
@@ -198,6 +198,8 @@ def model_in(content: dict[str, Any], digest: str, path: Path, factory: partial[
             f"{path}: its network has {outputs} outputs, but its preprocessing parameters name "
             f"{len(parameters.classes)} classes ({', '.join(parameters.classes)}); both must agree"
         )
+    if content.keys() & {"preprocessing_parameters", "recipe"}:
+        assumed = ""
     dataset = dataset_of(content)
     datasets = () if dataset is None else (dataset,)
     description = _description(content, path, datasets, assumed)
@@ -216,18 +218,23 @@ def shapes_of(network: nn.Module) -> dict[str, torch.Size]:
     return {name: values.shape for name, values in network.state_dict().items()}
 
 
-def _description(content: Mapping[str, Any], path: Path, datasets: Sequence[str], assumed: bool) -> str:
+def _description(content: Mapping[str, Any], path: Path, datasets: Sequence[str], assumed: str) -> str:
     """Describe a model in a line: its name, training data, epochs and score, as far as its file contains them."""
-    trained_on = content.get("trained_on") or ", ".join(datasets)
-    facts = [f"trained on {trained_on}" if isinstance(trained_on, str) and trained_on else "training data unknown"]
-    if isinstance(content.get("epoch"), int):
-        facts.append(f"{content['epoch']} epochs")
+    trained_on = _printable(content.get("trained_on")) or _printable(", ".join(datasets))
+    facts = [f"trained on {trained_on}" if trained_on else "training data unknown"]
+    if type(epoch := content.get("epoch")) is int and epoch >= 0:
+        facts.append(f"{epoch} epochs")
     scores = content.get("scores") or {"mean_dice": content.get("best", content.get("best_mean_dice"))}
-    if isinstance(scores, Mapping) and isinstance(score := scores.get("mean_dice"), float):
+    if isinstance(scores, Mapping) and isinstance(score := scores.get("mean_dice"), float) and 0 <= score <= 1:
         facts.append(f"mean_dice {score:.4f}")
     if assumed:
-        facts.append("network and preprocessing of the MLPerf reference assumed, since the file names none")
-    return f"{content.get('name') or path.name}: {', '.join(facts)}"
+        facts.append(f"{assumed} of the MLPerf reference assumed, since the file names none")
+    return f"{_printable(content.get('name')) or path.name}: {', '.join(facts)}"
+
+
+def _printable(text: Any) -> str:
+    """Return a text from a file if it is one line of text; a terminal would act on control characters."""
+    return text if isinstance(text, str) and text.isprintable() else ""
 
 
 def model_of_run(path: str | Path | Sequence[str | Path], factory: partial[nn.Module], tta: bool = False) -> Model:

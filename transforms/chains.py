@@ -27,6 +27,9 @@ from .balanced_crop import RandBalancedCropd
 from .evaluation_crop import CropToStrided
 from .resample import ResampleToSpacingd
 
+#: Largest values that can be meant; a damaged or hostile file may hold others, which would exhaust the memory.
+LARGEST_MM, LARGEST_HU, LARGEST_ROI = 100.0, 1e5, 1024
+
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
@@ -76,18 +79,18 @@ class PreprocessingParameters:
             value = getattr(self, field.name)
             if isinstance(value, list):  # JSON lacks tuples
                 object.__setattr__(self, field.name, tuple(value))
-        if not _are_numbers(self.spacing_mm, 3) or min(self.spacing_mm) <= 0:
-            raise ValueError(f"spacing_mm must be 3 positive numbers, got {self.spacing_mm}")
+        if not _are_numbers(self.spacing_mm, 3) or not all(0 < size <= LARGEST_MM for size in self.spacing_mm):
+            raise ValueError(f"spacing_mm must be 3 positive numbers up to {LARGEST_MM:g}, got {self.spacing_mm}")
         if not _are_numbers(self.hu_window, 2) or self.hu_window[0] >= self.hu_window[1]:
             raise ValueError(f"hu_window must be (low, high), got {self.hu_window}")
         for name in ("hu_mean", "hu_std", "overlap", "padding_value"):
-            if not _is_number(getattr(self, name)):
-                raise ValueError(f"{name} must be a finite number, got {getattr(self, name)!r}")
+            if not _is_number(value := getattr(self, name)) or abs(value) > LARGEST_HU:
+                raise ValueError(f"{name} must be a finite number within ±{LARGEST_HU:g}, got {value!r}")
         if self.hu_std <= 0:
             raise ValueError(f"hu_std must be positive, got {self.hu_std}")
         sizes_are_whole = _are_numbers(self.roi_size, 3) and all(isinstance(size, Integral) for size in self.roi_size)
-        if not sizes_are_whole or min(self.roi_size) < 1:
-            raise ValueError(f"roi_size must be 3 positive whole numbers, got {self.roi_size}")
+        if not sizes_are_whole or not all(1 <= size <= LARGEST_ROI for size in self.roi_size):
+            raise ValueError(f"roi_size must be 3 positive whole numbers up to {LARGEST_ROI}, got {self.roi_size}")
         if not 0 <= self.overlap < 1:
             raise ValueError(f"overlap must be in [0, 1), got {self.overlap}")
         if not isinstance(self.classes, tuple) or len(self.classes) < 2 or len({*self.classes}) < len(self.classes):

@@ -79,6 +79,9 @@ def test_network_arguments_are_plain_data(argument):
         ({"hu_window": [None, 1]}, "hu_window must be"),
         ({"roi_size": [32, 32, 32.5]}, "roi_size must be 3 positive whole numbers"),
         ({"roi_size": None}, "roi_size must be 3 positive whole numbers"),
+        ({"hu_mean": 1e300}, "hu_mean must be a finite number within"),
+        ({"spacing_mm": [1e6, 1.2, 1.2]}, "spacing_mm must be 3 positive numbers up to 100"),
+        ({"roi_size": [10**9, 32, 32]}, "roi_size must be 3 positive whole numbers up to 1024"),
         ({"classes": "abc"}, "classes must be two or more different names"),
         ({"classes": ["background", ""]}, "classes must be names"),
         ({"classes": ["background", "a\nb"]}, "classes must be names"),
@@ -184,3 +187,41 @@ def test_an_old_torch_reads_only_checkpoints_of_its_own(tmp_path, monkeypatch):
     assert read_checkpoint(tmp_path / "a.pt", own=True)
     monkeypatch.setenv("KITS_UNET3D_OWN_CHECKPOINTS", "1")
     assert read_checkpoint(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda value: value.to(torch.complex64), "torch.complex64 in the file"),
+        (lambda value: value.to(torch.int32), "torch.int32 in the file"),
+        (lambda value: value.to(torch.bool), "torch.bool in the file"),
+        (lambda value: value.to(torch.float8_e4m3fn), "torch.float8_e4m3fn in the file"),
+        (lambda value: value.to_sparse(), "quantised or sparse values in the file"),
+        (lambda value: torch.empty_like(value, device="meta"), "no values in the file"),
+    ],
+)
+def test_weights_are_plain_floating_point_numbers(saved, tiny_checkpoint, change, message):
+    state = torch.load(tiny_checkpoint, weights_only=True)["model"]
+    with pytest.raises(CheckpointError, match=f"foreign.pt: .*{message}"):
+        read_model(saved(model={name: change(value) for name, value in state.items()}))
+
+
+def test_weights_that_are_there_twice_are_refused(saved, tiny_checkpoint):
+    state = torch.load(tiny_checkpoint, weights_only=True)["model"]
+    with pytest.raises(CheckpointError, match="foreign.pt: contains weights twice"):
+        read_model(saved(model=state | {f"module.{name}": value + 1 for name, value in state.items()}))
+
+
+def test_assumed_preprocessing_is_said_even_if_the_network_is_named(saved, tiny_checkpoint, tmp_path):
+    content = torch.load(tiny_checkpoint, weights_only=True)
+    del content["preprocessing_parameters"]
+    torch.save(content, tmp_path / "bare.pt")
+    assert "preprocessing of the MLPerf reference assumed" in read_model(tmp_path / "bare.pt").description
+    assert "assumed" not in read_model(saved()).description
+
+
+def test_a_description_holds_no_control_characters_and_no_impossible_numbers(saved):
+    path = saved(name="a\x1b[2J\nb", trained_on="c\rd", epoch=-3, best=7.5)
+    description = read_model(path).description
+    assert description.isprintable() and description.startswith("foreign.pt: ") and "-3" not in description
+    assert "7.5" not in description
