@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,10 @@ def _data_list(described: Path, content: dict[str, Any], options: ReadOptions) -
     if not ids["training"]:
         raise UsageError(f"{described}: lists no case under training")
     if not ids["evaluation"]:
+        if len(set(ids["training"])) < 2:
+            raise UsageError(
+                f"{described}: lists one case, but training and evaluation need one each; list another under validation"
+            )
         ids["evaluation"] = sorted(ids["training"])[::EVALUATION_SHARE]
         ids["training"] = sorted(set(ids["training"]) - set(ids["evaluation"]))
         logger.info(
@@ -167,10 +172,15 @@ def _data_list(described: Path, content: dict[str, Any], options: ReadOptions) -
 
 
 def _options(entry: dict[str, Any], options: ReadOptions) -> ReadOptions:
-    """Return the options of a case: its own, and ``options`` for the others."""
+    """Return the options of a case: its own, and ``options`` for the others.
+
+    Raises:
+        UsageError: for an entry that looks like a misspelt option, or an option of a wrong type.
+    """
+    for name in entry:
+        if name not in (*OPTIONS, "image", "label") and (near := get_close_matches(name, OPTIONS, n=1)):
+            raise UsageError(f"{entry.get('image')}: the entry {name} is unknown; the nearest known one is {near[0]}")
     own = {name: entry[name] for name in OPTIONS if entry.get(name) is not None}
     if "spacing_mm" in own:
         own["spacing_mm"] = tuple(float(size) for size in own["spacing_mm"])
-    if "hu_offset" in own:
-        own["hu_offset"] = float(own["hu_offset"])
     return replace(options, **own)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kits_unet3d.transforms import PreprocessingParameters
 
+from ..runtime.errors import UsageError
 from ..runtime.files import file_hash
 from .datasets import KITS19, known_cases
 from .index import Index
@@ -35,7 +37,7 @@ def expected_hashes(directory: Path, against: str = "auto") -> dict[str, str]:
             return {
                 result_files(directory, case_id)[key].name: md5
                 for case_id, record in index.cases.items()
-                for key, md5 in record["md5"].items()
+                for key, md5 in _hashes(directory, case_id, record).items()
             }
     expected = {}
     for case_id, case in known_cases().items():
@@ -43,6 +45,13 @@ def expected_hashes(directory: Path, against: str = "auto") -> dict[str, str]:
         expected[files["image"].name] = case.image_md5
         expected[files["label"].name] = case.label_md5
     return expected
+
+
+def _hashes(directory: Path, case_id: str, record: Mapping[str, Any]) -> dict[str, str]:
+    md5 = record.get("md5")
+    if not isinstance(md5, dict) or not md5.keys() <= result_files(directory, case_id).keys():
+        raise UsageError(f"{directory}: the index has no MD5 of {case_id}; preprocess the case again")
+    return md5
 
 
 def verify(directory: str | Path, against: str = "auto") -> Iterator[Verdict]:

@@ -40,12 +40,16 @@ class ReadOptions:
     allow_gaps: bool = False
 
     def __post_init__(self) -> None:
-        if self.volume is not None and self.volume < 1:
-            raise UsageError(f"volume must be 1 or more, got {self.volume}")
+        if self.volume is not None and not (type(self.volume) is int and self.volume >= 1):
+            raise UsageError(f"volume must be a whole number of 1 or more, got {self.volume!r}")
+        if not isinstance(self.allow_gaps, bool):
+            raise UsageError(f"allow_gaps must be true or false, got {self.allow_gaps!r}")
         if self.trust not in (None, "sform", "qform"):
             raise UsageError(f"trust must be sform or qform, got {self.trust}")
-        if self.hu_offset is not None and not abs(self.hu_offset) <= LARGEST_OFFSET:  # NaN neither
-            raise UsageError(f"hu-offset must be a number of HU up to {LARGEST_OFFSET}, got {self.hu_offset}")
+        if self.hu_offset is not None and not (
+            type(self.hu_offset) in (int, float) and abs(self.hu_offset) <= LARGEST_OFFSET  # NaN neither
+        ):
+            raise UsageError(f"hu-offset must be a number of HU up to {LARGEST_OFFSET}, got {self.hu_offset!r}")
         if self.spacing_mm is not None and not (
             len(self.spacing_mm) == 3 and all(0 < s < float("inf") for s in self.spacing_mm)
         ):

@@ -17,9 +17,10 @@ from .errors import UsageError
 
 
 def parameters_of(config: str | Path | None) -> PreprocessingParameters:
-    """Read the preprocessing parameters from the top level of ``config`` (JSON); the reference's if None.
+    """Read the preprocessing parameters in ``config`` (JSON); the reference's if None.
 
-    Only plain values are taken; nothing in the file is run.
+    They are at its top level, or in its ``preprocessing_parameters``. Only plain values are taken; nothing in the
+    file is run.
 
     Raises:
         UsageError: if the file cannot be used, or has an entry that neither it nor the training's configuration
@@ -35,7 +36,13 @@ def parameters_of(config: str | Path | None) -> PreprocessingParameters:
         # Without a training configuration, unread entries cannot be determined.
         if training and (found := unread_key([json.loads(training.read_text(encoding="utf-8")), content])):
             raise UsageError(unknown_key(*found))
-        return PreprocessingParameters.from_dict({name: value for name, value in content.items() if name in names})
+        nested = {
+            name: value
+            for name, value in content.get("preprocessing_parameters", {}).items()
+            if not name.startswith("_") and not str(value).startswith(("@", "$"))
+        }
+        given = {name: value for name, value in content.items() if name in names}
+        return PreprocessingParameters.from_dict(given | nested)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UsageError(f"{config}: not a usable configuration ({error})") from error
 

@@ -130,8 +130,11 @@ def _checked(key: str, text: str, name: str, default: Any) -> Any:
         value = float(value) if valid and isinstance(default, float) else value
     elif name in LISTS or isinstance(default, list):
         value = list(value) if isinstance(value, tuple) else value
-        kinds = {_element(element) for element in default or []}
+        kinds = {_element(element) for element in default or []} or ({float} if name in LISTS else set())
         valid = isinstance(value, list) and (len(kinds) != 1 or {_element(element) for element in value} <= kinds)
+        if valid and default and all(type(element) is int for element in default):  # sizes and counts
+            valid = all(element == int(element) for element in value)
+            value = [int(element) for element in value] if valid else value
     else:
         return value
     if not valid:

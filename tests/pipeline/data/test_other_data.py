@@ -145,3 +145,28 @@ def test_every_number_of_the_recipe_is_a_key_of_the_configuration():
 def test_a_structure_is_a_name_and_its_classes(given, capsys):
     assert main(["evaluate", "--predictions", ".", "--labels", ".", "--structures", given]) == 2
     assert "--structures" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"hu_ofset": -1024}, "the entry hu_ofset is unknown; the nearest known one is hu_offset"),
+        ({"allow_gaps": "false"}, "allow_gaps must be true or false, got 'false'"),
+        ({"hu_offset": True}, "hu-offset must be a number of HU"),
+        ({"hu_offset": "-1024"}, "hu-offset must be a number of HU"),
+        ({"volume": "2"}, "volume must be a whole number of 1 or more, got '2'"),
+    ],
+)
+def test_an_option_of_a_case_has_a_known_name_and_type(spleens, tmp_path, entry, message):
+    content = json.loads((spleens / "dataset.json").read_text())
+    content["training"][0] |= entry
+    (tmp_path / "list.json").write_text(json.dumps(content))
+    with pytest.raises(UsageError, match=message):
+        find_cases(tmp_path / "list.json")
+
+
+def test_a_list_of_one_case_leaves_nothing_to_train_on(spleens, tmp_path):
+    content = json.loads((spleens / "dataset.json").read_text())
+    (tmp_path / "list.json").write_text(json.dumps({"training": content["training"][:1]}))
+    with pytest.raises(UsageError, match="lists one case, but training and evaluation need one each"):
+        find_cases(tmp_path / "list.json")

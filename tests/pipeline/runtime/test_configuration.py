@@ -145,3 +145,10 @@ def test_almost_a_key_of_the_recipe_is_refused_in_preparation(tmp_path, monkeypa
         parameters_of(config)
     config.write_text((CONFIGS / "train.json").read_text())
     assert parameters_of(config) == parameters_of(None)
+
+
+def test_nested_preprocessing_parameters_are_read_too(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"hu_mean": 50.0, "preprocessing_parameters": {"hu_std": 20.0}}))
+    parameters = parameters_of(tmp_path / "a.json")
+    assert (parameters.hu_mean, parameters.hu_std) == (50.0, 20.0)
+    assert parameters_of(CONFIGS / "train.json") == parameters_of(None)

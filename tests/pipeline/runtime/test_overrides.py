@@ -64,6 +64,8 @@ def test_an_override_of_inference_has_the_type_of_its_key(key, text, value):
         ("class_weights", "[1, 1, 3]", [1, 1, 3]),
         ("network_factory::res_block", "false", False),
         ("optimizer#dampening", "0.1", 0.1),
+        ("channels", "[2, 4.0]", [2, 4]),
+        ("hu_window", "[-80, 300]", [-80, 300]),
         ("loss", "{'_target_': 'DiceLoss'}", {"_target_": "DiceLoss"}),
         ("precision", "1", "1"),
         ("resume", "False", False),
@@ -89,6 +91,8 @@ def test_an_override_of_training_has_the_type_of_its_key(key, text, value):
         ("roi_size", "64", r"roi_size must be a list such as \[128, 128, 128\]"),
         ("roi_size", "[64, 64, many]", "roi_size must be a list"),
         ("classes", "[1, 2]", "classes must be a list"),
+        ("channels", "[2, 4.5]", "channels must be a list"),
+        ("spacing", "['a', 1, 2]", "spacing must be a list"),
         ("train::trainer::max_epochs", "many", "train::trainer::max_epochs must be a whole number"),
     ],
 )
