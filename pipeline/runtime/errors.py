@@ -6,6 +6,7 @@ configuration, 3 checkpoint (:class:`kits_unet3d.networks.CheckpointError`).
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,9 +43,18 @@ def exit_code(error: BaseException) -> int:
 def report(error: BaseException) -> str:
     """Print an error, or the one that MONAI wraps, as one line on standard error; return its text."""
     error = cause(error)
-    text = str(error) or type(error).__name__
+    text = _of_worker(str(error)) or type(error).__name__
     print(f"error: {text}", file=sys.stderr)
     return text
+
+
+def _of_worker(text: str) -> str:
+    """Return the message of the first error in the traceback that torch makes of a data worker's error."""
+    if not (text.startswith("Caught ") and "Traceback (most recent call last)" in text):
+        return text
+    first = text.split("\n\nThe above exception was the direct cause")[0]
+    message = first[first.rindex("\n  ") :].partition("\n")[2].partition("\n")[2]  # after the last line of code
+    return re.sub(r"^[\w.]+: ", "", " ".join(message.split())) or text.splitlines()[0]
 
 
 @contextmanager
