@@ -49,7 +49,8 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if silent else super()._get_help_string(action)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser of the command line; with ``command``, only that one gets its options, which is quicker."""
     parser = _Parser(
         prog="kits-unet3d",
         description="Segment kidneys and kidney tumours in CT, from data to masks.",
@@ -58,6 +59,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('kits-unet3d')}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
+        if command not in (None, name):
+            subparsers.add_parser(name, add_help=False)  # its name, for error messages
+            continue
         module = importlib.import_module(f"{__package__}.commands.{MODULES.get(name, name)}")
         subparser = subparsers.add_parser(
             name,
@@ -100,8 +104,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _outcome(argv: Sequence[str]) -> Outcome:
     try:
-        parser = build_parser()
-        if "_ARGCOMPLETE" in os.environ:  # set by a shell after `register-python-argcomplete kits-unet3d`
+        completing = "_ARGCOMPLETE" in os.environ  # set by a shell after `register-python-argcomplete kits-unet3d`
+        first = argv[0] if argv and not completing else None
+        parser = build_parser(first if first in COMMANDS else None)
+        if completing:
             _complete(parser)
         arguments = parser.parse_args(argv)
         require_no_empty_values(arguments)

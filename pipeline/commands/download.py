@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from . import Outcome
+from . import Outcome, seconds, whole_number
 
 HELP = "download KiTS19's scans and labels from its authors' servers"
 EXAMPLE = "kits-unet3d download -o path/to/kits19/data --cases 0-9"
@@ -16,9 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--cases", nargs="+", default=(), help="such as 3 or 0-9; default: all 210 labelled cases")
     parser.add_argument("--only", choices=("images", "labels"), default=None, help="only the images or only the labels")
-    parser.add_argument("--parallel", type=int, default=3, help="number of files to download at a time")
-    parser.add_argument("--retries", type=int, default=6, help="retries per file, with growing waits")
-    parser.add_argument("--timeout", type=float, default=60.0, help="seconds to wait for a server's response")
+    parser.add_argument("--parallel", type=whole_number(1), default=3, help="number of files to download at a time")
+    parser.add_argument("--retries", type=whole_number(0), default=6, help="retries per file, with growing waits")
+    parser.add_argument("--timeout", type=seconds, default=60.0, help="seconds to wait for a server's response")
     parser.add_argument("--images-url", default=None, help="mirror of the images: directory of case_00000.nii.gz, …")
     parser.add_argument(
         "--labels-url", default=None, help="mirror of the labels: directory of case_00000/segmentation.nii.gz, …"

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from . import Outcome
+from . import Outcome, add_reading_options, reading_options
 
 HELP = "score masks against ground truth on each scan's own grid: KiTS19's Dice and surface distances"
 EXAMPLE = "kits-unet3d evaluate --predictions path/to/masks --labels path/to/ground_truth -o scores.json"
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-o", "--output", default=None, help="JSON file for the scores by case and their means")
     parser.add_argument("--csv", default=None, help="CSV file for the same scores; default: beside --output")
+    add_reading_options(parser, scans=False)
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
@@ -38,19 +39,23 @@ def run(arguments: argparse.Namespace) -> Outcome:
     require_existing(arguments.predictions, arguments.labels)
 
     from ..evaluation.directories import score_directories, without_prediction
+    from ..io.scan_lists import ending_of
     from ..runtime.errors import UsageError
     from ..runtime.files import writing_into
     from ..runtime.output import show
 
+    options = reading_options(arguments)
     beside = Path(arguments.output).with_suffix(".csv") if arguments.output else None
     csv = Path(arguments.csv) if arguments.csv else beside
     if csv is not None and arguments.output and csv == Path(arguments.output):
         raise UsageError(f"{csv}: cannot be both JSON and CSV; give --output a name that ends in .json")
-    for path in filter(None, (arguments.output, csv)):
-        if Path(path).is_dir():
+    for path in map(Path, filter(None, (arguments.output, csv))):
+        if path.is_dir():
             raise UsageError(f"{path}: is a directory; name a file in it")
+        if ending_of(path):
+            raise UsageError(f"{path}: is the name of a mask; give the scores a name that ends in .json or .csv")
     structures = parse_structures(arguments.structures)
-    scores, failed = score_directories(arguments.predictions, arguments.labels, structures)
+    scores, failed = score_directories(arguments.predictions, arguments.labels, structures, options)
     missing = without_prediction(arguments.predictions, arguments.labels)
     reasons = list(failed.values())
     if missing and not arguments.allow_missing:

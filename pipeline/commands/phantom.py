@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..runtime.errors import UsageError
-from . import Outcome
+from . import Outcome, whole_number
 
 HELP = "make a data set of synthetic CT scans in KiTS19's layout"
 EXAMPLE = "kits-unet3d phantom --cases 10 -o path/to/phantoms"
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="enhanced",
         help="enhanced: late arterial to portal venous, as in KiTS19; wide: none to late",
     )
-    parser.add_argument("--workers", type=int, default=1, help="number of cases to make at a time")
+    parser.add_argument("--workers", type=whole_number(1), default=1, help="number of cases to make at a time")
 
 
 def run(arguments: argparse.Namespace) -> Outcome:

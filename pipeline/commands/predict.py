@@ -10,10 +10,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import Outcome
+from . import Outcome, add_reading_options, reading_options
 
 if TYPE_CHECKING:
-    from ..inference import Predictor
+    from ..inference import Predictor, Results
     from ..io import Found, ReadOptions
 
 HELP = "segment kidneys and tumours in CT scans"
@@ -51,6 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="default: fewer sliding windows than the reference; reference: the same",
     )
     parser.add_argument("--roi", choices=("full", "coarse"), default="full", help="coarse: find the kidneys first")
+    parser.add_argument(
+        "--format",
+        choices=("scan", "seg-nrrd"),
+        default="scan",
+        help="of the masks; scan: the scan's own, seg-nrrd: a segmentation for 3D Slicer",
+    )
+    parser.add_argument("--split-kidneys", action="store_true", help="make two classes of right and left kidney")
     parser.add_argument("--probabilities", action="store_true", help="write class probabilities too")
     parser.add_argument("--dicom-seg", action="store_true", help="write DICOM segmentations of DICOM scans too")
     parser.add_argument(
@@ -81,32 +88,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     masks.add_argument(
         "--postprocessing", default=None, metavar="JSON", help="use the file that `folds` wrote, instead of these"
     )
-    reading = parser.add_argument_group("correct missing or wrong header values")
-    reading.add_argument("--series", default=None, help="DICOM series by number, UID or description, or all")
-    reading.add_argument("--allow-gaps", action="store_true", help="fill in missing DICOM slices")
-    reading.add_argument("--volume", type=int, default=None, help="number of the volume in 4-D files, from 1")
-    reading.add_argument("--hu-offset", type=float, help="value to add to every voxel; 0 states that they are HU")
-    reading.add_argument("--spacing", type=float, nargs=3, default=None, metavar="MM", help="size of a voxel")
-    reading.add_argument(
-        "--trust", choices=("sform", "qform"), default=None, help="which one to use where the two disagree"
-    )
+    add_reading_options(parser, dicom=True)
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..io import ReadOptions, find_scans
+    from ..io import find_scans
     from ..io.scan_lists import ending_of
     from ..runtime.errors import UsageError
     from ..runtime.memory import memory_limit
     from ..runtime.paths import require_checkpoints, require_writable
 
-    options = ReadOptions(
-        arguments.volume,
-        arguments.hu_offset,
-        None if arguments.spacing is None else tuple(arguments.spacing),
-        arguments.trust,
-        arguments.series,
-        arguments.allow_gaps,
-    )
+    options = reading_options(arguments)
     removed = arguments.keep_kidneys or arguments.tumour_touches_kidney or arguments.min_tumour_mm3
     if arguments.postprocessing is not None and removed:
         raise UsageError(
@@ -124,15 +116,18 @@ def run(arguments: argparse.Namespace) -> Outcome:
     require_checkpoints(arguments.checkpoint or ())
 
     from ..device import resolve
-    from ..inference import PostProcessing, Predictor
-    from ..inference.batch import PATIENCE, Batch, require_ready
+    from ..inference import PostProcessing, Predictor, Results
+    from ..inference.batch import PATIENCE, Batch
     from ..runtime.distributed import join, rank
     from ..weights import default_checkpoint
 
     postprocessing = PostProcessing(arguments.keep_kidneys, arguments.tumour_touches_kidney, arguments.min_tumour_mm3)
     if arguments.postprocessing is not None:
         postprocessing = PostProcessing.read(arguments.postprocessing)
-    require_ready(target.parent if one_file else target, arguments.html_report, arguments.dicom_seg)
+    results = Results(
+        arguments.format, arguments.split_kidneys, arguments.probabilities, arguments.dicom_seg, arguments.html_report
+    )
+    results.require_packages()
     accelerator = resolve(arguments.device, arguments.precision)
     join(accelerator, PATIENCE)
     predictor = Predictor(
@@ -148,15 +143,15 @@ def run(arguments: argparse.Namespace) -> Outcome:
     if one_file and rank() > 0:
         return Outcome(None)
     if one_file:
-        return write_one_mask(predictor, scans[0], options, limit=limit, keep_names=arguments.keep_names, target=target)
+        return write_one_mask(
+            predictor, scans[0], options, limit=limit, keep_names=arguments.keep_names, target=target, results=results
+        )
     batch = Batch(
         predictor,
         arguments.output_dir,
         options,
         limit,
-        arguments.probabilities,
-        arguments.html_report,
-        arguments.dicom_seg,
+        results,
         arguments.overwrite,
         arguments.keep_names,
     )
@@ -166,8 +161,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
         failed = batch.run(scans, skipped)
     finally:
         signal.signal(signal.SIGTERM, before)
-    results = {**batch.report.as_dict(), "failed": failed} if rank() == 0 else None
-    return Outcome(results, 1 if failed else 0)
+    summary = {**batch.report.as_dict(), "failed": failed} if rank() == 0 else None
+    return Outcome(summary, 1 if failed else 0)
 
 
 def require_one_mask(arguments: argparse.Namespace, scans: Sequence[Found], target: Path) -> None:
@@ -185,9 +180,11 @@ def require_one_mask(arguments: argparse.Namespace, scans: Sequence[Found], targ
         if getattr(arguments, name):
             raise UsageError(f"{target}: one file cannot hold what --{name.replace('_', '-')} adds; name a directory")
     ending = "" if scans[0].dicom is not None else ending_of(scans[0].path)
-    ending = MASK_ENDINGS.get(ending, ending)
-    if ending_of(target) != ending:
-        raise UsageError(f"{target}: a mask has the format of its scan; give it a name that ends in {ending}")
+    ending = ".seg.nrrd" if arguments.format == "seg-nrrd" else MASK_ENDINGS.get(ending, ending)
+    if not target.name.lower().endswith(ending):
+        raise UsageError(
+            f"{target}: a mask has the format of its scan, or of --format; give it a name that ends in {ending}"
+        )
     if target.exists() and not arguments.overwrite:
         raise UsageError(f"{target}: exists already; choose another name, or replace it with --overwrite")
     inputs = [scans[0].path, *map(Path, arguments.checkpoint or ())]
@@ -196,7 +193,14 @@ def require_one_mask(arguments: argparse.Namespace, scans: Sequence[Found], targ
 
 
 def write_one_mask(
-    predictor: Predictor, found: Found, options: ReadOptions, *, limit: float, keep_names: bool, target: Path
+    predictor: Predictor,
+    found: Found,
+    options: ReadOptions,
+    *,
+    limit: float,
+    keep_names: bool,
+    target: Path,
+    results: Results,
 ) -> Outcome:
     """Predict one scan and write its mask as the file ``target``, without a report."""
     from ..inference.batch.prefetch import ScansAhead
@@ -211,8 +215,9 @@ def write_one_mask(
         if isinstance(scan, Exception):
             raise scan
         prediction = predictor.predict(scan)
+        shown = prediction.with_split_kidneys() if results.split_kidneys else prediction
         with part_directory(target) as directory:
-            prediction.save(directory).replace(target)
+            shown.save(directory, results.mask_format).replace(target)
     except (CaseError, OSError) as error:
         raise CaseError(str(error) if keep_names else without_names(str(error), found.identity)) from error
     volumes = ", ".join(f"{name} {ml:.1f} mL" for name, ml in prediction.volumes_ml.items())

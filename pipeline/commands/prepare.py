@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..runtime.environment import config_file
-from . import Outcome
+from . import Outcome, add_reading_options, reading_options, whole_number
 
 HELP = "preprocess raw cases as the MLPerf reference does: resample, clip, normalise and pad"
 EXAMPLE = "kits-unet3d prepare --data-dir path/to/kits19/data -o path/to/preprocessed --workers 4"
@@ -26,24 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="bundle config with preprocessing parameters that replace the reference's",
     )
-    parser.add_argument("--workers", type=int, default=1, help="number of cases to preprocess at a time")
+    parser.add_argument("--workers", type=whole_number(1), default=1, help="number of cases to preprocess at a time")
     parser.add_argument(
         "--max-memory", default=None, help="start no further case beyond this, such as 8GB; default: the free memory"
     )
-
-    reading = parser.add_argument_group("correct missing or wrong header values, as for predict")
-    reading.add_argument("--volume", type=int, default=None, help="number of the volume in 4-D files, from 1")
-    offset = "value to add to every voxel; 0 states that the values are HU"
-    reading.add_argument("--hu-offset", type=float, default=None, help=offset)
-    reading.add_argument("--spacing", type=float, nargs=3, default=None, metavar="MM", help="size of a voxel")
-    reading.add_argument(
-        "--trust", choices=("sform", "qform"), default=None, help="which one to use where the two disagree"
-    )
+    add_reading_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
     from ..data import Index, preprocess_dataset
-    from ..io import ReadOptions
     from ..runtime.configuration import parameters_of
     from ..runtime.memory import LIBRARIES, parse_memory
     from ..runtime.output import show
@@ -51,12 +42,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     # Subtract the libraries' memory from a given limit; free memory already excludes it.
     limit = None if arguments.max_memory is None else parse_memory(arguments.max_memory) - LIBRARIES
     parameters = parameters_of(arguments.config)
-    options = ReadOptions(
-        arguments.volume,
-        arguments.hu_offset,
-        None if arguments.spacing is None else tuple(arguments.spacing),
-        arguments.trust,
-    )
+    options = reading_options(arguments)
     failed = preprocess_dataset(arguments.data_dir, arguments.output_dir, parameters, arguments.workers, limit, options)
     for reason in failed.values():
         show(f"failed: {reason}", error=True)

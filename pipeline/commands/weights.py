@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from . import Outcome
+from . import Outcome, seconds, whole_number
 
 HELP = "list, download or add published weights"
 EXAMPLE = "kits-unet3d weights download mlperf-kits19"
@@ -16,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--as", dest="alias", default=None, metavar="NAME", help="name of weights that are added")
     parser.add_argument("--url", default=None, help="address of the file on a mirror")
     parser.add_argument("--offline", action="store_true", help="never use the network")
-    parser.add_argument("--retries", type=int, default=6, help="retries, with growing waits")
-    parser.add_argument("--timeout", type=float, default=60.0, help="seconds to wait for a server's response")
+    parser.add_argument("--retries", type=whole_number(0), default=6, help="retries, with growing waits")
+    parser.add_argument("--timeout", type=seconds, default=60.0, help="seconds to wait for a server's response")
 
 
 def run(arguments: argparse.Namespace) -> Outcome:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gzip
 import http.client
+import math
 import os
 import re
 import ssl
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 import zlib
 from collections.abc import Callable
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..runtime.errors import CaseError, UsageError
+from ..runtime.files import writing_into
 
 #: HTTP statuses after which the same request may succeed; every other 4xx is final.
 PASSING = {408, 416, 425, 429}
@@ -42,7 +45,7 @@ class Patience:
     wait_s: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.timeout_s <= 0 or self.retries < 0 or self.wait_s < 0:
+        if not (0 < self.timeout_s < math.inf and self.retries >= 0 and self.wait_s >= 0):  # NaN neither
             raise UsageError(f"timeout must be positive, retries and waits not negative, got {self}")
 
     def wait(self, attempt: int) -> float:
@@ -100,9 +103,14 @@ def fetch(
         CaseError: if the server lacks the file, no try received a whole one, or it cannot be written.
         KeyboardInterrupt: if ``stop`` was set.
     """
-    if not url.startswith(WEB):
-        raise UsageError(f"{url}: is not an http(s) address")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        host = urllib.parse.urlsplit(url).hostname
+    except ValueError:  # an unfinished IPv6 address
+        host = None
+    if not url.startswith(WEB) or not host or not url.isprintable() or " " in url:
+        raise UsageError(f"{url!r}: is not an http(s) address; give one such as https://host/file")
+    with writing_into(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".part-{path.name}")
     reason = ""
     for attempt in range(patience.retries + 1):

@@ -17,6 +17,7 @@ from ..data import require_data
 from ..device import Accelerator
 from ..runtime import distributed
 from ..runtime.errors import errors_reported
+from ..runtime.output import device_line
 from .scores import Scores
 
 
@@ -127,4 +128,4 @@ def start(
     """
     with errors_reported():
         require_data(dataset_dir, parameters, evaluation_data)
-    logger.info("device: %s", accelerator.describe())
+    logger.info(device_line(accelerator.describe()))

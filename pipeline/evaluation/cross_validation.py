@@ -11,7 +11,7 @@ import numpy as np
 
 from ..data import RawCase
 from ..device import Accelerator
-from ..inference import PostProcessing, Predictor
+from ..inference import PostProcessing, Predictor, Results
 from ..inference.batch import Batch
 from ..io import Found
 from ..io.deidentification import anonymous
@@ -51,7 +51,8 @@ def out_of_fold_masks(
         )
     directory = result.directory / "masks"
     scans = {case_id: Found(cases[case_id].image, case_id) for case_id in result.evaluation_cases}
-    batch = Batch(Predictor(result.checkpoint, accelerator, backend=backend), directory, limit=limit, html_report=False)
+    predictor = Predictor(result.checkpoint, accelerator, backend=backend)
+    batch = Batch(predictor, directory, limit=limit, results=Results(html_report=False))
     failed = batch.run(list(scans.values()))
     if failed:
         raise UsageError(f"{directory}: {', '.join(failed)} could not be predicted; see {directory / 'summary.json'}")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..io import ReadOptions
 from ..io.labels import LabelMap, read_labels
 from ..io.scan import same_grid
 from ..io.scan_lists import ending_of, stem
@@ -69,20 +70,26 @@ def _case_of(path: Path, root: Path) -> str:
 
 
 def score_directories(
-    predictions: str | Path, labels: str | Path, structures: Mapping[str, Sequence[int]] = STRUCTURES
+    predictions: str | Path,
+    labels: str | Path,
+    structures: Mapping[str, Sequence[int]] = STRUCTURES,
+    options: ReadOptions | None = None,
 ) -> tuple[Scores, dict[str, str]]:
     """Score each mask by KiTS19's Dice and the surface scores; return the scores, and the errors by case.
 
     The ground truth of a case is ``labels/<case>/segmentation.nii.gz`` or ``labels/<case>.nii.gz`` (``.nrrd``, …). Mask
     and ground truth must lie on one grid, and contain only the classes of ``structures``.
-    :func:`without_prediction` returns the other ground truths.
+    :func:`without_prediction` returns the other ground truths. ``options`` correct the headers of both.
 
     Raises:
-        UsageError: if one of the directories does not exist, ``predictions`` holds no mask, or a case has two.
+        UsageError: if one of the directories does not exist, ``predictions`` holds no mask, or a case has two or
+            is named mean.
     """
     masks, ground_truths = find_masks(predictions, leave_out=labels), find_masks(labels, leave_out=predictions)
     if not masks:
         raise UsageError(f"{predictions}: contains no mask <case>_seg.nii.gz; run `kits-unet3d predict` first")
+    if "mean" in masks:
+        raise UsageError(f"{masks['mean']}: a case named mean cannot be told from the mean of all; rename it")
     scores, failed = Scores(), {}
     for case_id, path in masks.items():
         try:
@@ -91,7 +98,7 @@ def score_directories(
                     f"{path}: ground truth {Path(labels) / case_id}.nii.gz or {case_id}/segmentation.nii.gz does not "
                     "exist; name the directory that has it"
                 )
-            scores.by_case[case_id] = _score(path, ground_truths[case_id], structures)
+            scores.by_case[case_id] = _score(path, ground_truths[case_id], structures, options)
         except CaseError as error:
             failed[case_id] = str(error)
     return scores, failed
@@ -104,9 +111,9 @@ def without_prediction(predictions: str | Path, labels: str | Path) -> list[str]
 
 
 def _score(
-    mask_path: Path, ground_truth_path: Path, structures: Mapping[str, Sequence[int]]
+    mask_path: Path, ground_truth_path: Path, structures: Mapping[str, Sequence[int]], options: ReadOptions | None
 ) -> dict[str, float | None]:
-    mask, ground_truth = read_labels(mask_path), read_labels(ground_truth_path)
+    mask, ground_truth = read_labels(mask_path, options), read_labels(ground_truth_path, options)
     if not same_grid(mask, ground_truth):
         raise CaseError(f"{mask_path}: is on another grid than {ground_truth_path}; predict from that case's scan")
     for labels in (mask, ground_truth):

@@ -29,7 +29,8 @@ from monai.deploy.operators import (
 from monai.deploy.operators.dicom_seg_writer_operator import SegmentDescription
 from pydicom.sr.coding import Code
 
-from ..io.dicom.segmentation import NAME, coded
+from ..io.dicom.segmentation import NAME
+from ..io.segments import segments_of
 from ..runtime.errors import UsageError
 
 #: Rules for the series of a study to segment: original axial CT.
@@ -62,13 +63,12 @@ def segments(names: list[str]) -> list[SegmentDescription]:
     except PackageNotFoundError:
         number = "0"
     described = []
-    for name in names:
-        category, kind = coded(name)
+    for segment in segments_of(["background", *names]):
         described.append(
             SegmentDescription(
-                segment_label=name,
-                segmented_property_category=Code(category[0], "SCT", category[1]),
-                segmented_property_type=Code(*kind),
+                segment_label=segment.name,
+                segmented_property_category=Code(segment.category[0], "SCT", segment.category[1]),
+                segmented_property_type=Code(*segment.kind),
                 algorithm_name=NAME,
                 algorithm_version=number,
             )

@@ -10,6 +10,7 @@ from .backends.inferer import AutocastInferer
 from .bundle_io import LoadImageScand, MaskWriter, OrientScand, mask_saver, scan_preprocessing
 from .predictor import Prediction, Predictor
 from .restore import RestoreToScand, labels_on_grid
+from .results import Results
 from .windows import ReferenceWindows, make_windows, reference_weights
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "ReadOptions",
     "ReferenceWindows",
     "RestoreToScand",
+    "Results",
     "Scan",
     "available_bytes",
     "find_scans",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +113,9 @@ class MaskWriter(ImageWriter):
     MONAI names the file; this writer keeps its directory, and takes name and extension from the scan.
     """
 
-    def __init__(self, output_dtype: Any = np.uint8, **kwargs: Any) -> None:
+    def __init__(self, output_dtype: Any = np.uint8, classes: Sequence[str] = (), **kwargs: Any) -> None:
         super().__init__(output_dtype=output_dtype, **kwargs)
+        self.classes = tuple(classes)
         self.grid: Grid | None = None
 
     def set_data_array(self, data_array: Any, **kwargs: Any) -> None:
@@ -127,7 +128,7 @@ class MaskWriter(ImageWriter):
     def write(self, filename: Any, verbose: bool = True, **kwargs: Any) -> None:
         if self.grid is None:
             raise ValueError("set_metadata must come before write")
-        write_mask(np.asarray(self.data_obj, dtype=np.uint8), self.grid, Path(filename).parent)
+        write_mask(np.asarray(self.data_obj, dtype=np.uint8), self.grid, Path(filename).parent, self.classes)
 
 
 def scan_preprocessing(
@@ -137,9 +138,12 @@ def scan_preprocessing(
     return Compose([LoadImageScand(key, options), OrientScand(key), preprocessing(parameters, key)])
 
 
-def mask_saver(output_dir: str, keys: KeysCollection = "pred") -> SaveImaged:
-    """Return a transform that saves masks as ``<name>_seg`` in ``output_dir``, on the scan's grid and in its format."""
-    return SaveImaged(
+def mask_saver(output_dir: str, keys: KeysCollection = "pred", classes: Sequence[str] = ()) -> SaveImaged:
+    """Return a transform that saves masks as ``<name>_seg`` in ``output_dir``, on the scan's grid and in its format.
+
+    ``classes`` are the names of their values, background first, for the files.
+    """
+    saver = SaveImaged(
         keys,
         output_dir=output_dir,
         output_postfix="seg",
@@ -148,3 +152,5 @@ def mask_saver(output_dir: str, keys: KeysCollection = "pred") -> SaveImaged:
         writer=MaskWriter,
         print_log=False,
     )
+    saver.set_options(init_kwargs={"classes": tuple(classes)})
+    return saver

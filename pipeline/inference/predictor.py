@@ -19,7 +19,7 @@ from ..io import Found, ReadOptions
 from ..io.mask import probabilities_file, write_mask
 from ..io.scan import Scan, read_scan
 from ..masks.measurements import measure, volumes_ml
-from ..masks.postprocessing import PostProcessing
+from ..masks.postprocessing import PostProcessing, split_kidneys
 from ..model import Model, read_model
 from ..report.overlays import picture
 from ..runtime.errors import CaseError, UsageError
@@ -57,11 +57,16 @@ class Prediction:
 
     def figure(self, ground_truth: np.ndarray | None = None) -> Figure:
         """Draw the scan with the outlines of mask and ground truth in three views; needs the extra ``figures``."""
-        return picture(self.scan, self.mask, ground_truth)
+        return picture(self.scan, self.mask, ground_truth, self.classes)
 
-    def save(self, directory: str | Path) -> Path:
-        """Write the mask as ``<name>_seg`` into ``directory``, in the scan's own format; return its path."""
-        return write_mask(self.mask, self.scan.grid, directory)
+    def with_split_kidneys(self) -> Prediction:
+        """Return the prediction with the left and the right kidney as two classes; see :func:`split_kidneys`."""
+        mask, classes = split_kidneys(self.mask, self.scan, self.classes)
+        return Prediction(self.scan, mask, classes)
+
+    def save(self, directory: str | Path, mask_format: str = "scan") -> Path:
+        """Write the mask into ``directory``, with the names of its classes; see :func:`write_mask`."""
+        return write_mask(self.mask, self.scan.grid, directory, self.classes, mask_format)
 
 
 class Predictor:

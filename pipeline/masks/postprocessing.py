@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -12,7 +13,17 @@ from scipy import ndimage
 
 from ..io.scan import Scan
 from ..runtime.errors import UsageError
-from .connected_components import KIDNEY, LEAST_KIDNEY_ML, TUMOUR, Parts, affine_of, box_around, centre_of, middle_mm
+from .connected_components import (
+    KIDNEY,
+    LEAST_KIDNEY_ML,
+    TUMOUR,
+    Parts,
+    affine_of,
+    box_around,
+    centre_of,
+    middle_mm,
+    right_of,
+)
 
 #: A voxel and its face neighbours.
 FACES = ndimage.generate_binary_structure(3, 1)
@@ -80,6 +91,43 @@ class PostProcessing:
             least = self.min_tumour_mm3 / voxel_mm3 * (1 - 1e-9)  # exactly this size stays, rounded or not
             _drop_tumours(inside, self.tumour_touches_kidney, least)
         return result
+
+
+def split_kidneys(mask: np.ndarray, scan: Scan, classes: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Make two classes of the class kidney: kidney_right keeps its value, and kidney_left gets a new one.
+
+    The centre of each component of kidney and tumour decides its side of the body's middle plane. A component that is
+    as large as a kidney on both sides is divided by the plane.
+
+    Args:
+        mask: (X, Y, Z, uint8) on the scan's grid.
+        classes: names of its values, background first; without a kidney nothing changes.
+
+    Returns:
+        A new mask, and the names of its classes.
+    """
+    box = box_around(mask)
+    if "kidney" not in classes:
+        return mask, tuple(classes)
+    number, left = list(classes).index("kidney"), len(classes)
+    names = tuple("kidney_right" if name == "kidney" else name for name in (*classes, "kidney_left"))
+    if box is None:
+        return mask, names
+    result = mask.copy()
+    inside, affine = result[box], affine_of(box, scan.affine)
+    middle = middle_mm(scan.voxels, scan.affine)
+    right = right_of(inside.shape, affine, middle)
+    parts, least = Parts.of(inside > 0), LEAST_KIDNEY_ML / scan.grid.voxel_ml
+    for index, where in enumerate(ndimage.find_objects(parts.numbers), start=1):
+        part = parts.numbers[where] == index
+        on_right, size = int(np.count_nonzero(part & right[where])), int(parts.sizes[index])
+        if not least <= on_right <= size - least:  # not a horseshoe kidney
+            centre = centre_of(part) + [side.start for side in where]
+            on_left = part if affine[0, :3] @ centre + affine[0, 3] <= middle else np.zeros_like(part)
+        else:
+            on_left = part & ~right[where]
+        inside[where][on_left & (inside[where] == number)] = left
+    return result, names
 
 
 def _keep_kidneys(labels: np.ndarray, affine: np.ndarray, middle: float, least: float) -> None:

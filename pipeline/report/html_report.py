@@ -6,6 +6,7 @@ import base64
 import io
 from pathlib import Path
 
+from ..io.segments import COLOURS, segments_of
 from ..runtime.errors import UsageError
 from ..runtime.files import whole_file
 from .summary import Report
@@ -74,8 +75,13 @@ def write_html_report(report: Report) -> Path:
         classes=list(classes),
         pictures={name: _smaller(path) for name, path in files[PICTURE].items()},
         slices={name: read_slices(path, most) for name, path in files[SLICES].items()},
+        segments=segments_of(["background", *classes]),
+        colours=[list(bytes.fromhex(colour[1:])) for colour in COLOURS],
         summary=report.summary,
         warning=report.model.get("warning"),
+        model=report.model.get("description"),
+        options=report.options,
+        **{key: report.as_dict()[key] for key in ("program", "date")},
     )
     path = report.directory / PAGE
     with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8", errors="backslashreplace") as stream:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,8 @@ import numpy as np
 
 from ..io.labels import read_labels
 from ..io.scan import Scan, read_scan, same_grid
-from ..masks.connected_components import KIDNEY, TUMOUR
+from ..io.segments import colour_of, segments_of
+from ..masks.connected_components import TUMOUR
 from ..runtime.errors import CaseError
 from ..runtime.files import whole_file
 
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 
 #: Display window in HU, from black to white: abdominal soft tissue.
 WINDOW = (-160, 240)
-COLOURS = {KIDNEY: "#30d158", TUMOUR: "#ff453a", 3: "#0a84ff", 4: "#ffd60a", 5: "#bf5af2", 6: "#64d2ff"}
 #: Patient sides at the left and right edge of each view.
 VIEWS = {"axial": "RL", "coronal": "RL", "sagittal": "AP"}
 
@@ -42,17 +43,24 @@ def place_to_show(mask: np.ndarray) -> tuple[int, int, int]:
     return slices // 2, rows // 2, columns // 2
 
 
-def picture(scan: Scan, predicted: np.ndarray, ground_truth: np.ndarray | None = None) -> Figure:
+def picture(
+    scan: Scan,
+    predicted: np.ndarray,
+    ground_truth: np.ndarray | None = None,
+    classes: Sequence[str] = ("background", "kidney", "tumour"),
+) -> Figure:
     """Draw the scan alone, with the ground truth (if given) and with the prediction; axial, coronal, sagittal.
 
     Each view has the patient's sides at its edges and a scale bar.
 
     Args:
         scan: the segmented scan.
-        predicted, ground_truth: labels on the scan's grid; kidney is outlined green, tumour red. The slices go through
-            the middle of the tumour, or kidney, in the ground truth if given, else in the prediction.
+        predicted, ground_truth: labels on the scan's grid, outlined in the colours of their classes. The slices go
+            through the middle of the tumour, or kidney, in the ground truth if given, else in the prediction.
+        classes: names of the labels for the legend, background first.
     """
     import matplotlib.figure  # an extra, needed for figures only
+    import matplotlib.lines
 
     image, affine = scan.grid.facing(scan.voxels)
     given = {"scan": None, "ground_truth": ground_truth, "prediction": predicted}
@@ -76,13 +84,18 @@ def picture(scan: Scan, predicted: np.ndarray, ground_truth: np.ndarray | None =
             _scale_bar(axes, plane.shape, column_mm)
             axes.set_axis_off()
             axes.set_title(f"{name}, {view}", color="white", fontsize=9)
+    names = [
+        matplotlib.lines.Line2D([], [], color=segment.colour, label=segment.name) for segment in segments_of(classes)
+    ]
+    figure.legend(
+        handles=names, loc="outside lower center", ncols=len(names), facecolor="black", labelcolor="white", fontsize=8
+    )
     return figure
 
 
 def _outline(axes: Axes, labels: np.ndarray) -> None:
-    for number, colour in COLOURS.items():
-        if (labels == number).any():
-            axes.contour(labels == number, levels=[0.5], colors=[colour], linewidths=1)
+    for number in np.unique(labels[labels > 0]):
+        axes.contour(labels == number, levels=[0.5], colors=[colour_of(int(number))], linewidths=1)
 
 
 def _scale_bar(axes: Axes, shape: tuple[int, ...], column_mm: float) -> None:
@@ -95,11 +108,17 @@ def _scale_bar(axes: Axes, shape: tuple[int, ...], column_mm: float) -> None:
     axes.set_ylim(rows - 0.5, -0.5)
 
 
-def save_picture(scan: Scan, predicted: np.ndarray, path: str | Path, ground_truth: np.ndarray | None = None) -> Path:
+def save_picture(
+    scan: Scan,
+    predicted: np.ndarray,
+    path: str | Path,
+    ground_truth: np.ndarray | None = None,
+    classes: Sequence[str] = ("background", "kidney", "tumour"),
+) -> Path:
     """Write :func:`picture` as a PNG; return its path."""
     path = Path(path)
     with whole_file(path) as temporary:
-        picture(scan, predicted, ground_truth).savefig(temporary, dpi=90, format="png")
+        picture(scan, predicted, ground_truth, classes).savefig(temporary, dpi=90, format="png")
     return path
 
 

@@ -8,6 +8,8 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping
+from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,9 @@ class Report:
             :meth:`write` of the first process merges them.
         skipped: inputs left out, with the reasons.
         device: device of the last run.
-        model: model of the last run: ``datasets`` it was trained on, and a ``warning`` or null.
+        model: model of the last run: its ``description``, the ``datasets`` it was trained on, and a ``warning`` or
+            null.
+        options: options of the last run.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -44,6 +48,7 @@ class Report:
         self.skipped: dict[str, str] = {}
         self.device: dict[str, Any] = {}
         self.model: dict[str, Any] = {}
+        self.options: dict[str, Any] = {}
         self._due = 0.0
 
     def take_over(self, named: Mapping[str, str]) -> None:
@@ -94,7 +99,14 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """Return the report as a dictionary for JSON."""
         cases = dict(sorted(self.cases.items()))
-        about = {"summary": self.summary, "device": self.device, "model": self.model}
+        about = {
+            "summary": self.summary,
+            "program": f"kits-unet3d {version('kits-unet3d')}",
+            "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "model": self.model,
+            "options": self.options,
+            "device": self.device,
+        }
         return {**about, "cases": cases, "left_out": self.skipped}
 
     def write(self) -> None:

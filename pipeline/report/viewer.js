@@ -1,6 +1,5 @@
 // The slice viewer of a report: one dialog, filled from the case that was clicked.
 const PRESETS = {"abdomen": [40, 400], "soft tissue": [50, 250], "bone": [400, 1800], "lung": [-600, 1500]};
-const COLOURS = {1: [48, 209, 88], 2: [255, 69, 58]};
 const dialog = document.querySelector("#viewer");
 const part = name => dialog.querySelector(`[data-part="${name}"]`);
 const canvas = part("canvas");
@@ -38,7 +37,7 @@ async function draw() {
   if (part("mask").checked) {
     for (let run = 0; run < slice.runs.length; run += 3) {
       const [start, length, value] = slice.runs.slice(run, run + 3);
-      const colour = COLOURS[value] || [255, 214, 10];
+      const colour = COLOURS[(value - 1) % COLOURS.length];
       for (let index = start; index < start + length; index++)
         for (let band = 0; band < 3; band++)
           pixels.data[4 * index + band] = 0.6 * pixels.data[4 * index + band] + 0.4 * colour[band];

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import Any, TextIO
 
@@ -75,6 +75,11 @@ def lasting_output() -> Iterator[Output]:
             output.flush()
             errors.flush()
             closed.close()
+
+
+def device_line(about: Mapping[str, Any]) -> str:
+    """Return the result of :meth:`Accelerator.describe` as a line for a person."""
+    return "device: {name} ({device}), {precision}, torch {torch}".format(**about)
 
 
 def show(text: str, error: bool = False) -> None:

@@ -16,6 +16,7 @@ from kits_unet3d.transforms import PreprocessingParameters
 from ..data import Index, require_data, training_list
 from ..device import Accelerator
 from ..runtime.errors import UsageError, errors_reported
+from ..runtime.output import device_line
 
 
 def refuse_shallow_bf16(network: nn.Module, roi_size: Sequence[int], accelerator: Accelerator) -> None:
@@ -72,7 +73,7 @@ def start(
     """
     with errors_reported():
         require_data(dataset_dir, parameters, evaluation_data, training_data, cases_a_step)
-    logger.info("device: %s", accelerator.describe())
+    logger.info(device_line(accelerator.describe()))
 
 
 def refuse_fold(index: Index, fold: int | None, folds: int) -> None:

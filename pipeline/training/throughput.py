@@ -15,6 +15,7 @@ from ..device import Accelerator
 from ..runtime import distributed
 from ..runtime.errors import UsageError
 from ..runtime.files import write_json
+from ..runtime.output import device_line
 
 logger = logging.getLogger("kits_unet3d.training")
 
@@ -69,7 +70,7 @@ class Throughput:
         engine.add_event_handler(Events.COMPLETED, self._completed)
 
     def _started(self) -> None:
-        logger.info("device: %s", self.accelerator.describe())
+        logger.info(device_line(self.accelerator.describe()))
         self.ends = []
         self._step_ended()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..download.fetch import Patience, fetch
 from ..runtime.errors import CaseError, UsageError
-from ..runtime.files import file_hash
+from ..runtime.files import file_hash, writing_into
 from .conversion import convert
 from .registry import PublishedWeights
 
@@ -54,7 +54,8 @@ def download_weights(
 
     if not (file.is_file() and file_hash(file, "md5") == published.md5):
         fetch(address, file, patience or Patience(), threading.Event(), check=require_published)
-    convert(file, published.path, published)
+    with writing_into(file.parent):
+        convert(file, published.path, published)
     file.unlink()  # the converted weights replace it
     return published.path
 

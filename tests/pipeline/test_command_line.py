@@ -12,7 +12,7 @@ import torch
 from niftis import ct, nifti
 
 from kits_unet3d.networks import UNet3D
-from kits_unet3d.pipeline.cli import main
+from kits_unet3d.pipeline.cli import build_parser, main
 from kits_unet3d.pipeline.report.summary import Report
 from kits_unet3d.pipeline.runtime.errors import UsageError
 from kits_unet3d.pipeline.runtime.files import write_json
@@ -236,3 +236,40 @@ def test_a_cached_network_with_a_flipped_bit_is_made_again(tmp_path, monkeypatch
         os.chown(blob, 12345, -1)
         make_backend("openvino", network, resolve("cpu"), window.shape)
         assert blob.read_bytes() != b"planted by another user" and blob.stat().st_uid == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["prepare", "--data-dir", "a", "-o", "b", "--workers", "-3"],
+            "must be a whole number of at least 1, got '-3'",
+        ),
+        (["phantom", "-o", "b", "--workers", "0"], "must be a whole number of at least 1, got '0'"),
+        (["download", "-o", "b", "--timeout", "nan"], "must be a positive number of seconds, got 'nan'"),
+        (["weights", "list", "--retries", "-1"], "must be a whole number of at least 0, got '-1'"),
+        (["predict", "a", "-o", "b", "--volume", "0"], "must be a whole number of at least 1, got '0'"),
+        (["weights", "download", "mlperf-kits19", "--url", "http://[::1"], "is not an http(s) address"),
+        (["weights", "download", "mlperf-kits19", "--url", "https:// a/b"], "is not an http(s) address"),
+    ],
+)
+def test_a_number_or_address_that_cannot_be_meant_is_refused(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KITS_UNET3D_HOME", str(tmp_path / "home"))
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+
+
+def test_a_home_that_cannot_be_written_is_one_error(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("KITS_UNET3D_HOME", str(tmp_path / "file"))
+    assert main(["weights", "download", "mlperf-kits19", "--url", "http://127.0.0.1:9/a"]) == 2
+    assert f"{tmp_path / 'file'}" in (error := capsys.readouterr().err) and "cannot be written" in error
+
+
+def test_a_command_builds_the_options_of_no_other(capsys):
+    parser = build_parser("verify")
+    assert parser.parse_args(["verify", "--dataset-dir", "a"]).dataset_dir == "a"
+    with pytest.raises(UsageError, match="invalid choice: 'predikt' .*predict"):
+        build_parser().parse_args(["predikt"])

@@ -15,18 +15,14 @@ from typing import Any
 
 from ...io import Found, ReadOptions, find_scans
 from ...io.deidentification import anonymous, without_names
-from ...io.dicom.segmentation import write_segmentation
-from ...io.mask import probabilities_path
 from ...io.scan import Scan
-from ...report.html_report import PICTURE, SLICES, html_report_wanted, write_html_report
-from ...report.overlays import save_picture
+from ...report.html_report import write_html_report
 from ...report.summary import DONE, FAILED, Report
-from ...report.viewer import save_slices
 from ...runtime.distributed import from_first, gather_by_case, join, rank, share, world_size
 from ...runtime.errors import CaseError, errors_reported
-from ...runtime.files import file_hash, write_json
-from ...runtime.output import lasting_output, show
+from ...runtime.output import device_line, lasting_output, show
 from ..predictor import Predictor
+from ..results import Results
 from .output_directory import only_run
 from .prefetch import ScansAhead
 
@@ -47,10 +43,7 @@ class Batch:
             verified and kept.
         options: for reading.
         limit: bytes of memory a scan may need.
-        probabilities: also write class probabilities.
-        dicom_seg: also write DICOM segmentations of DICOM scans.
-        html_report: draw a picture and slices of each scan, and write the HTML report; if not given, done if the extra
-            ``figures`` is installed.
+        results: files of each scan.
         overwrite: predict everything again.
         keep_names: keep patients' names in the results.
     """
@@ -61,15 +54,13 @@ class Batch:
         directory: str | Path,
         options: ReadOptions | None = None,
         limit: float = float("inf"),
-        probabilities: bool = False,
-        html_report: bool | None = None,
-        dicom_seg: bool = False,
+        results: Results | None = None,
         overwrite: bool = False,
         keep_names: bool = False,
     ) -> None:
         self.predictor, self.directory, self.options = predictor, Path(directory), options or ReadOptions()
-        self.limit, self.probabilities, self.dicom_seg = limit, probabilities, dicom_seg
-        self.html_report = html_report_wanted(html_report)
+        self.limit, self.results = limit, results or Results()
+        self.pictures = self.results.pictures
         self.overwrite, self.keep_names = overwrite, keep_names
         self.report = Report(directory)
         self._model = list(predictor.model.digests)
@@ -96,10 +87,15 @@ class Batch:
         }
         self.report.device = self.predictor.accelerator.describe()
         model = self.predictor.model
-        self.report.model = {"datasets": list(model.datasets), "warning": model.warning}
+        self.report.model = {
+            "description": model.description,
+            "datasets": list(model.datasets),
+            "warning": model.warning,
+        }
+        self.report.options = {**self.predictor.settings, **vars(self.results)}
         if rank() == 0:
             show(f"model: {model.description or 'unknown'}")
-            show("device: {name} ({device}), {precision}, torch {torch}".format(**self.report.device))
+            show(device_line(self.report.device))
             logger.debug("device: %s", self.report.device)
         self.report.part = rank() if world_size() > 1 else None
         with only_run(self.directory) if rank() == 0 else nullcontext():
@@ -116,7 +112,7 @@ class Batch:
             if rank() == 0:
                 self._unwritten = None  # the writes below include all that failed after a case
                 self._write_or_note(self.report.write)
-                if self.html_report:
+                if self.pictures:
                     self._write_or_note(lambda: write_html_report(self.report))
         failed = [found.name for found in named if self.report.cases[found.name]["outcome"] == FAILED]
         if failed and rank() == 0:
@@ -167,12 +163,7 @@ class Batch:
             paths = sorted(one.path for series in found.dicom.series for one in series.slices)
         states = [(os.path.realpath(p), s.st_size, s.st_mtime_ns) for p in paths if p.exists() for s in (p.stat(),)]
         content: list[Any] = [states, found.series, self._model, vars(self.options), self.predictor.settings]
-        content += [
-            self.probabilities,
-            self.html_report,
-            self.dicom_seg,
-            self._anonymised(os.path.realpath(found.path)),
-        ]
+        content += [vars(self.results), self.pictures, self._anonymised(os.path.realpath(found.path))]
         return hashlib.sha256(json.dumps(content).encode("utf-8", "surrogateescape")).hexdigest()
 
     def _is_finished(self, found: Found) -> bool:
@@ -193,7 +184,14 @@ class Batch:
                 )
             if isinstance(scan, Exception):
                 raise scan
-            done = self._write_results(scan, written)
+            done = self.results.write(
+                self.predictor,
+                scan,
+                self.directory,
+                pictures=self.pictures,
+                files=written,
+                anonymised=self._anonymised,
+            )
             case |= {"outcome": DONE, "made_from": made_from, "seconds": round(time.monotonic() - began, 1), **done}
         except Exception as error:  # an error in one scan must not stop the others
             text = str(error) if isinstance(error, CaseError) else f"{type(error).__name__}: {error}"
@@ -208,31 +206,6 @@ class Batch:
             if case["files"]:
                 case["error"] += "; earlier results of this name are kept"
         return case
-
-    def _write_results(self, scan: Scan, files: list[Path]) -> dict[str, Any]:
-        """Predict one scan; add each written file to ``files``, so that the caller can delete it."""
-        file = probabilities_path(scan.grid, self.directory) if self.probabilities else None
-        prediction = self.predictor.predict(scan, probabilities=file)
-        files += [prediction.save(self.directory), *([file] if file else [])]
-        warnings = [self._anonymised(warning) for warning in scan.warnings]
-        if self.predictor.model.warning:
-            warnings.append(self.predictor.model.warning)
-        if self.dicom_seg:
-            try:
-                segmentation = write_segmentation(prediction.mask, scan.grid, self.directory, prediction.classes)
-                files += [segmentation] if segmentation else []
-            except CaseError as error:  # the mask is written already
-                warnings.append(self._anonymised(str(error)))
-        if self.html_report:
-            files.append(save_picture(scan, prediction.mask, self.directory / f"{scan.name}{PICTURE}"))
-            files.append(save_slices(scan, prediction.mask, self.directory / f"{scan.name}{SLICES}"))
-        described = {**prediction.measures, "warnings": warnings}
-        if self.predictor.postprocessing:
-            described["postprocessing"] = vars(self.predictor.postprocessing)
-        files.append(self.directory / f"{scan.name}_report.json")
-        about = {"scan": self._anonymised(str(scan.path)), "shape": scan.grid.shape, "spacing_mm": scan.spacing_mm}
-        write_json(files[-1], {**about, **described})
-        return {"files": {path.relative_to(self.directory).as_posix(): file_hash(path) for path in files}, **described}
 
     def _print_result(self, case: dict[str, Any], count: str, left: str) -> None:
         if case["outcome"] == FAILED:

@@ -5,30 +5,20 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from ...io.dicom.segmentation import require_highdicom
-from ...report.html_report import require_html_report
 from ...runtime.errors import errors_reported
 from ...runtime.lock import only_run as lock_for_one_run
 from ...runtime.paths import require_writable
+from ..results import Results
 
 
-def require_ready(directory: str | Path, html_report: bool | None = None, dicom_seg: bool = False) -> None:
-    """Check the output directory and the required packages before a model is loaded.
+def ready(directory: str | Path, results: Results | None = None) -> None:
+    """Check a configuration's output directory and packages before its model is loaded; it has no other way to report.
 
-    Raises:
-        UsageError: if nothing can be written to ``directory``, or a required package is not installed.
+    The program ends with an error message and exit code 2 if nothing can be written, or a package is missing.
     """
-    require_writable(directory)
-    if html_report:
-        require_html_report()
-    if dicom_seg:
-        require_highdicom()
-
-
-def ready(directory: str | Path, html_report: bool | None = None, dicom_seg: bool = False) -> None:
-    """Call :func:`require_ready` for a configuration's run, which cannot report errors otherwise."""
     with errors_reported():
-        require_ready(directory, html_report, dicom_seg)
+        require_writable(directory)
+        (results or Results()).require_packages()
 
 
 def only_run(directory: str | Path) -> AbstractContextManager[None]:

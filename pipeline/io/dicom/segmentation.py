@@ -11,12 +11,8 @@ import numpy as np
 from ...runtime.errors import CaseError, UsageError
 from ...runtime.files import whole_file
 from .. import Grid
+from ..segments import segments_of
 
-#: SNOMED CT terms of each class: category and type, each as code and meaning.
-CODES = {
-    "kidney": (("123037004", "Anatomical Structure"), ("64033007", "Kidney")),
-    "tumour": (("49755003", "Morphologically Abnormal Structure"), ("126880001", "Neoplasm of kidney")),
-}
 NAME = "kits-unet3d"
 #: Tags that DICOM requires but allows to be empty; a de-identified export may lack them.
 MAY_BE_EMPTY = (
@@ -46,14 +42,6 @@ def require_highdicom() -> None:
 def segmentation_path(grid: Grid, directory: str | Path) -> Path:
     """Return the path of a scan's segmentation object."""
     return Path(directory) / f"{grid.name}_seg.dcm"
-
-
-def coded(name: str) -> tuple[tuple[str, str], tuple[str, str, str]]:
-    """Return a class's category (of SNOMED CT), and its type as code, scheme and meaning."""
-    if name in CODES:
-        category, (code, meaning) = CODES[name]
-        return category, (code, "SCT", meaning)
-    return ("85756007", "Tissue"), (name[:16], "99KITS-UNET3D", name[:64])  # a class of another data set
 
 
 def write_segmentation(mask: np.ndarray, like: Grid, directory: str | Path, classes: Sequence[str]) -> Path | None:
@@ -89,16 +77,20 @@ def write_segmentation(mask: np.ndarray, like: Grid, directory: str | Path, clas
     )
     segments = [
         hd.seg.SegmentDescription(
-            segment_number=index,
-            segment_label=name,
-            segmented_property_category=hd.sr.CodedConcept(code[0], "SCT", code[1]),
-            segmented_property_type=hd.sr.CodedConcept(*kind),
+            segment_number=segment.value,
+            segment_label=segment.name,
+            segmented_property_category=hd.sr.CodedConcept(segment.category[0], "SCT", segment.category[1]),
+            segmented_property_type=hd.sr.CodedConcept(*segment.kind),
             algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=algorithm,
+            display_color=hd.color.CIELabColor.from_rgb(*segment.rgb),
         )
-        for index, name in enumerate(classes[1:], start=1)
-        for code, kind in (coded(name),)
+        for segment in segments_of(classes)
     ]
+    for segment, described in zip(segments_of(classes), segments, strict=True):
+        if segment.side is not None:
+            kind = described.SegmentedPropertyTypeCodeSequence[0]
+            kind.SegmentedPropertyTypeModifierCodeSequence = [hd.sr.CodedConcept(*segment.side)]
     sources = [pydicom.dcmread(path, stop_before_pixels=True) for path in like.header]
     for source in sources:
         lacking = [tag for tag in REFERRED_TO if not source.get(tag)]

@@ -261,8 +261,8 @@ def test_cases_are_named_by_number_or_range():
     ("arguments", "message"),
     [
         (["--images-url", "file:///etc"], "not an http(s) address"),
-        (["--timeout", "0"], "timeout must be positive"),
-        (["--parallel", "0"], "parallel must be at least 1"),
+        (["--timeout", "0"], "must be a positive number of seconds"),
+        (["--parallel", "0"], "must be a whole number of at least 1"),
     ],
 )
 def test_what_cannot_be_meant_is_exit_code_2(tmp_path, capsys, arguments, message):

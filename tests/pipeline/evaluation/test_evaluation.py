@@ -28,6 +28,7 @@ from kits_unet3d.pipeline.evaluation import Scores, kits19_scores, start, surfac
 from kits_unet3d.pipeline.evaluation.directories import score_directories
 from kits_unet3d.pipeline.inference import ReferenceWindows
 from kits_unet3d.pipeline.runtime.errors import UsageError
+from kits_unet3d.pipeline.runtime.output import device_line
 from kits_unet3d.transforms import evaluation
 
 SPACING = (3.0, 1.0, 2.0)
@@ -220,7 +221,7 @@ def test_evaluating_and_training_begin_with_a_line_about_the_device(preprocessed
     scored, learnt = index.data_list("evaluation"), index.data_list("training")
     start(preprocessed_phantoms, tiny_parameters, accelerator, scored)
     training.start(preprocessed_phantoms, tiny_parameters, accelerator, 1, learnt, scored)
-    assert caplog.messages == [f"device: {accelerator.describe()}"] * 2
+    assert caplog.messages == [device_line(accelerator.describe())] * 2
 
 
 @pytest.mark.slow

@@ -147,3 +147,26 @@ def test_a_picture_is_a_png_or_refused(masks, tmp_path, capsys):
     (tmp_path / "picture.png").mkdir()
     assert main([*command, str(tmp_path / "picture.png")]) == 2
     assert "picture.png: is a directory; name a file in it" in capsys.readouterr().err
+
+
+def test_scores_do_not_replace_a_mask(masks, capsys):
+    mask = masks / "a_seg.nii.gz"
+    before = mask.read_bytes()
+    assert evaluate(masks, "--allow-missing", "-o", mask) == 2
+    assert "is the name of a mask" in capsys.readouterr().err and mask.read_bytes() == before
+
+
+def test_a_case_named_mean_is_refused(masks, capsys):
+    label_map(masks / "mean_seg.nii.gz")
+    assert evaluate(masks, "--allow-missing") == 2
+    assert "cannot be told from the mean of all" in capsys.readouterr().err
+
+
+def test_headers_are_corrected_as_for_predictions(masks, capsys):
+    """The messages of the reader name these options."""
+    for path in (masks / "a_seg.nii.gz", masks.parent / "labels" / "a.nii.gz"):
+        image = nib.load(path)
+        nib.save(nib.Nifti1Image(np.stack([np.asarray(image.dataobj)] * 2, axis=3), AFFINE), path)
+    assert evaluate(masks, "--allow-missing") == 1
+    assert "--volume" in capsys.readouterr().err
+    assert evaluate(masks, "--allow-missing", "--volume", "1") == 0

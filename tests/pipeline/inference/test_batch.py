@@ -16,7 +16,7 @@ from test_restore import BrightIsKidney
 
 from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.device import resolve
-from kits_unet3d.pipeline.inference import Predictor, ReadOptions, find_scans
+from kits_unet3d.pipeline.inference import Predictor, ReadOptions, Results, find_scans
 from kits_unet3d.pipeline.inference.batch import Batch, start
 from kits_unet3d.pipeline.inference.batch.batch import time_left
 from kits_unet3d.pipeline.inference.batch.prefetch import ScansAhead
@@ -171,7 +171,7 @@ def test_a_batch_reports_its_15_bad_inputs_and_segments_the_other_25(tmp_path, c
 def test_the_model_is_loaded_once(tmp_path, scans, model):
     copy = tmp_path / "model.pt"
     copy.write_bytes(model.read_bytes())
-    batch = Batch(Predictor(copy, "cpu"), tmp_path / "out", html_report=False)
+    batch = Batch(Predictor(copy, "cpu"), tmp_path / "out", results=Results(html_report=False))
     copy.unlink()
     assert batch.run(find_scans(scans)) == [] and batch.report.summary["done"] == 4
 

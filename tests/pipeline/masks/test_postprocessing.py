@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from kits_unet3d.pipeline.inference import Grid, PostProcessing, Scan
+from kits_unet3d.pipeline.masks.postprocessing import split_kidneys
 from kits_unet3d.pipeline.runtime.errors import UsageError
 
 #: RAS, voxels of 8 mm³ (2 mm each way), the patient's middle plane between voxels 29 and 30.
@@ -100,3 +101,22 @@ def test_nothing_is_done_unless_asked_for_and_the_given_mask_stays():
 def test_a_volume_that_is_none_is_refused(size):
     with pytest.raises(UsageError, match="min_tumour_mm3"):
         PostProcessing(min_tumour_mm3=size)
+
+
+def test_kidneys_are_split_by_the_side_of_their_component():
+    """The first axis runs to the patient's right; a horseshoe kidney is divided by the body's middle plane."""
+    mask = np.zeros((60, 30, 30), np.uint8)
+    mask[5:15, 5:25, 5:25] = 1  # left, since X is small
+    mask[45:55, 5:25, 5:25] = 1
+    mask[50:52, 10:12, 10:12] = 2
+    mask[28:33, 28:29, 28:29] = 1  # a small component across the middle
+    scan = scan_of(mask, np.diag([4.0, 4.0, 4.0, 1.0]))
+    split, classes = split_kidneys(mask, scan, ("background", "kidney", "tumour"))
+    assert classes == ("background", "kidney_right", "tumour", "kidney_left")
+    assert (split[5:15, 5:25, 5:25] == 3).all() and (split[45:50, 5:25, 5:25] == 1).all()
+    assert ((split == 2) == (mask == 2)).all() and ((split > 0) == (mask > 0)).all()
+    assert len(np.unique(split[28:33, 28, 28])) == 1 and (mask <= 2).all()
+    mask[28:33, 28:29, 28:29] = 0
+    mask[15:45, 10:20, 10:20] = 1
+    split, _ = split_kidneys(mask, scan, ("background", "kidney", "tumour"))
+    assert (split[:29][mask[:29] == 1] == 3).all() and (split[31:][mask[31:] == 1] == 1).all()

@@ -152,6 +152,39 @@ def test_in_a_browser_the_table_sorts_and_slices_are_looked_through(page, tmp_pa
         assert not browser.errors and not browser.value("performance.getEntriesByType('resource').length")
 
 
+@pytest.mark.skipif(PROGRAM is None, reason="needs Chromium")
+@pytest.mark.parametrize("width", [390, 600, 1280])
+def test_the_report_is_usable_at_every_width_and_by_keyboard(page, tmp_path, width):
+    sideways = f"document.documentElement.scrollWidth <= {width}"
+    focused = "document.activeElement"
+    with Chromium(tmp_path / "profile", page, (width, 900)) as browser:
+        browser.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 1000
+        )
+        browser.wait(f"innerWidth == {width}")
+        assert browser.value(sideways), browser.value("document.documentElement.scrollWidth")
+        buttons = "[...document.querySelectorAll('button[data-slices]')].map(b => b.getBoundingClientRect())"
+        assert browser.value(f"{buttons}.every(box => box.width > 0 && box.left >= 0 && box.right <= innerWidth)")
+        assert browser.value("document.querySelector('.legend').textContent") == "Legend:kidneytumour"
+        browser.value("document.querySelector('#cases th button').focus()")
+        assert browser.value(f"{focused}.textContent") == "case"
+        browser.value(f"{focused}.click()")
+        assert browser.value("document.querySelector('#cases th').getAttribute('aria-sort')") == "ascending"
+        browser.value("document.querySelector('button.picture').click()")
+        assert browser.value("document.querySelector('button.picture').getAttribute('aria-expanded')") == "true"
+        assert browser.value(sideways)
+        browser.value("document.querySelector('button[data-slices]').click()")
+        browser.wait("document.querySelector('#viewer').open")
+        box = browser.value(
+            "(({left, right}) => [left, right])(document.querySelector('canvas').getBoundingClientRect())"
+        )
+        assert 0 <= box[0] < box[1] <= width
+        browser.press("Escape")
+        browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+        dark = browser.value("getComputedStyle(document.body).backgroundColor")
+        assert dark == "rgb(22, 22, 22)" and not browser.errors
+
+
 def test_without_the_extra_there_is_a_note_in_place_of_a_page(monkeypatch, capsys):
     assert html_report_wanted(None) and html_report_wanted(True) and not html_report_wanted(False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)

@@ -10,6 +10,7 @@ from test_training import trainer
 from kits_unet3d.pipeline.data import SyntheticIndex
 from kits_unet3d.pipeline.device import resolve
 from kits_unet3d.pipeline.runtime.errors import UsageError
+from kits_unet3d.pipeline.runtime.output import device_line
 from kits_unet3d.pipeline.training import Throughput
 from kits_unet3d.pipeline.training.throughput import summarise
 from kits_unet3d.transforms import component_boxes
@@ -69,7 +70,7 @@ def test_the_benchmark_needs_no_data_and_logs_the_device(tmp_path, caplog):
     caplog.set_level("INFO", "kits_unet3d")
     report = benchmark(tmp_path, benchmark_steps=3, warmup_steps=1, dataset_dir=str(tmp_path / "none"))
     assert (report["steps"], report["warmup_steps"], report["samples_per_step"]) == (3, 1, 2)
-    assert f"device: {report['device']}" in caplog.messages
+    assert device_line(report["device"]) in caplog.messages
 
 
 def test_the_benchmark_reads_prepared_data_over_and_over(tmp_path, preprocessed_phantoms):

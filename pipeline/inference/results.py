@@ -1,0 +1,103 @@
+"""Write the results of one scan: mask, probabilities, DICOM segmentation, pictures and measures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..io.dicom.segmentation import require_highdicom, write_segmentation
+from ..io.mask import FORMATS, probabilities_path
+from ..io.scan import Scan
+from ..report.html_report import PICTURE, SLICES, html_report_wanted, require_html_report
+from ..report.overlays import save_picture
+from ..report.viewer import save_slices
+from ..runtime.errors import CaseError, UsageError
+from ..runtime.files import file_hash, write_json
+from .predictor import Predictor
+
+
+@dataclass(frozen=True)
+class Results:
+    """Select the files of each scan.
+
+    Attributes:
+        mask_format: format of the mask, see :func:`~kits_unet3d.pipeline.io.mask.write_mask`.
+        split_kidneys: make two classes of the right and the left kidney in mask and DICOM segmentation.
+        probabilities: also write class probabilities.
+        dicom_seg: also write DICOM segmentations of DICOM scans.
+        html_report: draw a picture and slices of each scan, and write the HTML report; if None, done if the extra
+            ``figures`` is installed.
+
+    Raises:
+        UsageError: for an unknown format.
+    """
+
+    mask_format: str = "scan"
+    split_kidneys: bool = False
+    probabilities: bool = False
+    dicom_seg: bool = False
+    html_report: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.mask_format not in FORMATS:
+            raise UsageError(f"mask_format must be {' or '.join(FORMATS)}, got {self.mask_format!r}")
+
+    @property
+    def pictures(self) -> bool:
+        """Return whether to draw pictures and write the HTML report."""
+        return html_report_wanted(self.html_report)
+
+    def require_packages(self) -> None:
+        """Raise a UsageError if a package that these files need is not installed."""
+        if self.html_report:
+            require_html_report()
+        if self.dicom_seg:
+            require_highdicom()
+
+    def write(
+        self,
+        predictor: Predictor,
+        scan: Scan,
+        directory: Path,
+        *,
+        pictures: bool,
+        files: list[Path],
+        anonymised: Callable[[str], str],
+    ) -> dict[str, Any]:
+        """Predict a scan and write its files; return their hashes, its measures and its warnings.
+
+        Args:
+            predictor: with the model.
+            scan: the scan.
+            directory: directory of the files.
+            pictures: draw pictures, if ``html_report`` is None.
+            files: receives each written file at once, so that the caller can delete them after an error.
+            anonymised: removes patients' names from a text.
+        """
+        file = probabilities_path(scan.grid, directory) if self.probabilities else None
+        prediction = predictor.predict(scan, probabilities=file)
+        shown = prediction.with_split_kidneys() if self.split_kidneys else prediction
+        files += [shown.save(directory, self.mask_format), *([file] if file else [])]
+        warnings = [anonymised(warning) for warning in scan.warnings]
+        if predictor.model.warning:
+            warnings.append(predictor.model.warning)
+        if self.dicom_seg:
+            try:
+                segmentation = write_segmentation(shown.mask, scan.grid, directory, shown.classes)
+                files += [segmentation] if segmentation else []
+            except CaseError as error:  # the mask is written already
+                warnings.append(anonymised(str(error)))
+        if pictures:
+            path = directory / f"{scan.name}{PICTURE}"
+            files.append(save_picture(scan, prediction.mask, path, classes=prediction.classes))
+            files.append(save_slices(scan, prediction.mask, directory / f"{scan.name}{SLICES}"))
+        described: dict[str, Any] = {**prediction.measures, "warnings": warnings}
+        if predictor.postprocessing:
+            described["postprocessing"] = vars(predictor.postprocessing)
+        labels = {name: value for value, name in enumerate(shown.classes)}
+        about = {"scan": anonymised(str(scan.path)), "shape": scan.grid.shape, "spacing_mm": scan.spacing_mm}
+        files.append(directory / f"{scan.name}_report.json")
+        write_json(files[-1], {**about, "model": predictor.model.description, "labels": labels, **described})
+        return {"files": {path.relative_to(directory).as_posix(): file_hash(path) for path in files}, **described}
