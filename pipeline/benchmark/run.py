@@ -20,7 +20,7 @@ from ..device import Accelerator, resolve
 from ..device_check import Workload
 from ..inference import Predictor
 from ..inference.backends import BACKENDS, Backend, MissingBackendError, make_backend
-from ..inference.windows import DEFAULT
+from ..inference.window_selection import DEFAULT
 from ..model import build_network
 from ..runtime.compilation import can_compile
 from ..training import compiled, keep_freed_memory

@@ -203,7 +203,7 @@ def write_one_mask(
     results: Results,
 ) -> Outcome:
     """Predict one scan and write its mask as the file ``target``, without a report."""
-    from ..inference.batch.prefetch import ScansAhead
+    from ..inference.prefetch import ScansAhead
     from ..io.deidentification import without_names
     from ..runtime.errors import CaseError
     from ..runtime.files import part_directory

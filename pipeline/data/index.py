@@ -18,9 +18,8 @@ from kits_unet3d.transforms import PreprocessingParameters
 from ..runtime import distributed
 from ..runtime.errors import UsageError
 from ..runtime.files import write_json, writing_into
-from .arrays import array_fault, array_files
+from .arrays import INDEX_FILE, VERSION, array_fault, array_files, index_file
 from .datasets import KITS19, SIZES
-from .reference_arrays import INDEX_FILE, VERSION, index_file
 
 logger = logging.getLogger("kits_unet3d.data")
 
@@ -51,7 +50,7 @@ class Index:
         """Read the index in ``directory``.
 
         A directory that the MLPerf reference or Cambricon's port preprocessed has none; it is then made once, from its
-        arrays (:func:`~kits_unet3d.pipeline.data.reference_arrays.index_file`).
+        arrays (:func:`~kits_unet3d.pipeline.data.arrays.index_file`).
 
         Raises:
             UsageError: if the index is damaged or missing; the error message explains how to make one.

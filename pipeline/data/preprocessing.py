@@ -16,8 +16,7 @@ from kits_unet3d.transforms import PreprocessingParameters, component_boxes, pre
 
 from ..io import ReadOptions
 from ..runtime.errors import CaseError, UsageError
-from ..runtime.files import file_hash, whole_file, writing_into
-from ..runtime.lock import only_run
+from ..runtime.files import file_hash, only_run, whole_file, writing_into
 from ..runtime.memory import available_bytes
 from .arrays import array_files
 from .case_memory import needed_bytes, run_bounded

@@ -13,8 +13,7 @@ from ..io.labels import LabelMap, read_labels
 from ..io.scan import same_grid
 from ..io.scan_lists import ending_of, stem
 from ..runtime.errors import CaseError, UsageError
-from .scores import Scores
-from .structures import STRUCTURES, kits19_scores
+from .scores import STRUCTURES, Scores, kits19_scores
 
 #: What KiTS19 calls a case's label map and its scan, in the case's own directory.
 LABEL_NAME, SCAN_NAME = "segmentation", "imaging"

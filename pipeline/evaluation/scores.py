@@ -1,16 +1,125 @@
-"""Tabulate scores by case and compute their means."""
+"""Compute Dice and surface distances of structures, and keep scores by case with their means."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+from monai.transforms import generate_spatial_bounding_box
 
 from ..runtime.files import text_cell, whole_file, write_json
+
+#: The classes of each structure that KiTS19 scores.
+STRUCTURES: Mapping[str, Sequence[int]] = {"kidney": (1, 2), "tumour": (2,)}
+
+
+def dice(predicted: np.ndarray, ground_truth: np.ndarray) -> float:
+    """Compute the Dice of two boolean arrays; 1 if both are empty, 0 if one is."""
+    total = int(predicted.sum()) + int(ground_truth.sum())
+    return 2 * int((predicted & ground_truth).sum()) / total if total else 1.0
+
+
+def kits19_scores(
+    predicted: np.ndarray,
+    ground_truth: np.ndarray,
+    spacing_mm: Sequence[float] | None = None,
+    structures: Mapping[str, Sequence[int]] = STRUCTURES,
+) -> dict[str, float | None]:
+    """Compute ``kidney_dice`` (classes 1 ∪ 2) and ``tumour_dice`` (class 2) of two label maps of one shape.
+
+    Args:
+        predicted, ground_truth: label maps (X, Y, Z) of whole numbers.
+        spacing_mm: voxel size in mm along their axes. If given, each Dice is followed by that structure's
+            :func:`~kits_unet3d.pipeline.evaluation.scores.surface_scores`: ``kidney_hd95_mm``,
+            ``kidney_surface_dice_1mm``, ``kidney_surface_dice_3mm`` and the same for the tumour.
+        structures: structures by name, each with its classes, for another data set.
+
+    Source: the KiTS19 challenge's evaluation (Dice).
+    """
+    if predicted.shape != ground_truth.shape:
+        raise ValueError(f"the masks must have the same shape, got {predicted.shape} and {ground_truth.shape}")
+    inside = _foreground(predicted, ground_truth)
+    predicted, ground_truth = predicted[inside], ground_truth[inside]
+    scores: dict[str, float | None] = {}
+    for name, classes in structures.items():
+        pair = np.isin(predicted, classes), np.isin(ground_truth, classes)
+        scores[f"{name}_dice"] = dice(*pair)
+        if spacing_mm is not None:
+            scores |= {f"{name}_{key}": value for key, value in surface_scores(*pair, spacing_mm).items()}
+    return scores
+
+
+def _foreground(predicted: np.ndarray, ground_truth: np.ndarray) -> tuple[slice, ...]:
+    """Return the bounding box of both masks, since no score uses the background around it."""
+    low, high = generate_spatial_bounding_box(((predicted > 0) | (ground_truth > 0))[None])
+    return tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+
+
+#: Distances in mm up to which a piece of surface counts as found.
+TOLERANCES_MM = (1, 3)
+PERCENTILE = 95
+
+
+def surface_scores(
+    predicted: np.ndarray,
+    ground_truth: np.ndarray,
+    spacing_mm: Sequence[float],
+    tolerances_mm: Sequence[float] = TOLERANCES_MM,
+) -> dict[str, float | None]:
+    """Compute ``hd95_mm`` and, for each tolerance, ``surface_dice_<tolerance>mm`` of two masks on one grid.
+
+    Args:
+        predicted, ground_truth: boolean, (X, Y, Z) or any other order of axes; true inside. A mask ends at the border
+            of the array.
+        spacing_mm: voxel size in mm along the three axes of the arrays, which are assumed perpendicular.
+        tolerances_mm: tolerances of the surface Dice in mm.
+
+    Returns:
+        ``hd95_mm``: the larger of the two directed 95th percentiles, from 0. They are of the distances from the
+        outermost voxels of one mask to the nearest such voxel of the other. None if just one mask is empty, since
+        the distance is undefined; 0 if both are.
+        ``surface_dice_…``: the share, 0 to 1, of both surfaces (weighted by area) that lies within the tolerance of
+        the other one. 0 if just one mask is empty, 1 if both are.
+
+    Raises:
+        ValueError: if shapes differ or ``spacing_mm`` is not three positive numbers.
+
+    Source: the distances of MONAI's ``compute_hausdorff_distance`` and ``compute_surface_dice``, the latter with
+    the surface elements of Nikolov et al., https://arxiv.org/abs/1809.04430.
+    """
+    if predicted.shape != ground_truth.shape:
+        raise ValueError(f"the masks must have the same shape, got {predicted.shape} and {ground_truth.shape}")
+    if len(spacing_mm) != 3 or not all(0 < s < np.inf for s in spacing_mm):
+        raise ValueError(f"spacing_mm must be 3 positive numbers, got {tuple(spacing_mm)}")
+    names = [f"surface_dice_{tolerance:g}mm" for tolerance in tolerances_mm]
+    there = bool(predicted.any()), bool(ground_truth.any())
+    if not all(there):
+        same = not any(there)
+        return {"hd95_mm": 0.0 if same else None, **dict.fromkeys(names, float(same))}
+    # A rotated affine gives 3 mm as 3.0000002, which must not push a neighbour beyond a tolerance of 3 mm.
+    spacing = [round(float(s), 6) for s in spacing_mm]
+    a, b = (torch.from_numpy(np.ascontiguousarray(mask, dtype=bool))[None, None] for mask in (predicted, ground_truth))
+    per_tolerance = (1, len(names), *predicted.shape)
+    with warnings.catch_warnings():
+        # MONAI 1.6 triggers this warning of its own function.
+        warnings.filterwarnings("ignore", "monai.metrics.utils get_mask_edges", FutureWarning)
+        distance = compute_hausdorff_distance(a, b, include_background=True, percentile=PERCENTILE, spacing=spacing)
+        shares = compute_surface_dice(
+            a.expand(per_tolerance),
+            b.expand(per_tolerance),
+            [float(tolerance) for tolerance in tolerances_mm],
+            include_background=True,
+            spacing=spacing,
+            use_subvoxels=True,
+        )
+    return {"hd95_mm": float(distance), **{n: float(v) for n, v in zip(names, shares[0], strict=True)}}
 
 
 @dataclass

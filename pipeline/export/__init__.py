@@ -3,9 +3,7 @@
 from .archive import pack, unpack
 from .bundle import export_bundle
 from .description import Description, describe
-from .onnx import export_onnx
-from .openvino_ir import export_openvino
-from .torchscript import export_torchscript
+from .formats import export_onnx, export_openvino, export_torchscript
 
 __all__ = [
     "Description",

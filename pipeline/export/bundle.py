@@ -9,11 +9,10 @@ from pathlib import Path
 
 from ..runtime.errors import UsageError
 from ..runtime.files import file_hash, part_directory, write_json
-from ..runtime.torch_files import save
+from ..training.checkpoint import save
 from .archive import pack
 from .description import Description, filled
-from .onnx import export_onnx
-from .torchscript import export_torchscript
+from .formats import export_onnx, export_torchscript
 
 logger = logging.getLogger("kits_unet3d.export")
 

@@ -11,7 +11,8 @@ from .bundle_io import LoadImageScand, MaskWriter, OrientScand, mask_saver, scan
 from .predictor import Prediction, Predictor
 from .restore import RestoreToScand, labels_on_grid
 from .results import Results
-from .windows import ReferenceWindows, make_windows, reference_weights
+from .sliding_windows import ReferenceWindows, reference_weights
+from .window_selection import make_windows
 
 __all__ = [
     "AutocastInferer",

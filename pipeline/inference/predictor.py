@@ -27,7 +27,7 @@ from .backends import BackendInferer
 from .backends.inferer import AutocastInferer
 from .bundle_io import scan_preprocessing
 from .restore import labels_on_grid
-from .windows import DEFAULT, make_windows
+from .window_selection import DEFAULT, make_windows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

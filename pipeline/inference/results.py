@@ -10,9 +10,8 @@ from typing import Any
 from ..io.dicom.segmentation import require_highdicom, write_segmentation
 from ..io.mask import FORMATS, probabilities_path
 from ..io.scan import Scan
-from ..report.html_report import PICTURE, SLICES, html_report_wanted, require_html_report
+from ..report.html_report import PICTURE, SLICES, html_report_wanted, require_html_report, save_slices
 from ..report.overlays import save_picture
-from ..report.viewer import save_slices
 from ..runtime.errors import CaseError, UsageError
 from ..runtime.files import file_hash, write_json
 from .predictor import Predictor

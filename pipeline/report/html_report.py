@@ -1,16 +1,109 @@
-"""Write a batch's HTML report."""
+"""Write a batch's HTML report, with the slices of each scan."""
 
 from __future__ import annotations
 
 import base64
 import io
+import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from ..io.scan import Scan
 from ..io.segments import COLOURS, segments_of
+from ..masks.connected_components import TUMOUR
 from ..runtime.errors import UsageError
 from ..runtime.files import whole_file
 from .summary import Report
-from .viewer import MOST_SLICES, read_slices
+
+#: Maximum slices of a scan, and pixels along an edge of one.
+MOST_SLICES, MOST_PIXELS = 96, 256
+#: HU and their 8-bit grey values: finest for soft tissue, linear in between.
+HU_OF_GREY = ((-1024, 0), (-200, 60), (300, 205), (1500, 255))
+#: JPEG quality; at this value no difference is visible in any display window.
+QUALITY = 85
+
+
+def evenly(count: int, most: int) -> np.ndarray:
+    """Return at most ``most`` of ``count`` indices, evenly spaced, including the first and the last."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
+
+
+def slices_of(scan: Scan, mask: np.ndarray) -> dict[str, Any]:
+    """Return axial slices for the viewer, from superior to inferior, as seen from the feet.
+
+    Args:
+        scan: in HU.
+        mask: on the scan's grid.
+
+    Returns:
+        ``rows``, ``columns`` in pixels; ``pixel_mm`` of a row and a column; ``knots``, HU and their greys; and
+        ``slices``, each with its ``number`` from above, ``image`` (a JPEG in base64), and ``runs``: first
+        pixel (counted row by row), length and class of each run of foreground.
+    """
+    image, affine = scan.grid.facing(scan.voxels)
+    labels, _ = scan.grid.facing(mask)
+    _, row_mm, column_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    step = -(-max(image.shape[1:]) // MOST_PIXELS)
+    rows, columns = image.shape[1] // step, image.shape[2] // step
+    slices = []
+    for number in evenly(len(image), MOST_SLICES):
+        blocks = image[number, : rows * step, : columns * step].reshape(rows, step, columns, step)
+        small = labels[number, step // 2 :: step, step // 2 :: step][:rows, :columns]
+        slices.append({"number": int(number) + 1, "image": _jpeg(blocks.mean(axis=(1, 3))), "runs": _runs(small)})
+    return {
+        "rows": rows,
+        "columns": columns,
+        "pixel_mm": [float(row_mm) * step, float(column_mm) * step],
+        "knots": HU_OF_GREY,
+        "of": len(image),
+        "slices": slices,
+    }
+
+
+def _jpeg(hu: np.ndarray) -> str:
+    from PIL import Image  # comes with the extra for figures
+
+    knots = np.array(HU_OF_GREY, dtype=np.float64)
+    grey = np.interp(hu, knots[:, 0], knots[:, 1]).round().astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(grey).save(stream, "JPEG", quality=QUALITY)
+    return base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def _runs(labels: np.ndarray) -> list[int]:
+    flat = labels.ravel()
+    starts = np.flatnonzero(np.diff(flat, prepend=0))  # where the value changes
+    lengths = np.diff(starts, append=flat.size)
+    values = flat[starts]
+    runs = np.stack([starts, lengths, values], axis=1)[values > 0]
+    return [int(n) for n in runs.ravel()]
+
+
+def save_slices(scan: Scan, mask: np.ndarray, path: str | Path) -> Path:
+    """Write :func:`slices_of` as JSON, from which a continued batch writes the HTML report again."""
+    path = Path(path)
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(slices_of(scan, mask), separators=(",", ":")), encoding="ascii")
+    return path
+
+
+def read_slices(path: str | Path, most: int = MOST_SLICES) -> dict[str, Any]:
+    """Read at most ``most`` slices from :func:`save_slices`, with ``first``, the index of the slice shown first.
+
+    That slice has the most tumour, else the most foreground; without either, it is the middle one.
+    """
+    content: dict[str, Any] = json.loads(Path(path).read_text(encoding="ascii"))
+    content["slices"] = [content["slices"][i] for i in evenly(len(content["slices"]), most)]
+    amounts = []
+    for plane in content["slices"]:
+        lengths, values = np.array(plane["runs"][1::3], dtype=int), np.array(plane["runs"][2::3], dtype=int)
+        amounts.append((int(lengths[values == TUMOUR].sum()), int(lengths.sum())))
+    best = max(amounts)
+    content["first"] = amounts.index(best) if any(best) else len(amounts) // 2
+    return content
+
 
 PAGE = "report.html"
 #: Endings of a case's files in the HTML report.

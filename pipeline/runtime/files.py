@@ -1,4 +1,4 @@
-"""Write files atomically, compute hashes, and read gzip files."""
+"""Write files atomically, compute hashes, read gzip files, and lock directories."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 from .errors import UsageError
 
@@ -117,3 +117,63 @@ def read_to_end(stream: BinaryIO) -> None:
     """Read and discard the rest of a stream, so that its checksum is verified."""
     while stream.read(1 << 20):
         pass
+
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # without it a second run is not kept out
+    fcntl = None  # type: ignore[assignment]
+
+LOCK_FILE = ".lock"
+
+
+@contextmanager
+def only_run(
+    directory: str | Path, advice: str = "wait for it, or choose another directory", wait: bool = False
+) -> Iterator[None]:
+    """Create the directory and lock other runs out of it during the block; a killed run leaves no lock.
+
+    Of a run with several processes, only one, such as rank 0, locks the directory.
+
+    Args:
+        directory: directory to create and lock.
+        advice: what the user of the second run can do, for its error message.
+        wait: wait until the other run has ended, instead of refusing.
+
+    Raises:
+        UsageError: if another run is writing there, or nothing can be written there.
+    """
+    directory = Path(directory)
+    path = directory / LOCK_FILE
+    while True:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            stream = open(path, "a")  # noqa: SIM115
+        except OSError as error:
+            raise UsageError(
+                f"{directory}: nothing can be written there ({error.strerror}); choose another directory, or "
+                "make it writable"
+            ) from error
+        with stream:
+            if _lock(stream, path, wait):
+                try:
+                    yield
+                finally:
+                    path.unlink(missing_ok=True)
+                return
+        if not wait:
+            raise UsageError(f"{directory}: another run is writing there; {advice}")
+
+
+def _lock(stream: TextIO, path: Path, wait: bool) -> bool:
+    """Lock the open file ``path`` and return whether no other run has it."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        # The previous run may have removed it between our opening and locking, and a third run created another.
+        return os.path.samestat(os.fstat(stream.fileno()), os.stat(path))
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    except OSError:  # a file system without locks
+        return True

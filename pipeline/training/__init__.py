@@ -2,19 +2,16 @@
 
 from ..runtime.compilation import compiled
 from .averaging import WeightAverage
-from .checkpoint import Checkpoints, Resume
+from .checkpoint import Checkpoints, Resume, starting_from, weights_record
 from .handlers import Evaluation, LearningRate, Progress, StopAfter, StopAtTarget
-from .initial_weights import starting_from, weights_record
-from .interruption import Interruption
 from .lamb import Lamb
 from .losses import DeepSupervision, RegionLoss
-from .memory_options import keep_freed_memory, recomputed
 from .mlperf_log import MLPerfLog, MLPerfRun
 from .preflight import refuse_fold, refuse_shallow_bf16, start
-from .run_settings import mlperf_settings, run_settings
-from .run_state import RunState
+from .run_ends import Interruption
+from .run_state import RunState, mlperf_settings, run_settings
 from .schedule import Clock, Schedule, epochs_of
-from .step import NotFiniteError, TrainStep
+from .step import NotFiniteError, TrainStep, keep_freed_memory, recomputed
 from .throughput import Throughput
 
 __all__ = [

@@ -6,17 +6,18 @@ import logging
 import time
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from ignite.engine import Engine, Events
+from torch import nn
 
-from kits_unet3d.networks import CheckpointError, read_checkpoint
+from kits_unet3d.networks import CheckpointError, load_weights, network_state, read_checkpoint
 
 from ..runtime import distributed
-from ..runtime.errors import errors_reported
-from ..runtime.files import whole_file
-from ..runtime.torch_files import save
-from .ending import DirectoryLock
+from ..runtime.errors import UsageError, errors_reported
+from ..runtime.files import file_hash, whole_file
+from .run_ends import DirectoryLock
 from .run_state import RunState
 
 logger = logging.getLogger("kits_unet3d.training")
@@ -191,3 +192,56 @@ class Resume:
             return
         self.run.restore(content, engine)
         logger.info("resuming from %s: epoch %d, iteration %d", path, content["epoch"], content["iteration"])
+
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def starting_from(
+    network: Network, weights: str | Path | None, resume: bool | str | Path, directory: str | Path
+) -> Network:
+    """Load the weights in a file into ``network``, and return it; a resumed run has its own weights.
+
+    Args:
+        network: fresh network, before it is wrapped or averaged.
+        weights: checkpoint in any layout that :func:`read_checkpoint` knows; None leaves the network as it is. All
+            names and shapes must agree.
+        resume, directory: as for :class:`Resume`.
+
+    Raises:
+        SystemExit: with an error message and exit code 3, if the file cannot be used.
+    """
+    new = str(resume).lower() == "false" or (str(resume).lower() == "true" and not last_checkpoints(directory))
+    if weights is None or not new:
+        return network
+    with errors_reported():
+        load_weights(network, network_state(read_checkpoint(weights), weights), weights)
+    logger.info("starting from the weights in %s", weights)
+    return network
+
+
+def weights_record(weights: str | Path | None) -> str | None:
+    """Return the name and SHA-256 of a file of weights, for the settings in a checkpoint; the name if it is missing."""
+    if weights is None:
+        return None
+    path = Path(weights)
+    return f"{path.name} sha256:{file_hash(path)}" if path.is_file() else path.name
+
+
+def save(content: Any, path: str | Path) -> None:
+    """Write ``content`` to ``path`` by ``torch.save``.
+
+    Raises:
+        UsageError: if the disk or a quota is full. torch reports only an unexpected position in the file.
+    """
+    try:
+        torch.save(content, path)
+    except RuntimeError as error:
+        try:
+            with open(path, "ab") as stream:
+                stream.write(bytes(1 << 20))
+        except OSError as full:
+            raise UsageError(
+                f"{Path(path).parent}: cannot be written ({full.strerror}); free disk space, then run the command again"
+            ) from error
+        raise

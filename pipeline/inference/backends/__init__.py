@@ -1,8 +1,7 @@
 """Run a network with PyTorch, its compiler or OpenVINO."""
 
 from .agreement import DisagreementError, MissingBackendError, require_agreement
-from .choice import BACKENDS, Backend, choose_backend, make_backend
-from .inferer import BackendInferer
+from .inferer import BACKENDS, Backend, BackendInferer, choose_backend, make_backend
 
 __all__ = [
     "BACKENDS",

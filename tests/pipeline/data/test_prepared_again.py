@@ -17,8 +17,7 @@ from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.data import Index, RawCase, preprocess_dataset, verify
 from kits_unet3d.pipeline.data.preprocessing import preprocess_case
 from kits_unet3d.pipeline.runtime.errors import CaseError, UsageError
-from kits_unet3d.pipeline.runtime.files import file_hash
-from kits_unet3d.pipeline.runtime.lock import only_run
+from kits_unet3d.pipeline.runtime.files import file_hash, only_run
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from kits_unet3d.pipeline.inference.backends import (
     BACKENDS,
     DisagreementError,
     MissingBackendError,
-    choice,
     inferer,
     make_backend,
     require_agreement,
@@ -138,7 +137,7 @@ def test_what_computes_something_else_is_found_out():
 
 
 def test_auto_falls_back_with_a_warning_to_an_engine_that_agrees(monkeypatch, caplog):
-    monkeypatch.setattr(choice, "WORTH_MAKING", {"openvino": 0, "channels_last": 0})
+    monkeypatch.setattr(inferer, "WORTH_MAKING", {"openvino": 0, "channels_last": 0})
 
     class Data(nn.Module):
         """What OpenVINO cannot convert: a step that depends on the values."""
@@ -153,7 +152,7 @@ def test_auto_falls_back_with_a_warning_to_an_engine_that_agrees(monkeypatch, ca
     require("openvino")
     plain = Data().eval()
     with caplog.at_level(logging.WARNING, "kits_unet3d.inference"):
-        backend = choice.choose_backend(plain, resolve("cpu"), WINDOW, 8)
+        backend = inferer.choose_backend(plain, resolve("cpu"), WINDOW, 8)
     assert type(backend).__name__ == "ChannelsLast"
     assert "the inference backend openvino is not used" in caplog.text
     image = torch.randn(WINDOW)
@@ -163,17 +162,17 @@ def test_auto_falls_back_with_a_warning_to_an_engine_that_agrees(monkeypatch, ca
 def test_auto_makes_no_engine_for_little_work():
     """A 3³ convolution from 1 channel to 2 on 4³ voxels: 2 · 27 · 1 · 2 · 64 operations."""
     small = nn.Conv3d(1, 2, 3, padding=1)
-    assert choice.operations(small, (1, 1, 4, 4, 4)) == 2 * 27 * 2 * 64
-    assert type(choice.choose_backend(small, resolve("cpu"), (1, 1, 4, 4, 4), 10)).__name__ == "Eager"
+    assert inferer.operations(small, (1, 1, 4, 4, 4)) == 2 * 27 * 2 * 64
+    assert type(inferer.choose_backend(small, resolve("cpu"), (1, 1, 4, 4, 4), 10)).__name__ == "Eager"
 
 
 def test_auto_outlives_an_engine_that_fails_without_a_word(monkeypatch, caplog):
     def fail(*_):
         raise AssertionError
 
-    monkeypatch.setattr(choice, "WORTH_MAKING", {"channels_last": 0})
-    monkeypatch.setattr(choice, "make_backend", fail)
-    assert type(choice.choose_backend(network(), resolve("cpu"), WINDOW, 8)).__name__ == "Eager"
+    monkeypatch.setattr(inferer, "WORTH_MAKING", {"channels_last": 0})
+    monkeypatch.setattr(inferer, "make_backend", fail)
+    assert type(inferer.choose_backend(network(), resolve("cpu"), WINDOW, 8)).__name__ == "Eager"
     assert "the inference backend channels_last is not used: AssertionError" in caplog.text
 
 
@@ -185,7 +184,7 @@ def test_auto_runs_eagerly_what_cannot_be_counted(caplog):
             return x if x.sum() > 0 else -x
 
     plain = Branching().eval()
-    backend = choice.choose_backend(plain, resolve("cpu"), WINDOW, 1e9)
+    backend = inferer.choose_backend(plain, resolve("cpu"), WINDOW, 1e9)
     assert type(backend).__name__ == "Eager" and "operations cannot be counted" in caplog.text
     image = torch.randn(WINDOW)
     assert torch.equal(backend(image), plain(image))
@@ -222,11 +221,12 @@ def test_an_inferer_of_no_fixed_windows_runs_eagerly():
 @pytest.mark.parametrize("name", ["auto", "openvino"])
 def test_the_predictor_finds_the_same_mask_in_another_engine(model_file, raw_phantoms, name, monkeypatch):
     require("openvino")
+    original = inferer.choose_backend
     chosen = []
-    monkeypatch.setattr(choice, "WORTH_MAKING", dict.fromkeys(BACKENDS, 0.0))  # even for so small a network
+    monkeypatch.setattr(inferer, "WORTH_MAKING", dict.fromkeys(BACKENDS, 0.0))  # even for so small a network
 
     def choose(*given):
-        chosen.append(choice.choose_backend(*given))
+        chosen.append(original(*given))
         return chosen[-1]
 
     monkeypatch.setattr(inferer, "choose_backend", choose)

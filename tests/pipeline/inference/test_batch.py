@@ -17,10 +17,8 @@ from test_restore import BrightIsKidney
 from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.device import resolve
 from kits_unet3d.pipeline.inference import Predictor, ReadOptions, Results, find_scans
-from kits_unet3d.pipeline.inference.batch import Batch, start
-from kits_unet3d.pipeline.inference.batch.batch import time_left
-from kits_unet3d.pipeline.inference.batch.prefetch import ScansAhead
-from kits_unet3d.pipeline.inference.scan_memory import needed_bytes, require_memory
+from kits_unet3d.pipeline.inference.batch import Batch, start, time_left
+from kits_unet3d.pipeline.inference.prefetch import ScansAhead, needed_bytes, require_memory
 from kits_unet3d.pipeline.model import Model
 from kits_unet3d.pipeline.runtime.errors import CaseError, UsageError
 from kits_unet3d.pipeline.runtime.memory import parse_memory

@@ -13,8 +13,7 @@ import pytest
 from test_batch import cases, model, run, scan_file, scans
 
 from kits_unet3d.pipeline.cli import main
-from kits_unet3d.pipeline.inference.batch import PATIENCE
-from kits_unet3d.pipeline.inference.batch.output_directory import only_run
+from kits_unet3d.pipeline.inference.batch import PATIENCE, only_run
 from kits_unet3d.pipeline.report.summary import Report
 from kits_unet3d.pipeline.runtime.files import write_json
 

@@ -6,19 +6,15 @@ import torch
 from monai.data import MetaTensor
 
 from kits_unet3d.pipeline import Predictor
-from kits_unet3d.pipeline.inference.windows import (
-    CoarseToFine,
+from kits_unet3d.pipeline.inference.body_region import SURE, InBody, SkipAir, body_box, grown
+from kits_unet3d.pipeline.inference.sliding_windows import (
     EvenWindows,
-    InBody,
     ReferenceWindows,
-    SkipAir,
     StockWindows,
-    body_box,
-    make_windows,
+    even_stride,
     reference_weights,
 )
-from kits_unet3d.pipeline.inference.windows.even import even_stride
-from kits_unet3d.pipeline.inference.windows.region import SURE, grown
+from kits_unet3d.pipeline.inference.window_selection import CoarseToFine, make_windows
 from kits_unet3d.transforms import PreprocessingParameters
 
 pytestmark = pytest.mark.numeric

@@ -15,10 +15,17 @@ from niftis import nifti
 
 from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.inference import Grid, Scan
-from kits_unet3d.pipeline.report.html_report import html_report_wanted, write_html_report
+from kits_unet3d.pipeline.report.html_report import (
+    HU_OF_GREY,
+    MOST_SLICES,
+    html_report_wanted,
+    read_slices,
+    save_slices,
+    slices_of,
+    write_html_report,
+)
 from kits_unet3d.pipeline.report.overlays import picture, place_to_show
 from kits_unet3d.pipeline.report.summary import Report
-from kits_unet3d.pipeline.report.viewer import HU_OF_GREY, MOST_SLICES, read_slices, save_slices, slices_of
 from kits_unet3d.pipeline.runtime.errors import UsageError
 
 

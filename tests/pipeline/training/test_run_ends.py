@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.training import Interruption, Resume, StopAtTarget, TrainStep, starting_from
-from kits_unet3d.pipeline.training.ending import DirectoryLock, stop_workers
+from kits_unet3d.pipeline.training.run_ends import DirectoryLock, stop_workers
 
 
 def test_a_second_training_is_kept_out_of_a_directory(tmp_path, capsys):
@@ -40,7 +40,7 @@ def test_a_second_training_is_kept_out_of_a_directory(tmp_path, capsys):
 
 def test_a_run_waits_for_the_remains_of_a_killed_one(tmp_path):
     hold = (
-        "import sys, time; from kits_unet3d.pipeline.runtime.lock import only_run\n"
+        "import sys, time; from kits_unet3d.pipeline.runtime.files import only_run\n"
         "with only_run(sys.argv[1]): print('locked', flush=True); time.sleep(2)"
     )
     process = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE, text=True)

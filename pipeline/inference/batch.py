@@ -1,4 +1,4 @@
-"""Predict many scans, one after the other; an error in one scan does not stop the others."""
+"""Predict many scans into one directory; an error in one scan does not stop the others."""
 
 from __future__ import annotations
 
@@ -13,23 +13,26 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from ...io import Found, ReadOptions, find_scans
-from ...io.deidentification import anonymous, without_names
-from ...io.scan import Scan
-from ...report.html_report import write_html_report
-from ...report.summary import DONE, FAILED, Report
-from ...runtime.distributed import from_first, gather_by_case, join, rank, share, world_size
-from ...runtime.errors import CaseError, errors_reported
-from ...runtime.output import device_line, lasting_output, show
-from ..predictor import Predictor
-from ..results import Results
-from .output_directory import only_run
+from ..io import Found, ReadOptions, find_scans
+from ..io.deidentification import anonymous, without_names
+from ..io.scan import Scan
+from ..report.html_report import write_html_report
+from ..report.summary import DONE, FAILED, Report
+from ..runtime.distributed import from_first, gather_by_case, join, rank, share, world_size
+from ..runtime.errors import CaseError, errors_reported
+from ..runtime.files import only_run
+from ..runtime.output import device_line, lasting_output, show
+from ..runtime.paths import require_writable
+from .predictor import Predictor
 from .prefetch import ScansAhead
+from .results import Results
 
 logger = logging.getLogger("kits_unet3d.inference")
 
 #: Time that the processes of a batch wait for the last one.
 PATIENCE = timedelta(days=30)
+#: Advice to the user of a second run into a directory.
+ADVICE = "wait for it, choose another directory, or distribute one run with torchrun"
 #: Failed scans that the last line names; the summary contains all.
 MOST_NAMED = 10
 
@@ -98,7 +101,7 @@ class Batch:
             show(device_line(self.report.device))
             logger.debug("device: %s", self.report.device)
         self.report.part = rank() if world_size() > 1 else None
-        with only_run(self.directory) if rank() == 0 else nullcontext():
+        with only_run(self.directory, ADVICE) if rank() == 0 else nullcontext():
             if rank() == 0:
                 self._write_or_note(lambda: self.report.take_over({_source(found): found.name for found in named}))
             self.report.cases = from_first(self.report.cases)
@@ -247,3 +250,13 @@ def start(batch: Batch, source: str | Path | Iterable[str | Path]) -> None:
         failed = batch.run(scans, skipped)
     if failed:
         raise SystemExit(1)
+
+
+def ready(directory: str | Path, results: Results | None = None) -> None:
+    """Check a configuration's output directory and packages before its model is loaded; it has no other way to report.
+
+    The program ends with an error message and exit code 2 if nothing can be written, or a package is missing.
+    """
+    with errors_reported():
+        require_writable(directory)
+        (results or Results()).require_packages()
