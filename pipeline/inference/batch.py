@@ -17,7 +17,7 @@ from ..io import Found, ReadOptions, find_scans
 from ..io.deidentification import anonymous, without_names
 from ..io.scan import Scan
 from ..report.html_report import write_html_report
-from ..report.summary import DONE, FAILED, Report
+from ..report.summary import DONE, FAILED, REVIEW, Report
 from ..runtime.distributed import from_first, gather_by_case, join, rank, share, world_size
 from ..runtime.errors import CaseError, errors_reported
 from ..runtime.files import only_run
@@ -33,7 +33,7 @@ logger = logging.getLogger("kits_unet3d.inference")
 PATIENCE = timedelta(days=30)
 #: Advice to the user of a second run into a directory.
 ADVICE = "wait for it, choose another directory, or distribute one run with torchrun"
-#: Failed scans that the last line names; the summary contains all.
+#: Scans that a last line names; the summary contains all.
 MOST_NAMED = 10
 
 
@@ -117,11 +117,15 @@ class Batch:
                 self._write_or_note(self.report.write)
                 if self.pictures:
                     self._write_or_note(lambda: write_html_report(self.report))
-        failed = [found.name for found in named if self.report.cases[found.name]["outcome"] == FAILED]
-        if failed and rank() == 0:
-            more = f", … and {len(failed) - MOST_NAMED} more" if len(failed) > MOST_NAMED else ""
-            names = ", ".join(failed[:MOST_NAMED])
-            show(f"{len(failed)} of {len(named)} scans failed ({names}{more})", error=True)
+        review, failed = (
+            [found.name for found in named if self.report.cases[found.name]["outcome"] == outcome]
+            for outcome in (REVIEW, FAILED)
+        )
+        for names, what, error in ((review, "need a review", False), (failed, "failed", True)):
+            if names and rank() == 0:
+                more = f", … and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+                listed = ", ".join(names[:MOST_NAMED])
+                show(f"{len(names)} of {len(named)} scans {what} ({listed}{more})", error=error)
         if self._unwritten is not None and rank() == 0:
             raise CaseError(
                 f"{self.directory}: the report could not be written ({self._unwritten.strerror}); free disk space, "
@@ -195,7 +199,8 @@ class Batch:
                 files=written,
                 anonymised=self._anonymised,
             )
-            case |= {"outcome": DONE, "made_from": made_from, "seconds": round(time.monotonic() - began, 1), **done}
+            outcome = REVIEW if any(checked["grave"] for checked in done["checks"]) else DONE
+            case |= {"outcome": outcome, "made_from": made_from, "seconds": round(time.monotonic() - began, 1), **done}
         except Exception as error:  # an error in one scan must not stop the others
             text = str(error) if isinstance(error, CaseError) else f"{type(error).__name__}: {error}"
             case["error"] = self._anonymised(text if str(found.path) in text else f"{found.path}: {text}")
@@ -218,7 +223,8 @@ class Batch:
         # What concerns every scan is said once, when the model is read.
         own = (note for note in (*case["flags"], *case["warnings"]) if note != self.predictor.model.warning)
         notes = "".join(f" ({note})" for note in own)
-        show(f"{count} {self.directory / next(iter(case['files']))}: {volumes}{notes}{left}")
+        review = " review:" if case["outcome"] == REVIEW else ""
+        show(f"{count}{review} {self.directory / next(iter(case['files']))}: {volumes}{notes}{left}")
 
 
 def _source(found: Found) -> str:

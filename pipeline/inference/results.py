@@ -90,7 +90,8 @@ class Results:
                 warnings.append(anonymised(str(error)))
         if pictures:
             path = directory / f"{scan.name}{PICTURE}"
-            files.append(save_picture(scan, prediction.mask, path, classes=prediction.classes))
+            note = predictor.model.warning or ""
+            files.append(save_picture(scan, prediction.mask, path, classes=prediction.classes, note=note))
             files.append(save_slices(scan, prediction.mask, directory / f"{scan.name}{SLICES}"))
         described: dict[str, Any] = {**prediction.measures, "warnings": warnings}
         if predictor.postprocessing:

@@ -11,6 +11,7 @@ from scipy.spatial.distance import pdist
 
 from ..io.scan import Scan
 from .connected_components import LEAST_KIDNEY_ML, Parts, affine_of, box_around, centre_of, middle_mm, right_of
+from .plausibility import check, describe
 
 #: Number of largest components listed for each class.
 LISTED = 10
@@ -36,7 +37,8 @@ def measure(scan: Scan, mask: np.ndarray, classes: Sequence[str]) -> dict[str, A
         of the body's middle plane; ``mean_hu`` by class, None for an empty class; ``counts`` of components
         (connected through faces) by class; ``structures``, the largest components of each class with class, side
         (the patient's, of its centre), volume_ml, longest_axial_mm (from edge to edge within one axial slice)
-        and mean_hu; ``flags``, notes on doubtful results.
+        and mean_hu; ``checks``, comparisons with real label maps (:func:`plausibility.check`), for models of kidney
+        and tumour; ``flags``, notes on doubtful results.
     """
     labels, affine = scan.grid.facing(mask)  # slices along the first axis are axial
     voxels, _ = scan.grid.facing(scan.voxels)
@@ -44,12 +46,12 @@ def measure(scan: Scan, mask: np.ndarray, classes: Sequence[str]) -> dict[str, A
     result: dict[str, Any] = {"volumes_ml": volumes_ml(mask, voxel_ml, classes)}
     result["sides_ml"] = {name: {"right": 0.0, "left": 0.0} for name in classes[1:]}
     result |= {"mean_hu": dict.fromkeys(classes[1:]), "counts": dict.fromkeys(classes[1:], 0), "structures": []}
-    box, kidneys = box_around(labels), 0
+    box, kidneys, values = box_around(labels), 0, {"components_over_1_ml": 0.0, "kidney_extent_mm": 0.0}
     if box is not None:
         inside, hu, local = labels[box], voxels[box], affine_of(box, affine)
         middle = middle_mm(voxels, affine)
         right = right_of(inside.shape, local, middle)
-        kidneys = _kidneys(inside, right, voxel_ml)
+        kidneys, values = _kidneys(inside, right, voxel_ml, np.linalg.norm(local[:3, :3], axis=0))
         for number, name in enumerate(classes[1:], start=1):
             region = inside == number
             on_right = int(np.count_nonzero(region & right)) * voxel_ml
@@ -60,21 +62,38 @@ def measure(scan: Scan, mask: np.ndarray, classes: Sequence[str]) -> dict[str, A
             result["counts"][name] = len(parts.sizes) - 1
             result["structures"] += [{"class": name, **s} for s in _largest(parts, hu, local, voxel_ml, middle)]
             del parts  # free memory for the next class
+    result["checks"] = _checks(result["volumes_ml"], values)
     result["flags"] = _flags(result, kidneys, labels.shape, voxels, box)
+    result["flags"] += [describe(one) for one in result["checks"] if not one["inside"]]
     return result
 
 
-def _kidneys(labels: np.ndarray, right: np.ndarray, voxel_ml: float) -> int:
-    """Count the kidneys: large components of the foreground, twice if large on both sides."""
+def _checks(volumes: dict[str, float], values: dict[str, float]) -> list[dict[str, Any]]:
+    """Compare the measurements of a mask of kidney and tumour with real ones; other classes have no ranges."""
+    if volumes.keys() != {"kidney", "tumour"}:
+        return []
+    together = {"kidney_and_tumour_ml": sum(volumes.values())}
+    return check(together | {f"{name}_ml": volume for name, volume in volumes.items()} | values)
+
+
+def _kidneys(
+    labels: np.ndarray, right: np.ndarray, voxel_ml: float, spacing_mm: np.ndarray
+) -> tuple[int, dict[str, float]]:
+    """Count the kidneys: large components of the foreground, twice if large on both sides.
+
+    Return the count, the number of components of 1 mL or more, and the extent of the longest large one in mm.
+    """
     parts = Parts.of(labels > 0)
     least = LEAST_KIDNEY_ML / voxel_ml
-    count = 0
+    count, longest = 0, 0.0
     large = parts.only(parts.largest_first(least)[:255])
     for number, where in enumerate(ndimage.find_objects(large), start=1):
+        longest = max(longest, *((side.stop - side.start) * mm for side, mm in zip(where, spacing_mm, strict=True)))
         part = large[where] == number
         on_right = np.count_nonzero(part & right[where])
         count += 2 if least <= on_right <= np.count_nonzero(part) - least else 1
-    return count
+    over_1_ml = float(len(parts.largest_first(1 / voxel_ml)))
+    return count, {"components_over_1_ml": over_1_ml, "kidney_extent_mm": float(longest)}
 
 
 def _largest(

@@ -48,6 +48,7 @@ def picture(
     predicted: np.ndarray,
     ground_truth: np.ndarray | None = None,
     classes: Sequence[str] = ("background", "kidney", "tumour"),
+    note: str = "",
 ) -> Figure:
     """Draw the scan alone, with the ground truth (if given) and with the prediction; axial, coronal, sagittal.
 
@@ -58,6 +59,7 @@ def picture(
         predicted, ground_truth: labels on the scan's grid, outlined in the colours of their classes. The slices go
             through the middle of the tumour, or kidney, in the ground truth if given, else in the prediction.
         classes: names of the labels for the legend, background first.
+        note: warning at the top.
     """
     import matplotlib.figure  # an extra, needed for figures only
     import matplotlib.lines
@@ -84,6 +86,8 @@ def picture(
             _scale_bar(axes, plane.shape, column_mm)
             axes.set_axis_off()
             axes.set_title(f"{name}, {view}", color="white", fontsize=9)
+    if note:
+        figure.suptitle(note, color="#f0e442", fontsize=9, wrap=True)
     names = [
         matplotlib.lines.Line2D([], [], color=segment.colour, label=segment.name) for segment in segments_of(classes)
     ]
@@ -114,11 +118,12 @@ def save_picture(
     path: str | Path,
     ground_truth: np.ndarray | None = None,
     classes: Sequence[str] = ("background", "kidney", "tumour"),
+    note: str = "",
 ) -> Path:
     """Write :func:`picture` as a PNG; return its path."""
     path = Path(path)
     with whole_file(path) as temporary:
-        picture(scan, predicted, ground_truth, classes).savefig(temporary, dpi=90, format="png")
+        picture(scan, predicted, ground_truth, classes, note).savefig(temporary, dpi=90, format="png")
     return path
 
 

@@ -18,7 +18,8 @@ from ..runtime.files import file_hash, text_cell, whole_file, write_json
 SUMMARY, TABLE, PARTS = "summary.json", "summary.csv", ".report-*.jsonl"
 #: Share of the time that rewriting the whole summary may take; records are appended in between.
 REWRITING = 0.05
-DONE, FAILED = "done", "failed"
+#: Outcomes of a case; one to review has a mask whose measurements are far from those of real label maps.
+DONE, REVIEW, FAILED = "done", "review", "failed"
 REQUIRED = {"outcome", "scan", "files"}
 
 
@@ -68,7 +69,7 @@ class Report:
     def is_finished(self, name: str, made_from: str) -> bool:
         """Return whether the case was made from exactly this input and its files are unchanged."""
         case = self.cases.get(name, {})
-        if case.get("outcome") != DONE or case.get("made_from") != made_from:
+        if case.get("outcome") not in (DONE, REVIEW) or case.get("made_from") != made_from:
             return False
         return all(
             (self.directory / file).is_file() and file_hash(self.directory / file) == digest
@@ -94,7 +95,7 @@ class Report:
     def summary(self) -> dict[str, int]:
         """Count the cases by outcome."""
         counts = Counter(case["outcome"] for case in self.cases.values())
-        return {outcome: counts[outcome] for outcome in (DONE, FAILED)}
+        return {outcome: counts[outcome] for outcome in (DONE, REVIEW, FAILED)}
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as a dictionary for JSON."""

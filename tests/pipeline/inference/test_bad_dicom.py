@@ -78,7 +78,7 @@ def test_a_bad_dicom_directory_is_refused_by_name_and_the_others_are_done(
     assert not any(word in error for word in ("Doe", "Jane", "4711"))
     if way_out:
         code, _, cases = predict(tmp_path / "bad", *way_out, good=False)
-        assert code == 0 and cases["bad"]["outcome"] == "done"
+        assert code == 0 and cases["bad"]["outcome"] != "failed"
 
 
 def test_gaps_are_filled_by_interpolation(tmp_path, predict):

@@ -100,7 +100,7 @@ def test_a_name_with_a_byte_that_is_no_text_is_done_and_told(tmp_path, model_fil
     assert done.returncode == 1 and "b\\udcffad.nii.gz: the file is empty" in done.stderr, done.stderr
     assert r"sc\udcffan_seg.nii.gz" in done.stdout
     report = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert report["summary"] == {"done": 2, "failed": 1}
+    assert report["summary"]["failed"] == 1 and sum(report["summary"].values()) == 3
     assert r"sc\udcffan" in (tmp_path / "out" / "summary.csv").read_text()
 
 
