@@ -5,19 +5,26 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..runtime.environment import bundle_directory
+from ..runtime.environment import bundle_directory, config_file
 from . import Outcome
 
-HELP = "write a trained model as a MONAI bundle, TorchScript, ONNX or OpenVINO"
+HELP = "write a trained model as a MONAI bundle, TorchScript, ONNX or OpenVINO, or a data set for nnU-Net"
 EXAMPLE = "kits-unet3d export bundle --checkpoint path/to/model.pt -o path/to/kits_unet3d.zip"
 #: File ending of each kind, so that other programs recognise it.
 ENDINGS = {"bundle": ".zip", "torchscript": ".ts", "onnx": ".onnx", "openvino": ".xml"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", choices=tuple(ENDINGS), help="what to write")
-    parser.add_argument("--checkpoint", required=True, help="trained model")
-    parser.add_argument("-o", "--output", required=True, help="file to write: .zip, .ts, .onnx or .xml")
+    parser.add_argument("kind", choices=(*ENDINGS, "nnunet-dataset"), help="what to write")
+    parser.add_argument("--checkpoint", default=None, help="trained model")
+    parser.add_argument(
+        "-o", "--output", required=True, help="file to write: .zip, .ts, .onnx or .xml; for a data set its directory"
+    )
+    parser.add_argument("--data-dir", default=None, help="for a data set: raw cases, or a data list, as for `prepare`")
+    parser.add_argument(
+        "--config", type=config_file, default=None, help="for a data set: configuration that names other classes"
+    )
+    parser.add_argument("--link", action="store_true", help="for a data set: link to the files instead of copying them")
     parser.add_argument(
         "--bundle", default=str(bundle_directory()), help="directory of the bundle with the configurations to include"
     )
@@ -27,13 +34,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
+    from ..runtime.errors import UsageError
     from ..runtime.paths import require_checkpoints
+
+    data_set = arguments.kind == "nnunet-dataset"
+    needed, other = ("--data-dir", "--checkpoint") if data_set else ("--checkpoint", "--data-dir")
+    given = {"--data-dir": arguments.data_dir, "--checkpoint": arguments.checkpoint}
+    if given[needed] is None or given[other] is not None:
+        raise UsageError(f"`export {arguments.kind}` needs {needed}, and takes no {other}")
+    if data_set:
+        return _write_data_set(arguments)
 
     # Checked before torch is imported, which takes seconds.
     require_checkpoints([arguments.checkpoint])
 
     from ..export import describe, export_bundle, export_onnx, export_openvino, export_torchscript
-    from ..runtime.errors import UsageError
 
     ending = ENDINGS[arguments.kind]
     if Path(arguments.output).suffix != ending:
@@ -48,3 +63,16 @@ def run(arguments: argparse.Namespace) -> Outcome:
         path = exports[arguments.kind](described, arguments.output)
     print(path)
     return Outcome({"file": str(path)})
+
+
+def _write_data_set(arguments: argparse.Namespace) -> Outcome:
+    from ..data import find_cases
+    from ..data.nnunet import write_nnunet
+    from ..runtime.configuration import parameters_of
+    from ..runtime.files import writing_into
+
+    name, cases = find_cases(arguments.data_dir)
+    with writing_into(arguments.output):
+        path = write_nnunet(cases, arguments.output, name, parameters_of(arguments.config).classes, arguments.link)
+    print(path)
+    return Outcome({"file": str(path), "cases": [case.case_id for case in cases]})

@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     # Checked before torch is imported, which takes seconds.
     require_existing(arguments.archive)
 
-    from ..export.archive import unpack
+    from ..export.bundle import unpack
 
     directory = unpack(arguments.archive, arguments.output_dir)
     print(directory)

@@ -18,8 +18,7 @@ from ..io import ReadOptions
 from ..io.scan import read_volume
 from ..io.scan_lists import NIFTI, ending_of
 from ..io.voxels import Collector
-from .cases import RawCase
-from .volumes import AXCODES
+from .cases import AXCODES, RawCase
 
 #: Largest number of bytes for a preprocessed voxel: image and label, and the larger of two uses.
 #: These are the connected components of a class (a mask, its copy and 4-byte numbers), or two more images.

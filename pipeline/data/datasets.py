@@ -1,4 +1,4 @@
-"""Find the cases of a raw data set: a directory in KiTS19's layout, or a Medical Segmentation Decathlon data list."""
+"""Find the cases of a raw data set: in KiTS19's or nnU-Net's layout, or a Medical Segmentation Decathlon data list."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ..io import ReadOptions
 from ..io.scan_lists import stem
 from ..runtime.errors import UsageError
 from .cases import RawCase
+from .nnunet import is_nnunet, nnunet_files
 
 logger = logging.getLogger("kits_unet3d.data")
 
@@ -55,7 +56,8 @@ def find_cases(source: str | Path, options: ReadOptions | None = None) -> tuple[
     A list determines the cases, even if files are missing; otherwise all labelled cases count.
 
     Args:
-        source: a directory, or a data list (``.json``). A ``dataset.json`` in the directory may be such a list, or
+        source: a directory, or a data list (``.json``). A ``dataset.json`` in the directory may be such a list,
+            nnU-Net's (with ``file_ending``), or
             give name and split of the files ``<case>/imaging.nii.gz`` and ``segmentation.nii.gz`` beside it
             (``{"name": …, "training": [ids], "evaluation": [ids]}``). Without it the directory must be KiTS19,
             whose split is known.
@@ -71,6 +73,8 @@ def find_cases(source: str | Path, options: ReadOptions | None = None) -> tuple[
     if not (directory.is_dir() and (described.is_file() or described is not source)):
         raise UsageError(f"{source}: no such directory; name the one with case_00000, case_00001, … or a dataset.json")
     content = _content(described) if described.is_file() else None
+    if content is not None and is_nnunet(content):
+        return _nnunet(described, content, options)
     if content is not None and all(isinstance(case, dict) for case in content["training"]):
         return _data_list(described, content, options)
     # Keep a label without its image: preprocessing then reports the missing image.
@@ -102,6 +106,8 @@ def find_cases(source: str | Path, options: ReadOptions | None = None) -> tuple[
 def _content(described: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(described.read_text(encoding="utf-8-sig"))
+        if is_nnunet(content):
+            return content
         content["training"] = list(content["training"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(f"{described}: must be JSON with the lists training and evaluation ({error})") from error
@@ -154,21 +160,33 @@ def _data_list(described: Path, content: dict[str, Any], options: ReadOptions) -
             ids[split].append(case_id)
     if not ids["training"]:
         raise UsageError(f"{described}: lists no case under training")
-    if not ids["evaluation"]:
-        if len(set(ids["training"])) < 2:
-            raise UsageError(
-                f"{described}: lists one case, but training and evaluation need one each; list another under validation"
-            )
-        ids["evaluation"] = sorted(ids["training"])[::EVALUATION_SHARE]
-        ids["training"] = sorted(set(ids["training"]) - set(ids["evaluation"]))
-        logger.info(
-            "%s: the list validation is missing; one case in %d is used for evaluation", described, EVALUATION_SHARE
-        )
-    splits = _in_one_split(described, ids["training"], ids["evaluation"])
+    splits = _with_evaluation(described, ids["training"], ids["evaluation"])
     name = str(content.get("name", described.parent.name))
     return name, [
         RawCase(case_id, image, label, splits[case_id], own) for case_id, (image, label, own) in sorted(files.items())
     ]
+
+
+def _with_evaluation(described: Path, training: list[str], evaluation: list[str]) -> dict[str, str]:
+    """Return the split of each case; without cases for evaluation, one training case in five is one."""
+    if not evaluation:
+        if len(set(training)) < 2:
+            raise UsageError(
+                f"{described}: lists one case, but training and evaluation need one each; list another under validation"
+            )
+        evaluation = sorted(training)[::EVALUATION_SHARE]
+        training = sorted(set(training) - set(evaluation))
+        logger.info("%s: lists no case for evaluation; one in %d is used for it", described, EVALUATION_SHARE)
+    return _in_one_split(described, training, evaluation)
+
+
+def _nnunet(described: Path, content: dict[str, Any], options: ReadOptions) -> tuple[str, list[RawCase]]:
+    """Return the name and cases of a data set in nnU-Net's raw layout."""
+    found = nnunet_files(described, content)
+    splits = _with_evaluation(described, list(found["training"]), list(found["evaluation"]))
+    files = found["training"] | found["evaluation"]
+    name = str(content.get("name", described.parent.absolute().name))
+    return name, [RawCase(case, *files[case], splits[case], options) for case in sorted(files)]
 
 
 def _options(entry: dict[str, Any], options: ReadOptions) -> ReadOptions:

@@ -1,7 +1,6 @@
 """Export a trained network as TorchScript, ONNX, OpenVINO, or a whole MONAI bundle in a zip."""
 
-from .archive import pack, unpack
-from .bundle import export_bundle
+from .bundle import export_bundle, pack, unpack
 from .description import Description, describe
 from .formats import export_onnx, export_openvino, export_torchscript
 

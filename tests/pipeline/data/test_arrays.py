@@ -100,7 +100,7 @@ def test_an_array_that_the_reference_would_not_write_is_refused(reference):
 
 @pytest.mark.numeric
 def test_a_real_label_map_is_known_as_the_references(tmp_path, caplog):
-    from kits_unet3d.pipeline.data.volumes import read_volume
+    from kits_unet3d.pipeline.data.cases import read_volume
     from kits_unet3d.transforms import preprocessing
 
     path = shared("data/kits19_labels/case_00041/segmentation.nii.gz")

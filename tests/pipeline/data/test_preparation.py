@@ -13,8 +13,8 @@ from conftest import SHARED, TINY, shared
 
 from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.data import Index, OpenPreprocessedd, preprocess_dataset, require_data, verify
+from kits_unet3d.pipeline.data.cases import read_volume
 from kits_unet3d.pipeline.data.datasets import known_cases
-from kits_unet3d.pipeline.data.volumes import read_volume
 from kits_unet3d.pipeline.io import ReadOptions
 from kits_unet3d.pipeline.runtime.errors import CaseError, UsageError
 from kits_unet3d.transforms import PreprocessingParameters, component_boxes, preprocessing

@@ -11,8 +11,7 @@ from niftis import AFFINE, ct, nifti
 
 from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.data import Index, find_cases, preprocess_dataset
-from kits_unet3d.pipeline.data.cases import RawCase, read_case
-from kits_unet3d.pipeline.data.volumes import read_volume
+from kits_unet3d.pipeline.data.cases import RawCase, read_case, read_volume
 from kits_unet3d.pipeline.runtime.errors import CaseError, UsageError
 
 SHAPE = (24, 28, 20)

@@ -1,0 +1,115 @@
+"""Read and write data sets in nnU-Net's raw layout: imagesTr, labelsTr and a dataset.json with ``file_ending``."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..io.scan_lists import ending_of
+from ..runtime.errors import UsageError
+from ..runtime.files import whole_file, write_json
+from .cases import RawCase
+
+#: Directories of images and label maps, for training and for evaluation.
+TRAINING, EVALUATION = ("imagesTr", "labelsTr"), ("imagesTs", "labelsTs")
+#: What nnU-Net appends to the name of an image: the number of its channel.
+CHANNEL = "_0000"
+
+
+def is_nnunet(content: Any) -> bool:
+    """Return whether the content of a ``dataset.json`` is nnU-Net's (version 2)."""
+    return isinstance(content, Mapping) and "file_ending" in content and "labels" in content
+
+
+def nnunet_files(described: Path, content: Mapping[str, Any]) -> dict[str, dict[str, tuple[Path, Path]]]:
+    """Return image and label map of each case, by split and case.
+
+    The cases are those under ``dataset``, or all label maps of ``labelsTr``; those of ``labelsTs`` are for evaluation.
+
+    Args:
+        described: the ``dataset.json``.
+        content: its content.
+
+    Raises:
+        UsageError: if the images have several channels, or there are no label maps.
+    """
+    root, ending = described.parent, str(content["file_ending"])
+    channels = content.get("channel_names", {"0": "CT"})
+    if not isinstance(channels, Mapping) or len(channels) != 1:
+        raise UsageError(f"{described}: its images must have one channel, got {channels}; name the CT alone")
+    if not ending_of(Path(f"a{ending}")):
+        raise UsageError(f"{described}: file_ending {ending!r} is not supported; convert the images to .nii.gz")
+    listed = content.get("dataset")
+    found: dict[str, dict[str, tuple[Path, Path]]] = {"training": {}, "evaluation": {}}
+    if isinstance(listed, Mapping):
+        try:
+            found["training"] = {
+                str(case): (root / files["images"][0], root / files["label"]) for case, files in listed.items()
+            }
+        except (KeyError, TypeError, IndexError) as error:
+            raise UsageError(f"{described}: each case of dataset must have images and a label ({error})") from error
+    for split, (images, labels) in zip(found, (TRAINING, EVALUATION), strict=True):
+        if split == "evaluation" or not isinstance(listed, Mapping):
+            for label in sorted((root / labels).glob(f"*{ending}")):
+                case = label.name[: -len(ending)]
+                found[split][case] = (root / images / f"{case}{CHANNEL}{ending}", label)
+    if not found["training"]:
+        raise UsageError(f"{described}: no label maps *{ending} in {root / TRAINING[1]}; name nnU-Net's raw directory")
+    return found
+
+
+def write_nnunet(
+    cases: Sequence[RawCase], directory: str | Path, name: str, classes: Sequence[str], link: bool = False
+) -> Path:
+    """Write a data set in nnU-Net's raw layout; return its ``dataset.json``.
+
+    Training cases go to ``imagesTr`` and ``labelsTr``, evaluation cases to ``imagesTs`` and ``labelsTs``.
+
+    Args:
+        cases: cases whose files are NIfTI, or all of one other format.
+        directory: directory such as ``nnUNet_raw/Dataset001_Kidneys``, which must not contain another data set.
+        name: name of the data set.
+        classes: names of the label values, background first.
+        link: link to the files instead of copying them.
+
+    Raises:
+        UsageError: if a case is a DICOM series or missing, formats differ, or the directory has other cases.
+    """
+    directory = Path(directory)
+    endings = {ending_of(path) for case in cases for path in (case.image, case.label)}
+    if len(endings) != 1 or "" in endings:
+        found = ", ".join(sorted(ending or "DICOM" for ending in endings))
+        raise UsageError(
+            f"nnU-Net needs images and label maps of one file format, got {found}; convert them to .nii.gz"
+        )
+    ending = endings.pop()
+    missing = [path for case in cases for path in (case.image, case.label) if not path.is_file()]
+    if missing:
+        raise UsageError(f"{missing[0]}: no such file; complete the data set")
+    places: dict[Path, Path] = {}
+    for case in cases:
+        images, labels = TRAINING if case.split == "training" else EVALUATION
+        places[directory / images / f"{case.case_id}{CHANNEL}{ending}"] = case.image
+        places[directory / labels / f"{case.case_id}{ending}"] = case.label
+    others = [path for pair in (TRAINING, EVALUATION) for part in pair for path in (directory / part).glob("*")]
+    if foreign := [path for path in others if path not in places and not path.name.startswith(".")]:
+        raise UsageError(f"{foreign[0]}: belongs to another data set; choose an empty directory")
+    for target, source in places.items():
+        with whole_file(target) as temporary:
+            if link:
+                temporary.unlink(missing_ok=True)
+                os.symlink(source.absolute(), temporary)
+            else:
+                shutil.copyfile(source, temporary)
+    about = {
+        "name": name,
+        "channel_names": {"0": "CT"},
+        "labels": {label: value for value, label in enumerate(classes)},
+        "numTraining": sum(case.split == "training" for case in cases),
+        "file_ending": ending,
+    }
+    write_json(directory / "dataset.json", about)
+    return directory / "dataset.json"

@@ -1,0 +1,78 @@
+"""Data sets in nnU-Net's raw layout are read and written."""
+
+import json
+import shutil
+
+import pytest
+
+from kits_unet3d.pipeline.cli import main
+from kits_unet3d.pipeline.data import Index, find_cases
+from kits_unet3d.pipeline.runtime.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def nnunet(tmp_path_factory, raw_phantoms):
+    directory = tmp_path_factory.mktemp("nnUNet_raw") / "Dataset001_Kidneys"
+    assert main(["export", "nnunet-dataset", "--data-dir", str(raw_phantoms), "-o", str(directory)]) == 0
+    return directory
+
+
+def test_an_exported_data_set_is_nnunets_and_is_read_again(nnunet, raw_phantoms):
+    about = json.loads((nnunet / "dataset.json").read_text())
+    assert about["labels"] == {"background": 0, "kidney": 1, "tumour": 2} and about["file_ending"] == ".nii.gz"
+    assert about["numTraining"] == len(list((nnunet / "imagesTr").glob("*_0000.nii.gz")))
+    _, before = find_cases(raw_phantoms)
+    _, after = find_cases(nnunet)
+    assert [(case.case_id, case.split) for case in after] == [(case.case_id, case.split) for case in before]
+    for one, other in zip(before, after, strict=True):
+        assert one.image.read_bytes() == other.image.read_bytes() and one.label.read_bytes() == other.label.read_bytes()
+
+
+def test_a_data_set_of_nnunet_is_preprocessed(nnunet, tmp_path, tiny_parameters, raw_phantoms, preprocessed_phantoms):
+    (tmp_path / "config.json").write_text(json.dumps(tiny_parameters.as_dict()))
+    command = ["prepare", "--data-dir", str(nnunet), "-o", str(tmp_path / "out")]
+    assert main([*command, "--config", str(tmp_path / "config.json")]) == 0
+    for case_id in Index.read(tmp_path / "out").cases:
+        name = f"{case_id}_x.npy"
+        assert (tmp_path / "out" / name).read_bytes() == (preprocessed_phantoms / name).read_bytes()
+
+
+def test_without_cases_for_evaluation_one_in_five_is_for_it(nnunet, tmp_path):
+    shutil.copytree(nnunet, tmp_path / "set")
+    shutil.rmtree(tmp_path / "set" / "labelsTs")
+    _, cases = find_cases(tmp_path / "set")
+    assert cases[0].split == "evaluation" and {case.split for case in cases[1:5]} <= {"training"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"channel_names": {"0": "CT", "1": "PET"}}, "must have one channel"),
+        ({"file_ending": ".png"}, "file_ending '.png' is not supported"),
+        ({"dataset": {"a": {"label": "b"}}}, "each case of dataset must have images and a label"),
+        ({"file_ending": ".nrrd"}, "no label maps"),
+    ],
+)
+def test_a_data_set_that_cannot_be_used_is_refused(nnunet, tmp_path, change, message):
+    shutil.copytree(nnunet, tmp_path / "set")
+    about = json.loads((nnunet / "dataset.json").read_text())
+    (tmp_path / "set" / "dataset.json").write_text(json.dumps(about | change))
+    with pytest.raises(UsageError, match=message):
+        find_cases(tmp_path / "set")
+
+
+def test_an_export_needs_its_own_source_and_keeps_foreign_files(nnunet, raw_phantoms, tmp_path, capsys):
+    assert main(["export", "nnunet-dataset", "--checkpoint", "a.pt", "-o", str(tmp_path)]) == 2
+    assert main(["export", "onnx", "--data-dir", "a", "-o", str(tmp_path / "a.onnx")]) == 2
+    error = capsys.readouterr().err
+    assert "needs --data-dir, and takes no --checkpoint" in error and "needs --checkpoint, and takes no" in error
+    (tmp_path / "imagesTr").mkdir()
+    (tmp_path / "imagesTr" / "other_0000.nii.gz").write_bytes(b"")
+    assert main(["export", "nnunet-dataset", "--data-dir", str(raw_phantoms), "-o", str(tmp_path)]) == 2
+    assert "belongs to another data set" in capsys.readouterr().err
+
+
+def test_linked_files_are_links(raw_phantoms, tmp_path):
+    command = ["export", "nnunet-dataset", "--data-dir", str(raw_phantoms), "-o", str(tmp_path / "set"), "--link"]
+    assert main(command) == 0 and main(command) == 0
+    assert all(path.is_symlink() and path.is_file() for path in (tmp_path / "set").glob("*/*"))
