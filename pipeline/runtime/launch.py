@@ -5,17 +5,42 @@ torchrun takes the same arguments, but ends a failure with a traceback of its ow
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Sequence
 
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
 
+from ..device import DeviceError, resolve
+from .errors import exit_code, report
+
+
+def require_accelerators(arguments: Sequence[str], processes: str) -> None:
+    """Check that this host has an accelerator for each process, before any of them starts.
+
+    Args:
+        arguments: command line of a process, which names the device by ``--device_name``.
+        processes: number of processes, or a word that torchrun understands.
+
+    Raises:
+        DeviceError: if it has not.
+    """
+    for option, value in itertools.pairwise(arguments):
+        if option == "--device_name" and processes.isdigit():
+            resolve(value, local_rank=int(processes) - 1)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the processes; return 0, or the first failed one's exit code (128 plus the number of a signal)."""
+    arguments = parse_args(sys.argv[1:] if argv is None else list(argv))
     try:
-        run(parse_args(sys.argv[1:] if argv is None else list(argv)))
+        require_accelerators(arguments.training_script_args, arguments.nproc_per_node)
+    except DeviceError as error:  # once, and not once for each process
+        report(error)
+        return exit_code(error)
+    try:
+        run(arguments)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode > 0:  # the process has reported its error

@@ -97,6 +97,13 @@ def test_a_wrong_value_for_two_processes_ends_with_its_exit_code_and_no_tracebac
     }
 
 
+def test_four_processes_without_their_cards_end_with_one_line(script, tmp_path):
+    done = script("train_4mlu", "--output_dir", str(tmp_path), DEVICE="mlu", PYTORCH_TRAIN_DATASET=str(tmp_path))
+    errors = [line for line in done.stderr.splitlines() if line.strip()]
+    assert done.returncode == 2 and len(errors) == 1, done.stderr
+    assert errors[0].startswith("error: device 'mlu' is not available")
+
+
 def test_the_result_line_has_the_seed_that_was_given_to_the_script(script):
     done = script("train_4mlu", "--seed", "7", DEVICE="xpu:7", ACCELERATORS="1")
     assert "\nRESULT,image_segmentation,7," in done.stdout
