@@ -7,7 +7,7 @@ from ..masks.postprocessing import PostProcessing
 from ..runtime.memory import available_bytes, memory_limit
 from .backends import BackendInferer
 from .backends.inferer import AutocastInferer
-from .bundle_io import LoadImageScand, MaskWriter, OrientScand, mask_saver, scan_preprocessing
+from .bundle_io import LoadImageScand, MaskWriter, OrientScand, PostProcessMaskd, mask_saver, scan_preprocessing
 from .predictor import Prediction, Predictor
 from .restore import RestoreToScand, labels_on_grid
 from .results import Results
@@ -21,6 +21,7 @@ __all__ = [
     "LoadImageScand",
     "MaskWriter",
     "OrientScand",
+    "PostProcessMaskd",
     "PostProcessing",
     "Prediction",
     "Predictor",

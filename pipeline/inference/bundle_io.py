@@ -20,6 +20,7 @@ from ..io.mask import write_mask
 from ..io.scan import Scan, read_scan
 from ..io.scan_lists import scan_name
 from ..io.voxels import AIR, DENSEST
+from ..masks.postprocessing import PostProcessing
 from .restore import along_the_body
 
 
@@ -105,6 +106,38 @@ def _oriented(voxels: np.ndarray, grid: Grid) -> tuple[torch.Tensor, np.ndarray]
     # Oriented as a view, for one copy; MONAI's Orientation and LoadImage would make three.
     rotated, affine = grid.facing(voxels)
     return torch.from_numpy(np.array(rotated, dtype=np.float32, order="C")), affine
+
+
+class PostProcessMaskd(MapTransform):
+    """Post-process labels (1, X, Y, Z) on the stored grid of the scan, as :class:`RestoreToScand` leaves them.
+
+    The scan is read again, since its HU show where the body is; only if a step is enabled.
+
+    Args:
+        keys: of the labels.
+        postprocessing: steps.
+        options: for reading the scan.
+        allow_missing_keys: skip keys that the dictionary lacks.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        postprocessing: PostProcessing,
+        options: ReadOptions | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.postprocessing, self.options = postprocessing, options
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d) if self.postprocessing else ():
+            labels = d[key]
+            scan = read_scan(Grid.from_text(labels.meta["grid"]).path, self.options)
+            mask = self.postprocessing(labels.as_tensor().cpu().numpy()[0], scan)
+            d[key] = MetaTensor(torch.from_numpy(mask)[None], affine=labels.affine, meta=labels.meta)
+        return d
 
 
 class MaskWriter(ImageWriter):

@@ -23,6 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline import Predictor
 from kits_unet3d.pipeline.cli import main
+from kits_unet3d.pipeline.inference import PostProcessing
 
 
 @pytest.fixture
@@ -229,3 +230,19 @@ def test_a_deployed_application_brings_its_own_image(tmp_path, raw_phantoms, tin
         *voxels.shape,
     )
     assert np.array_equal(np.asarray(mask[0]), Predictor(tiny_checkpoint, "cpu").predict(path).mask)
+
+
+def test_the_evaluator_writes_the_same_masks_as_predict(trained_bundle, raw_phantoms, tiny_checkpoint, tmp_path):
+    """Post-processing included."""
+    scan = raw_phantoms / "case_00003" / "imaging.nii.gz"
+    options = {"keep_kidneys": True, "tumour_touches_kidney": True, "min_tumour_mm3": 500.0}
+    masks = []
+    for given in ({}, options):
+        out = tmp_path / f"out{len(masks)}"
+        overrides = {"input": str(scan), "output_dir": str(out), "device_name": "cpu", "backend": "eager", **given}
+        parsed_inference(trained_bundle, **overrides).get_parsed_content("evaluator").run()
+        (path,) = out.glob("*_seg.nii.gz")
+        masks.append(np.asarray(nib.load(path).dataobj))
+        predictor = Predictor(tiny_checkpoint, "cpu", backend="eager", postprocessing=PostProcessing(**given))
+        np.testing.assert_array_equal(masks[-1], predictor.predict(scan).mask)
+    assert (masks[0] != masks[1]).any()
