@@ -42,6 +42,11 @@ def run(arguments: argparse.Namespace) -> Outcome:
     given = {"--data-dir": arguments.data_dir, "--checkpoint": arguments.checkpoint}
     if given[needed] is None or given[other] is not None:
         raise UsageError(f"`export {arguments.kind}` needs {needed}, and takes no {other}")
+    for option in ("link", "config"):
+        if getattr(arguments, option) and not data_set:
+            raise UsageError(f"--{option} applies only to a data set; leave it out")
+    if arguments.without and arguments.kind != "bundle":
+        raise UsageError("--without applies only to a bundle; leave it out")
     if data_set:
         return _write_data_set(arguments)
 
@@ -53,8 +58,6 @@ def run(arguments: argparse.Namespace) -> Outcome:
     ending = ENDINGS[arguments.kind]
     if Path(arguments.output).suffix != ending:
         raise UsageError(f"{arguments.output}: must end in {ending}, so that other programs recognise it")
-    if arguments.without and arguments.kind != "bundle":
-        raise UsageError("--without applies only to a bundle; leave it out")
     described = describe(arguments.checkpoint, arguments.bundle)
     if arguments.kind == "bundle":
         path = export_bundle(described, arguments.output, arguments.without)

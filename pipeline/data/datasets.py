@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..io import ReadOptions
-from ..io.scan_lists import stem
+from ..io.scan_lists import scan_name
 from ..runtime.errors import UsageError
 from .cases import RawCase
 from .nnunet import is_nnunet, nnunet_files
@@ -154,7 +154,7 @@ def _data_list(described: Path, content: dict[str, Any], options: ReadOptions) -
                 f"{described}: each of {name} must have one image and one label, as paths ({error})"
             ) from error
         for entry in entries:
-            case_id = stem(entry[0])
+            case_id = scan_name(entry[0])
             if files.setdefault(case_id, entry) != entry or case_id in ids[split]:
                 raise UsageError(f"{described}: lists {case_id} twice; list each case once, with its own file name")
             ids[split].append(case_id)

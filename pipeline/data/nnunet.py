@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..io.scan_lists import ending_of
+from ..io import ReadOptions
+from ..io.scan_lists import NIFTI, ending_of
 from ..runtime.errors import UsageError
 from ..runtime.files import whole_file, write_json
 from .cases import RawCase
@@ -53,7 +54,7 @@ def nnunet_files(described: Path, content: Mapping[str, Any]) -> dict[str, dict[
             raise UsageError(f"{described}: each case of dataset must have images and a label ({error})") from error
     for split, (images, labels) in zip(found, (TRAINING, EVALUATION), strict=True):
         if split == "evaluation" or not isinstance(listed, Mapping):
-            for label in sorted((root / labels).glob(f"*{ending}")):
+            for label in sorted((root / labels).glob(f"[!.]*{ending}")):
                 case = label.name[: -len(ending)]
                 found[split][case] = (root / images / f"{case}{CHANNEL}{ending}", label)
     if not found["training"]:
@@ -69,21 +70,25 @@ def write_nnunet(
     Training cases go to ``imagesTr`` and ``labelsTr``, evaluation cases to ``imagesTs`` and ``labelsTs``.
 
     Args:
-        cases: cases whose files are NIfTI, or all of one other format.
+        cases: cases whose files are NIfTI, all with the same ending.
         directory: directory such as ``nnUNet_raw/Dataset001_Kidneys``, which must not contain another data set.
         name: name of the data set.
         classes: names of the label values, background first.
         link: link to the files instead of copying them.
 
     Raises:
-        UsageError: if a case is a DICOM series or missing, formats differ, or the directory has other cases.
+        UsageError: if a file is missing or of another format, a case needs corrections of its header, or the directory
+            has other cases or is the data set itself.
     """
     directory = Path(directory)
     endings = {ending_of(path) for case in cases for path in (case.image, case.label)}
-    if len(endings) != 1 or "" in endings:
+    if len(endings) != 1 or not endings <= set(NIFTI):
         found = ", ".join(sorted(ending or "DICOM" for ending in endings))
+        raise UsageError(f"nnU-Net gets NIfTI files with one ending, got {found}; convert all to .nii.gz")
+    if corrected := [case for case in cases if case.options != ReadOptions()]:
         raise UsageError(
-            f"nnU-Net needs images and label maps of one file format, got {found}; convert them to .nii.gz"
+            f"{corrected[0].image}: the data list corrects its header, but its file would be copied as it is; save it "
+            "corrected first"
         )
     ending = endings.pop()
     missing = [path for case in cases for path in (case.image, case.label) if not path.is_file()]
@@ -98,10 +103,13 @@ def write_nnunet(
     if foreign := [path for path in others if path not in places and not path.name.startswith(".")]:
         raise UsageError(f"{foreign[0]}: belongs to another data set; choose an empty directory")
     for target, source in places.items():
+        if target.is_file() and not target.is_symlink() and target.samefile(source):
+            raise UsageError(f"{target}: is the data set itself, or linked to it; choose another directory")
+    for target, source in places.items():
         with whole_file(target) as temporary:
             if link:
                 temporary.unlink(missing_ok=True)
-                os.symlink(source.absolute(), temporary)
+                os.symlink(source.resolve(), temporary)
             else:
                 shutil.copyfile(source, temporary)
     about = {

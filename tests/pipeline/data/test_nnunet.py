@@ -76,3 +76,29 @@ def test_linked_files_are_links(raw_phantoms, tmp_path):
     command = ["export", "nnunet-dataset", "--data-dir", str(raw_phantoms), "-o", str(tmp_path / "set"), "--link"]
     assert main(command) == 0 and main(command) == 0
     assert all(path.is_symlink() and path.is_file() for path in (tmp_path / "set").glob("*/*"))
+
+
+def test_an_export_never_replaces_its_own_source(nnunet, tmp_path, capsys):
+    """A link over the only copy of a scan would lose it."""
+    shutil.copytree(nnunet, tmp_path / "set")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "set").rglob("*.nii.gz")}
+    command = ["export", "nnunet-dataset", "--link", "--data-dir"]
+    assert main([*command, str(tmp_path / "set"), "-o", str(tmp_path / "set")]) == 2
+    assert main([*command, str(tmp_path / "set"), "-o", str(tmp_path / "linked")]) == 0
+    assert main([*command, str(tmp_path / "linked"), "-o", str(tmp_path / "set")]) == 2
+    assert "is the data set itself, or linked to it" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in (tmp_path / "set").rglob("*.nii.gz")} == before
+
+
+def test_cases_that_need_corrections_are_not_exported_as_they_are(nnunet, tmp_path, capsys):
+    case = {"image": "imagesTr/a_0000.nii.gz", "label": "labelsTr/a.nii.gz", "hu_offset": -1024}
+    other = {"image": "imagesTr/b_0000.nii.gz", "label": "labelsTr/b.nii.gz"}
+    (tmp_path / "list.json").write_text(json.dumps({"training": [case], "validation": [other]}))
+    assert main(["export", "nnunet-dataset", "--data-dir", str(tmp_path / "list.json"), "-o", str(tmp_path / "o")]) == 2
+    assert "the data list corrects its header" in capsys.readouterr().err
+
+
+def test_hidden_files_are_no_cases(nnunet, tmp_path):
+    shutil.copytree(nnunet, tmp_path / "set")
+    (tmp_path / "set" / "labelsTr" / "._case_00000.nii.gz").write_bytes(b"")
+    assert len(find_cases(tmp_path / "set")[1]) == len(find_cases(nnunet)[1])

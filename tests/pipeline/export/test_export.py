@@ -244,9 +244,9 @@ def test_a_zip_that_is_not_as_its_manifest_says_leaves_nothing(small, tmp_path, 
 
 def test_the_remains_of_a_killed_unpacking_are_removed(small, tmp_path, caplog):
     kill = (
-        "import os, signal, sys; from kits_unet3d.pipeline.export import archive\n"
-        "archive.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "archive.unpack(*sys.argv[1:])"
+        "import os, signal, sys; from kits_unet3d.pipeline.export import bundle\n"
+        "bundle.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "bundle.unpack(*sys.argv[1:])"
     )
     assert subprocess.run([sys.executable, "-c", kill, str(small), str(tmp_path / "o")]).returncode == -signal.SIGKILL
     assert list((tmp_path / "o").iterdir()), "the process left nothing"
