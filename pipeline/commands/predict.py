@@ -114,7 +114,24 @@ def run(arguments: argparse.Namespace) -> Outcome:
         require_one_mask(arguments, scans, target)
     require_writable(target.parent if one_file else target)
     require_checkpoints(arguments.checkpoint or ())
+    # SIGTERM ends the command like an interrupt: no half-written file, exit code 130.
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return _predict(arguments, scans, skipped, options=options, limit=limit, target=target if one_file else None)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
+
+def _predict(
+    arguments: argparse.Namespace,
+    scans: Sequence[Found],
+    skipped: dict[str, str],
+    *,
+    options: ReadOptions,
+    limit: float,
+    target: Path | None,
+) -> Outcome:
+    """Load the model and predict; ``target`` is the file of a single mask."""
     from ..device import resolve
     from ..inference import PostProcessing, Predictor, Results
     from ..inference.batch import PATIENCE, Batch
@@ -140,9 +157,9 @@ def run(arguments: argparse.Namespace) -> Outcome:
         roi=arguments.roi,
         tta=arguments.tta,
     )
-    if one_file and rank() > 0:
+    if target is not None and rank() > 0:
         return Outcome(None)
-    if one_file:
+    if target is not None:
         return write_one_mask(
             predictor, scans[0], options, limit=limit, keep_names=arguments.keep_names, target=target, results=results
         )
@@ -155,12 +172,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         arguments.overwrite,
         arguments.keep_names,
     )
-    # SIGTERM ends a batch like an interrupt: no half-written file, exit code 130.
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        failed = batch.run(scans, skipped)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    failed = batch.run(scans, skipped)
     summary = {**batch.report.as_dict(), "failed": failed} if rank() == 0 else None
     return Outcome(summary, 1 if failed else 0)
 
@@ -207,8 +219,10 @@ def write_one_mask(
     from ..io.deidentification import without_names
     from ..runtime.errors import CaseError
     from ..runtime.files import part_directory
-    from ..runtime.output import show
+    from ..runtime.output import device_line, show
 
+    show(f"model: {predictor.model.description or 'unknown'}")
+    show(device_line(predictor.accelerator.describe()))
     try:
         with closing(iter(ScansAhead([found], options, predictor.model.parameters, limit))) as ahead:
             _, scan = next(ahead)
@@ -221,8 +235,11 @@ def write_one_mask(
     except (CaseError, OSError) as error:
         raise CaseError(str(error) if keep_names else without_names(str(error), found.identity)) from error
     volumes = ", ".join(f"{name} {ml:.1f} mL" for name, ml in prediction.volumes_ml.items())
-    show(f"{target}: {volumes}")
-    return Outcome({"file": str(target), **prediction.measures})
+    warnings = [note if keep_names else without_names(note, found.identity) for note in scan.warnings]
+    notes = "".join(f" ({note})" for note in (*prediction.measures["flags"], *warnings))
+    show(f"{target}: {volumes}{notes}")
+    warnings += [predictor.model.warning] if predictor.model.warning else []
+    return Outcome({"file": str(target), **prediction.measures, "warnings": warnings})
 
 
 def _interrupt(number: int, frame: Any) -> None:

@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -181,7 +181,6 @@ class Batch:
         case: dict[str, Any] = {"scan": self._anonymised(str(found.path)), "outcome": FAILED, "files": {}}
         case["source"] = _source(found)
         earlier = self.report.cases.get(found.name, {"files": {}})
-        written: list[Path] = []
         try:
             if earlier["files"] and earlier.get("source") != case["source"] and not self.overwrite:
                 case["source"] = earlier.get("source")  # so that the next run does not assign them to this scan
@@ -196,7 +195,6 @@ class Batch:
                 scan,
                 self.directory,
                 pictures=self.pictures,
-                files=written,
                 anonymised=self._anonymised,
             )
             outcome = REVIEW if any(checked["grave"] for checked in done["checks"]) else DONE
@@ -204,9 +202,6 @@ class Batch:
         except Exception as error:  # an error in one scan must not stop the others
             text = str(error) if isinstance(error, CaseError) else f"{type(error).__name__}: {error}"
             case["error"] = self._anonymised(text if str(found.path) in text else f"{found.path}: {text}")
-            for file in written:
-                with suppress(OSError):
-                    file.unlink()
             # A scan that cannot be read now keeps its earlier mask.
             case["files"] = {
                 file: digest for file, digest in earlier["files"].items() if (self.directory / file).exists()

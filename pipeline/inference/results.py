@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..io.dicom.segmentation import require_highdicom, write_segmentation
-from ..io.mask import FORMATS, probabilities_path
+from ..io.mask import FORMATS, mask_path, probabilities_path
 from ..io.scan import Scan
 from ..report.html_report import PICTURE, SLICES, html_report_wanted, require_html_report, save_slices
 from ..report.overlays import save_picture
-from ..runtime.errors import CaseError, UsageError
-from ..runtime.files import file_hash, write_json
+from ..runtime.errors import UsageError
+from ..runtime.files import file_hash, part_directory, write_json
 from .predictor import Predictor
 
 
@@ -62,42 +63,65 @@ class Results:
         directory: Path,
         *,
         pictures: bool,
-        files: list[Path],
         anonymised: Callable[[str], str],
     ) -> dict[str, Any]:
         """Predict a scan and write its files; return their hashes, its measures and its warnings.
+
+        After an error, the files of an earlier run stay as they are.
 
         Args:
             predictor: with the model.
             scan: the scan.
             directory: directory of the files.
             pictures: draw pictures, if ``html_report`` is None.
-            files: receives each written file at once, so that the caller can delete them after an error.
             anonymised: removes patients' names from a text.
         """
+        with part_directory(directory / scan.name) as part:
+            described = self._write_into(part, predictor, scan, pictures=pictures, anonymised=anonymised)
+            files = {}
+            for written in sorted(path for path in part.rglob("*") if path.is_file()):
+                name = written.relative_to(part).as_posix()
+                files[name] = file_hash(written)
+                (directory / name).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(written, directory / name)
+        mask = mask_path(scan.grid, directory, self.mask_format).relative_to(directory).as_posix()
+        return {"files": {mask: files.pop(mask), **files}, **described}
+
+    def _write_into(
+        self,
+        directory: Path,
+        predictor: Predictor,
+        scan: Scan,
+        *,
+        pictures: bool,
+        anonymised: Callable[[str], str],
+    ) -> dict[str, Any]:
         file = probabilities_path(scan.grid, directory) if self.probabilities else None
         prediction = predictor.predict(scan, probabilities=file)
+        # The files hold the split classes; measures and pictures stay those of the whole class.
         shown = prediction.with_split_kidneys() if self.split_kidneys else prediction
-        files += [shown.save(directory, self.mask_format), *([file] if file else [])]
+        shown.save(directory, self.mask_format)
         warnings = [anonymised(warning) for warning in scan.warnings]
         if predictor.model.warning:
             warnings.append(predictor.model.warning)
         if self.dicom_seg:
             try:
-                segmentation = write_segmentation(shown.mask, scan.grid, directory, shown.classes)
-                files += [segmentation] if segmentation else []
-            except CaseError as error:  # the mask is written already
+                write_segmentation(shown.mask, scan.grid, directory, shown.classes)
+            except Exception as error:  # this file is an addition, which must not cost the mask
                 warnings.append(anonymised(str(error)))
         if pictures:
-            path = directory / f"{scan.name}{PICTURE}"
-            note = predictor.model.warning or ""
-            files.append(save_picture(scan, prediction.mask, path, classes=prediction.classes, note=note))
-            files.append(save_slices(scan, prediction.mask, directory / f"{scan.name}{SLICES}"))
+            path, note = directory / f"{scan.name}{PICTURE}", predictor.model.warning or ""
+            save_picture(scan, prediction.mask, path, classes=prediction.classes, note=note)
+            save_slices(scan, prediction.mask, directory / f"{scan.name}{SLICES}")
         described: dict[str, Any] = {**prediction.measures, "warnings": warnings}
         if predictor.postprocessing:
             described["postprocessing"] = vars(predictor.postprocessing)
         labels = {name: value for value, name in enumerate(shown.classes)}
-        about = {"scan": anonymised(str(scan.path)), "shape": scan.grid.shape, "spacing_mm": scan.spacing_mm}
-        files.append(directory / f"{scan.name}_report.json")
-        write_json(files[-1], {**about, "model": predictor.model.description, "labels": labels, **described})
-        return {"files": {path.relative_to(directory).as_posix(): file_hash(path) for path in files}, **described}
+        about: dict[str, Any] = {
+            "scan": anonymised(str(scan.path)),
+            "shape": scan.grid.shape,
+            "spacing_mm": scan.spacing_mm,
+        }
+        about |= {"model": predictor.model.description, "labels": labels}
+        write_json(directory / f"{scan.name}_report.json", {**about, **described})
+        return described

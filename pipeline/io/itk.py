@@ -202,7 +202,7 @@ def _text(path: Path) -> _Text:
                 break
         start = stream.tell()
     name = entries.get("elementdatafile" if meta else "data file", entries.get("datafile", ""))
-    if name.upper().startswith("LIST") or "%" in name:
+    if re.match(r"LIST(\s|$)", name, re.IGNORECASE) or re.search(r"%\d*d", name):
         raise CaseError(f"{path}: its voxels are in several files; convert it to one file")
     if name.upper() in ("", "LOCAL"):
         return _Text(entries, path, start, meta)

@@ -145,6 +145,7 @@ def _affine(path: Path, header: Any, options: ReadOptions, warnings: list[str]) 
     spacing = options.spacing_instead_of(told if unit == "mm" else np.zeros(3), warnings)
     if spacing is not None:
         header["pixdim"][1:4] = spacing
+        header["xyzt_units"] = int(header["xyzt_units"]) & ~7 | 2  # mm
     elif not np.isfinite(pixdim).all():
         raise CaseError(f"{path}: its voxel size is {pixdim}; give it with --spacing")
     elif (pixdim == 0).any():

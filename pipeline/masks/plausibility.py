@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 #: Source of the ranges: 32 label maps of KiTS19 and 40 of KiTS23, measured as :func:`measure` does.
 SOURCE = "72 label maps of KiTS19 and KiTS23"
-#: Share of a bound by which a value may lie outside its range before the scan needs a review.
+#: A scan needs a review below (1 − this) × the lower limit, or above (1 + this) × the upper limit.
 MARGIN = 0.25
 
 
@@ -24,7 +24,7 @@ RANGES = {
     "kidney_and_tumour_ml": Range("kidney and tumour together", "mL", 235, 1671),
     "kidney_ml": Range("kidney", "mL", 105, 760),
     "tumour_ml": Range("tumour", "mL", 0, 1464),  # a scan without a tumour is plausible
-    "kidney_extent_mm": Range("longest kidney with its tumour, along an axis,", "mm", 63, 175),
+    "kidney_extent_mm": Range("length of the longest kidney with its tumour", "mm", 63, 175),
     "components_over_1_ml": Range("connected components of 1 mL or more", "", 1, 2),
 }
 
@@ -34,14 +34,15 @@ def check(values: Mapping[str, float]) -> list[dict[str, Any]]:
 
     Returns:
         For each value its ``name``, ``value``, ``low``, ``high`` and ``source``; ``inside``, whether it is in the
-        range; and ``grave``, whether it lies outside by more than a quarter of the bound.
+        range; and ``grave``, whether it lies outside by more than a quarter of the nearest limit.
     """
     checks = []
     for name, value in values.items():
         _, _, low, high = RANGES[name]
+        value = round(float(value), 1)
         grave = not low * (1 - MARGIN) <= value <= high * (1 + MARGIN)
         about = {"low": low, "high": high, "source": SOURCE, "inside": low <= value <= high, "grave": grave}
-        checks.append({"name": name, "value": round(float(value), 1), **about})
+        checks.append({"name": name, "value": value, **about})
     return checks
 
 

@@ -60,8 +60,8 @@ def write_segmentation(mask: np.ndarray, like: Grid, directory: str | Path, clas
         return None
     if len(like.header) != mask.shape[2]:
         raise CaseError(
-            f"{like.path}: no DICOM segmentation is written, since its {len(like.header)} slices were resampled to a "
-            f"grid of {mask.shape[2]}; export the missing ones"
+            f"{like.path}: no DICOM segmentation is written, since missing or uneven slices were resampled; "
+            "export the missing ones"
         )
     if not mask.any():
         raise CaseError(f"{like.path}: no DICOM segmentation is written, since its mask is empty")
@@ -91,7 +91,7 @@ def write_segmentation(mask: np.ndarray, like: Grid, directory: str | Path, clas
         if segment.side is not None:
             kind = described.SegmentedPropertyTypeCodeSequence[0]
             kind.SegmentedPropertyTypeModifierCodeSequence = [hd.sr.CodedConcept(*segment.side)]
-    sources = [pydicom.dcmread(path, stop_before_pixels=True) for path in like.header]
+    sources = [pydicom.dcmread(path, stop_before_pixels=True, force=True) for path in like.header]
     for source in sources:
         lacking = [tag for tag in REFERRED_TO if not source.get(tag)]
         if lacking:

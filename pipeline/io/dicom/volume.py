@@ -50,7 +50,9 @@ def read_dicom(directory: DicomDirectory, options: ReadOptions, admit: Admission
     padded = sum(bool(one.padding) for one in slices)
     if padded:
         warnings.append(f"PixelPaddingValue of {padded} slices was read as air")
-    paths = tuple(one.path for one in slices)
+    # A resampled volume has no slice of its own for each of its planes.
+    even = bool(np.array_equal(places, np.arange(len(slices))))
+    paths = tuple(one.path for one in slices) if even else ()
     return Stored(voxels, affine, paths, (*warnings, *more))
 
 
