@@ -63,10 +63,10 @@ class RandBalancedCrop(Randomizable, Transform):
     """Crop a patch of ``roi_size`` from an image and its label, often around foreground.
 
     With probability ``foreground_probability`` the patch is placed on a foreground component. The crop draws one
-    of the classes present, then one of its two components with the largest bounding boxes. For each axis it draws
-    the margin on the low side from ``range(|roi − extent|)``; the rest is the margin on the high side. A patch
-    larger than the box extends it outward, a smaller one shrinks it inward. A patch that leaves the volume is
-    pushed back. Otherwise, and without foreground, the first index of each axis is drawn from
+    of the classes present, then one of its two components with the largest bounding boxes. Along each
+    axis the patch and the box differ by d voxels. Of these, m (drawn from ``range(d)``) lie on the low side and d − m
+    on the high side: around the box if the patch is larger, cut off it if the patch is smaller. A patch that leaves
+    the volume is pushed back. Otherwise, and without foreground, the first index of each axis is drawn from
     ``range(size − roi)``. So the last possible index is never drawn. The index is 0 where the sizes are equal.
 
     Args:
@@ -74,8 +74,8 @@ class RandBalancedCrop(Randomizable, Transform):
         foreground_probability: 0.4 in the reference.
         class_weights: weights of class 1, 2 …; a present class is drawn in proportion to them. All classes are
             weighted alike if not given, as in the reference.
-        component_power: one of all components of the class is drawn in proportion to (its box's volume in voxels)
-            ** component_power. 0 weights all alike; −1 draws a component of a tenth of the size ten times as often.
+        component_power: one of all components of the class is drawn, with the volume of its box in voxels to this
+            power as its weight. 0 weights all alike; −1 draws a component of a tenth of the size ten times as often.
             Boxes below 27 voxels are drawn only if the class lacks others. None draws one of the two largest, as in
             the reference.
         margin: additional voxels along D, H, W on each side of the placed patch, which a later rotation uses up.

@@ -80,7 +80,7 @@ class Index:
     def or_empty(cls, directory: str | Path) -> Index:
         """Read the index in ``directory``, or return one without cases if it cannot be used.
 
-        Configurations with their own data lists need this; :func:`require_data` reports the fault when they run.
+        A configuration with its own data list has no index; :func:`require_data` reports a fault when it runs.
         """
         try:
             return cls.read(directory)
@@ -178,14 +178,15 @@ def require_data(
     All processes must call it. It warns if the case numbers of KiTS19 differ from MLPerf's.
 
     Args:
-        directory: directory of the index, the source of lists whose cases have boxes.
+        directory: directory of the index; a case with the key ``boxes`` comes from it.
         parameters: preprocessing parameters that its cases must have.
         evaluation: this process's share of the cases.
         training: all cases, of which each process needs ``cases_a_step``; None without training.
         cases_a_step: batch size times accumulation; with fewer cases an epoch has no step.
 
     Raises:
-        UsageError: if there are too few cases, or a list is empty or from the index, and the index cannot be used.
+        UsageError: if there are too few cases; or if the index is needed (a list is empty or comes from it) and cannot
+            be used.
     """
     processes = distributed.world_size()
     found = {"evaluation": (sum(distributed.gather(len(evaluation))), 1)}

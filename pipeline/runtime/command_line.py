@@ -23,7 +23,7 @@ _running: set[int] = set()
 
 
 class Override(NamedTuple):
-    """Hold the value of a key as the user wrote it, as Fire parses it, and of the configuration's type."""
+    """Hold a key's value as the user's text, as Fire parses it, and in the type that the configuration has."""
 
     text: str
     parsed: Any
@@ -91,11 +91,11 @@ def _workflow() -> Any:
 
 
 def read_overrides(argv: Sequence[str]) -> dict[str, Override]:
-    """Read and check the overrides on the command line ``… run …`` or ``… run_workflow …`` of MONAI, and its overlays.
+    """Read the overrides (``--key value``) of MONAI's command line; check them and the configuration files.
 
     Raises:
         UsageError: for a key that nothing reads, a value of another type, or a None on the command line for a key
-            with a value. MONAI silently accepts the first and drops the last.
+            with a value. MONAI silently accepts an unknown key, and ignores a None.
     """
     from fire.parser import DefaultParseValue
     from monai.bundle import ConfigParser, ConfigWorkflow, run, run_workflow

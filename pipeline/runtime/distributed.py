@@ -27,9 +27,9 @@ def join(accelerator: Accelerator, patience: timedelta | None = None) -> int:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
         store, number, size = next(rendezvous("env://"))
         if int(os.environ.get("GROUP_WORLD_SIZE", 1)) == 1:
-            # On one host a restarted group uses the store of the group that died, and must not find its addresses.
-            # Several hosts may count restarts differently. For them torchrun makes a new store each time if
-            # TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 is set.
+            # After a restart on one host, torchrun's store still holds the addresses of the dead processes; a prefix
+            # with the number of restarts hides them. Hosts may count restarts differently, so that several hosts need
+            # TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, which makes a new store.
             store = dist.PrefixStore(f"attempt-{restarts()}", store)  # type: ignore[attr-defined]
         dist.init_process_group(accelerator.backend, store=store, timeout=patience, rank=number, world_size=size)
         # A process that ends with an open group may abort the last messages of the others.
@@ -42,14 +42,14 @@ def join(accelerator: Accelerator, patience: timedelta | None = None) -> int:
 def _leave(patience: float = 10.0) -> None:
     """Leave the process group, and wait until gloo's threads are idle, but not longer than ``patience`` seconds.
 
-    They release the tensors of the last messages after the receiver goes on. A thread that does so while the
-    interpreter shuts down aborts the process (seen with torch 2.13).
+    gloo's threads release the tensors of the last messages after the receiving process has gone on. A thread that does
+    so while the interpreter shuts down aborts the process (seen with torch 2.13).
     """
     if dist.is_initialized():
         dist.destroy_process_group()
     until, idle = time.perf_counter() + patience, 0
     while idle < 2 and time.perf_counter() < until:
-        time.sleep(0.01)  # without the interpreter's lock, which the threads need
+        time.sleep(0.01)  # a sleeping thread releases the GIL, which gloo's threads need
         idle = 0 if _gloo_is_busy() else idle + 1
 
 

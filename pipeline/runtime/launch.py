@@ -9,6 +9,7 @@ import itertools
 import sys
 from collections.abc import Sequence
 
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
 
@@ -26,7 +27,8 @@ def require_accelerators(arguments: Sequence[str], processes: str) -> None:
     Raises:
         DeviceError: if it has not.
     """
-    for option, value in itertools.pairwise(arguments):
+    words = " ".join(arguments).replace("=", " ").split()
+    for option, value in itertools.pairwise(words):
         if option == "--device_name" and processes.isdigit():
             resolve(value, local_rank=int(processes) - 1)
 
@@ -41,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exit_code(error)
     try:
         run(arguments)
+    except SignalException:
+        print("interrupted; finished work is kept", file=sys.stderr)
+        return 130
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode > 0:  # the process has reported its error

@@ -42,8 +42,8 @@ class RunState:
         factory: the network as ``functools.partial``; its class and arguments are saved in the file.
         parameters: preprocessing parameters of the network's images.
         accelerator: its description and its random state are saved in the file.
-        settings: other settings that decide the result beside network, ``parameters`` and optimiser: plain values, and
-            components (loss, augmentation) in their state before the first use.
+        settings: further settings on which the result depends; network, ``parameters`` and optimiser are added here.
+            Plain values, and loss and augmentation as they are before their first use.
         clock: clock of the run, whose time is saved; None for a clock without a limit.
 
     Attributes:
@@ -71,7 +71,7 @@ class RunState:
         self.evaluated = 0
 
     def configuration(self, engine: Engine) -> dict[str, Any]:
-        """Return the settings in which a run and its checkpoint must agree, by name, as plain data."""
+        """Return the settings that must be the same when a run resumes, by name, as plain data."""
         groups = self.optimizer.param_groups
         names = {name for group in groups for name in group if name not in FREE}
         return {
@@ -157,7 +157,7 @@ def _on_cpu(value: Any) -> Any:
 
 def _described(part: Any) -> Any:
     """Describe a component as plain data: its class, its public attributes and its inner components."""
-    if isinstance(part, np.generic):  # numpy's float64 is a float but not plain data; its file would refer to code
+    if isinstance(part, np.generic):  # pickled, it would refer to numpy's code, which weights_only refuses
         return part.item()
     if part is None or isinstance(part, bool | int | float) or type(part) is str:
         return part
@@ -193,7 +193,7 @@ def _flat(content: Any, name: str = "") -> dict[str, Any]:
 
 
 def run_settings(schedule: Schedule, clock: Clock | None = None, **others: Any) -> dict[str, Any]:
-    """Return the settings in which a run and its checkpoint must agree, by the names that checkpoints hold.
+    """Return the settings that must be the same when a run resumes, by the names that checkpoints hold.
 
     Args:
         schedule: schedule of the learning rate.
