@@ -12,6 +12,10 @@ from conftest import ROOT
 
 from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline.cli import COMMANDS, build_parser, main
+from kits_unet3d.pipeline.device import PRECISIONS
+from kits_unet3d.pipeline.inference.backends import BACKENDS
+from kits_unet3d.pipeline.inference.window_selection import OPTIONS, ROIS
+from kits_unet3d.pipeline.io.mask import FORMATS
 
 
 def test_help_names_every_command_and_each_has_an_example(capsys):
@@ -209,3 +213,12 @@ def test_a_shell_completes_commands_options_and_values(tmp_path, line, expected)
     command = [sys.executable, "-m", "kits_unet3d.pipeline.cli"]
     subprocess.run(command, env={**os.environ, **asked}, check=True)
     assert answer.read_text().split("\n") == expected
+
+
+def test_the_choices_of_predict_are_those_of_its_parts():
+    """The command line lists them again, since importing the parts takes seconds."""
+    actions = build_parser("predict")._subparsers._group_actions[0].choices["predict"]._actions
+    choices = {action.dest: tuple(action.choices) for action in actions if action.choices}
+    assert choices["backend"] == ("auto", *BACKENDS) and choices["precision"] == PRECISIONS
+    assert choices["windows"] == ("reference", *OPTIONS) and choices["roi"] == ROIS
+    assert choices["format"] == FORMATS
