@@ -180,9 +180,11 @@ def model_in(content: dict[str, Any], digest: str, path: Path, factory: partial[
         network = build_network(REFERENCE, path) if factory is None else factory()
         assumed = "network and preprocessing"
         if factory is None and {n: v.shape for n, v in state.items()} != shapes_of(network):
+            way_out = f"the configuration of its bundle names the network (`--ckpt_path {path}`)"
+            if path.suffix == ".safetensors":
+                way_out = f"put {path.with_suffix('.json').name}, which names it, beside the file"
             raise CheckpointError(
-                f"{path}: does not contain its network's name, and its weights do not fit MLPerf's network; the "
-                f"configuration of its bundle names the network (`--ckpt_path {path}`)"
+                f"{path}: does not contain its network's name, and its weights do not fit MLPerf's network; {way_out}"
             )
     load_weights(network, state, path)
     try:

@@ -27,6 +27,10 @@ LISTED = 10
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
+    from ..runtime.paths import require_existing
+
+    require_existing(arguments.dataset_dir)  # before torch is imported, which takes seconds
+
     from ..data import verify
     from ..runtime.errors import UsageError
     from ..runtime.output import show

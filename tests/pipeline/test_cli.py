@@ -44,7 +44,7 @@ def test_help_does_not_wait_for_torch():
         (["prepare", "--data-dir", "nowhere", "-o", "out"], 2, "nowhere: no such directory"),
         (["phantom", "-o", "out"], 2, "--cases"),
         (["phantom", "-o", "out", "--cases", "0"], 2, "cases"),
-        (["verify", "--dataset-dir", "nowhere"], 2, "no preprocessed file"),
+        (["verify", "--dataset-dir", "nowhere"], 2, "no such file or directory"),
         (["predict", "nowhere.nii.gz", "-o", "out"], 2, "nowhere.nii.gz"),
         (["evaluate", "--predictions", ".", "--labels", "."], 2, "no mask"),
         (["evaluate", "--predictions", ".", "--labels", ".", "-o", "a.csv"], 2, "both JSON and CSV"),

@@ -225,3 +225,11 @@ def test_a_description_holds_no_control_characters_and_no_impossible_numbers(sav
     description = read_model(path).description
     assert description.isprintable() and description.startswith("foreign.pt: ") and "-3" not in description
     assert "7.5" not in description
+
+
+def test_weights_without_their_description_name_the_file_that_is_missing(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file(UNet3D(channels=(2, 4)).state_dict(), tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match="put a.json, which names it, beside the file"):
+        read_model(tmp_path / "a.safetensors")

@@ -217,9 +217,9 @@ def test_processes_end_without_an_abort_on_a_busy_machine(tmp_path):
     """gloo's threads outlived the interpreter: one run in five ended by SIGABRT after its work was done."""
     (tmp_path / "exchange.py").write_text(EXCHANGE)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
     try:
-        for _ in range(6):
+        for _ in range(4):
             finish([sys.executable, *launcher, str(tmp_path / "exchange.py")])
     finally:
         for process in busy:
