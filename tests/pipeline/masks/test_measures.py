@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from conftest import shared
 
 from kits_unet3d.pipeline.inference import Grid, Scan
+from kits_unet3d.pipeline.io.labels import read_labels
 from kits_unet3d.pipeline.masks.measurements import longest_axial_mm, measure
 
 
@@ -106,3 +108,15 @@ def test_measurements_far_from_real_ones_are_flagged_with_range_and_source(parts
     (one,) = (one for one in found["checks"] if one["name"] == name)
     assert not one["inside"] and one["grave"] is grave
     assert any(f"outside {one['low']} to {one['high']}" in flag and "72 label maps" in flag for flag in found["flags"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", ["00028", "00030", "00045", "00088", "00162", "00163"])
+def test_the_label_maps_at_the_ends_of_the_ranges_pass(number):
+    """Each of these has the smallest or the largest of a measurement in all 72."""
+    found = [path for path in shared("data").glob(f"kits*_labels/case_{number}/segmentation.nii.gz")]
+    labels = read_labels(found[0])
+    scan = Scan(labels.grid, np.zeros(labels.voxels.shape, np.int16))
+    mask = np.where(labels.voxels == 3, 0, labels.voxels).astype(np.uint8)
+    checks = measure(scan, mask, ("background", "kidney", "tumour"))["checks"]
+    assert all(one["inside"] for one in checks), checks
