@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from ..io.scan import Scan
 from ..report.html_report import PICTURE, SLICES, html_report_wanted, require_html_report, save_slices
 from ..report.overlays import save_picture
 from ..runtime.errors import UsageError
-from ..runtime.files import file_hash, part_directory, write_json
+from ..runtime.files import file_hash, whole_files, write_json
 from .predictor import Predictor
 
 
@@ -73,55 +72,39 @@ class Results:
             predictor: with the model.
             scan: the scan.
             directory: directory of the files.
-            pictures: draw pictures, if ``html_report`` is None.
+            pictures: draw pictures: the value of :attr:`pictures`, read once for all scans, since it may print a note.
             anonymised: removes patients' names from a text.
         """
-        with part_directory(directory / scan.name) as part:
-            described = self._write_into(part, predictor, scan, pictures=pictures, anonymised=anonymised)
-            files = {}
-            for written in sorted(path for path in part.rglob("*") if path.is_file()):
-                name = written.relative_to(part).as_posix()
-                files[name] = file_hash(written)
-                (directory / name).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(written, directory / name)
+        with whole_files(directory, scan.name) as part:
+            file = probabilities_path(scan.grid, part) if self.probabilities else None
+            prediction = predictor.predict(scan, probabilities=file)
+            # The files hold the split classes; measures and pictures stay those of the whole class.
+            shown = prediction.with_split_kidneys() if self.split_kidneys else prediction
+            shown.save(part, self.mask_format)
+            warnings = [anonymised(warning) for warning in scan.warnings]
+            if predictor.model.warning:
+                warnings.append(predictor.model.warning)
+            if self.dicom_seg:
+                try:
+                    write_segmentation(shown.mask, scan.grid, part, shown.classes)
+                except Exception as error:  # this file is an addition, which must not cost the mask
+                    warnings.append(anonymised(str(error)))
+            if pictures:
+                path, note = part / f"{scan.name}{PICTURE}", predictor.model.warning or ""
+                save_picture(scan, prediction.mask, path, classes=prediction.classes, note=note)
+                save_slices(scan, prediction.mask, part / f"{scan.name}{SLICES}")
+            described: dict[str, Any] = {**prediction.measures, "warnings": warnings}
+            if predictor.postprocessing:
+                described["postprocessing"] = vars(predictor.postprocessing)
+            labels = {name: value for value, name in enumerate(shown.classes)}
+            about: dict[str, Any] = {
+                "scan": anonymised(str(scan.path)),
+                "shape": scan.grid.shape,
+                "spacing_mm": scan.spacing_mm,
+            }
+            about |= {"model": predictor.model.description, "labels": labels}
+            write_json(part / f"{scan.name}_report.json", {**about, **described})
+            written = (path for path in part.rglob("*") if path.is_file())
+            files = {path.relative_to(part).as_posix(): file_hash(path) for path in sorted(written)}
         mask = mask_path(scan.grid, directory, self.mask_format).relative_to(directory).as_posix()
         return {"files": {mask: files.pop(mask), **files}, **described}
-
-    def _write_into(
-        self,
-        directory: Path,
-        predictor: Predictor,
-        scan: Scan,
-        *,
-        pictures: bool,
-        anonymised: Callable[[str], str],
-    ) -> dict[str, Any]:
-        file = probabilities_path(scan.grid, directory) if self.probabilities else None
-        prediction = predictor.predict(scan, probabilities=file)
-        # The files hold the split classes; measures and pictures stay those of the whole class.
-        shown = prediction.with_split_kidneys() if self.split_kidneys else prediction
-        shown.save(directory, self.mask_format)
-        warnings = [anonymised(warning) for warning in scan.warnings]
-        if predictor.model.warning:
-            warnings.append(predictor.model.warning)
-        if self.dicom_seg:
-            try:
-                write_segmentation(shown.mask, scan.grid, directory, shown.classes)
-            except Exception as error:  # this file is an addition, which must not cost the mask
-                warnings.append(anonymised(str(error)))
-        if pictures:
-            path, note = directory / f"{scan.name}{PICTURE}", predictor.model.warning or ""
-            save_picture(scan, prediction.mask, path, classes=prediction.classes, note=note)
-            save_slices(scan, prediction.mask, directory / f"{scan.name}{SLICES}")
-        described: dict[str, Any] = {**prediction.measures, "warnings": warnings}
-        if predictor.postprocessing:
-            described["postprocessing"] = vars(predictor.postprocessing)
-        labels = {name: value for value, name in enumerate(shown.classes)}
-        about: dict[str, Any] = {
-            "scan": anonymised(str(scan.path)),
-            "shape": scan.grid.shape,
-            "spacing_mm": scan.spacing_mm,
-        }
-        about |= {"model": predictor.model.description, "labels": labels}
-        write_json(directory / f"{scan.name}_report.json", {**about, **described})
-        return described

@@ -149,6 +149,7 @@ def write_html_report(report: Report) -> Path:
     """
     import jinja2  # an extra, needed for HTML reports only
 
+    about = report.as_dict()
     files = {
         ending: {
             name: report.directory / file
@@ -174,7 +175,8 @@ def write_html_report(report: Report) -> Path:
         warning=report.model.get("warning"),
         model=report.model.get("description"),
         options=report.options,
-        **{key: report.as_dict()[key] for key in ("program", "date")},
+        program=about["program"],
+        date=about["date"],
     )
     path = report.directory / PAGE
     with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8", errors="backslashreplace") as stream:

@@ -101,7 +101,7 @@ def read_overrides(argv: Sequence[str]) -> dict[str, Override]:
     from monai.bundle import ConfigParser, ConfigWorkflow, run, run_workflow
     from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 
-    flags = _flags(argv[2:])
+    flags = flags_of(argv[2:])
     parsed = {key: DefaultParseValue(text) for key, text in flags.items()}
     settings_file = ConfigParser.load_config_file(parsed["args_file"]) if "args_file" in parsed else {}
     given = {**settings_file, **parsed}
@@ -141,7 +141,7 @@ def _refuse_none(overrides: Mapping[str, Override], contents: Sequence[Mapping[s
             )
 
 
-def _flags(arguments: Sequence[str]) -> dict[str, str]:
+def flags_of(arguments: Sequence[str]) -> dict[str, str]:
     """Parse ``--key value``, ``--key=value``, ``--key`` and ``--nokey`` as Fire does, into texts."""
     flags: dict[str, str] = {}
     rest = list(arguments[: list(arguments).index("--")] if "--" in arguments else arguments)

@@ -75,6 +75,24 @@ def part_directory(beside: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def whole_files(directory: str | Path, name: str) -> Iterator[Path]:
+    """Yield a temporary directory, and move its files to the same places below ``directory`` on success.
+
+    After an error, the files that were there stay as they are.
+
+    Args:
+        directory: directory of the files.
+        name: name of what they belong to, for the temporary directory.
+    """
+    with part_directory(Path(directory) / name) as part:
+        yield part
+        for written in sorted(path for path in part.rglob("*") if path.is_file()):
+            target = Path(directory) / written.relative_to(part)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(written, target)
+
+
 def write_json(path: str | Path, content: Any) -> None:
     """Write ``content`` atomically as indented JSON with a final newline."""
     with whole_file(path) as temporary:

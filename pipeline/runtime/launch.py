@@ -5,7 +5,6 @@ torchrun takes the same arguments, but ends a failure with a traceback of its ow
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Sequence
 
@@ -14,6 +13,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
 
 from ..device import DeviceError, resolve
+from .command_line import flags_of
 from .errors import exit_code, report
 
 
@@ -27,10 +27,9 @@ def require_accelerators(arguments: Sequence[str], processes: str) -> None:
     Raises:
         DeviceError: if it has not.
     """
-    words = " ".join(arguments).replace("=", " ").split()
-    for option, value in itertools.pairwise(words):
-        if option == "--device_name" and processes.isdigit():
-            resolve(value, local_rank=int(processes) - 1)
+    device = flags_of(arguments).get("device_name")
+    if device is not None and processes.isdigit():
+        resolve(device, local_rank=int(processes) - 1)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
