@@ -189,8 +189,7 @@ class Accelerator:
             module.synchronize()
 
     def memory(self) -> dict[str, int]:
-        """Return bytes: tensors take ``allocated`` and took ``peak`` at most, torch holds ``reserved``, the device has
-        ``free`` and ``total``. Values that a device does not record are left out."""
+        """Return the bytes ``allocated`` by tensors, their ``peak``, those ``reserved``, ``free`` and in ``total``."""
         module = _module(self.kind)
         calls = {"allocated": "memory_allocated", "peak": "max_memory_allocated", "reserved": "memory_reserved"}
         counts = {name: getattr(module, call)(self.device) for name, call in calls.items() if hasattr(module, call)}
@@ -238,23 +237,8 @@ class Accelerator:
         }
 
 
-def resolve(
-    device: str | torch.device | None = "auto", precision: str = "fp32", local_rank: int | None = None
-) -> Accelerator:
-    """Return the accelerator to run on.
-
-    Args:
-        device: a kind such as ``"cuda"``, one accelerator such as ``"cuda:1"``, or ``"auto"``: the first of mlu, cuda,
-            any other that torch knows, cpu.
-        precision: ``"fp32"`` (TF32 is switched off), ``"tf32"``, ``"bf16"``, ``"fp16"``, or ``"auto"``: bf16 on a
-            CPU that computes in it, fp32 everywhere else.
-        local_rank: index of the accelerator on this host; from ``LOCAL_RANK`` if not given.
-
-    Raises:
-        DeviceError: if the device is missing or lacks the precision; it never falls back to the CPU silently.
-    """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+def find(device: str | torch.device | None = "auto", local_rank: int | None = None) -> torch.device:
+    """Return the device of :func:`resolve`, which takes it; raise DeviceError if it is missing."""
     name = _automatic() if device in (None, "auto") else str(device)
     kind = name.split(":")[0]
     if not _available(kind):
@@ -263,13 +247,34 @@ def resolve(
         wanted = torch.device(name)
     except RuntimeError as error:
         raise DeviceError(f"{name!r} is not a device; give a kind, or an accelerator as in '{kind}:0'") from error
-    if (module := _module(kind)) is not None:
-        rank = int(os.environ.get("LOCAL_RANK", 0)) if local_rank is None else local_rank
-        index = rank if wanted.index is None else wanted.index
-        if index >= module.device_count():
-            raise DeviceError(f"{kind}:{index} is not available: {module.device_count()} accelerator(s) are visible")
-        wanted = torch.device(kind, index)
-        getattr(module, "set_device", lambda _: None)(wanted)  # kinds with a single device lack this call
+    if (module := _module(kind)) is None:
+        return wanted
+    rank = int(os.environ.get("LOCAL_RANK", 0)) if local_rank is None else local_rank
+    index = rank if wanted.index is None else wanted.index
+    if index >= module.device_count():
+        raise DeviceError(f"{kind}:{index} is not available: {module.device_count()} accelerator(s) are visible")
+    return torch.device(kind, index)
+
+
+def resolve(
+    device: str | torch.device | None = "auto", precision: str = "fp32", local_rank: int | None = None
+) -> Accelerator:
+    """Return the accelerator to run on.
+
+    Args:
+        device: a kind such as ``"cuda"``, one accelerator such as ``"cuda:1"``, or ``"auto"``: the first of mlu, cuda,
+            any other that torch knows, cpu.
+        precision: ``"fp32"`` (without TF32), ``"tf32"``, ``"bf16"``, ``"fp16"``, or ``"auto"``: bf16 on a CPU that
+            computes in it, fp32 everywhere else.
+        local_rank: index of the accelerator on this host; from ``LOCAL_RANK`` if not given.
+
+    Raises:
+        DeviceError: if the device is missing or lacks the precision; it never falls back to the CPU silently.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    kind = (wanted := find(device, local_rank)).type
+    getattr(_module(kind), "set_device", lambda _: None)(wanted)  # kinds with a single device lack this call
     if precision == "auto":
         precision = "bf16" if kind == "cpu" and _computes_bf16(kind) else "fp32"
     if precision == "tf32" and not _tf32_switches(kind):
@@ -285,11 +290,6 @@ def _automatic() -> str:
     other = torch.accelerator.current_accelerator(check_available=True)
     kinds = [*(kind for kind in KINDS if kind != "cpu"), *([other.type] if other is not None else [])]
     return next((kind for kind in kinds if _available(kind)), "cpu")
-
-
-def cpu_instructions() -> str:
-    """Return the vector instructions that torch uses on this CPU, such as ``"AVX2"``."""
-    return torch.backends.cpu.get_cpu_capability()
 
 
 def seed_everything(seed: int) -> int:

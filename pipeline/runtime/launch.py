@@ -12,7 +12,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
 
-from ..device import DeviceError, resolve
+from ..device import DeviceError, find
 from .command_line import flags_of
 from .errors import exit_code, report
 
@@ -29,7 +29,7 @@ def require_accelerators(arguments: Sequence[str], processes: str) -> None:
     """
     device = flags_of(arguments).get("device_name")
     if device is not None and processes.isdigit():
-        resolve(device, local_rank=int(processes) - 1)
+        find(device, local_rank=int(processes) - 1)  # leaves the accelerators to the processes
 
 
 def main(argv: Sequence[str] | None = None) -> int:
