@@ -76,18 +76,18 @@ def affine_of(box: tuple[slice, ...], affine: np.ndarray) -> np.ndarray:
     return moved
 
 
-def middle_mm(voxels: np.ndarray, affine: np.ndarray) -> float:
-    """Return the body's middle plane along the world's first axis, in mm: at the body's centre of mass.
+def body_centre(voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Return the body's centre of mass in RAS millimetres; its first coordinate is that of the middle plane.
 
     Args:
-        voxels: in HU; without a body, the grid's middle is used.
+        voxels: in HU; without a body, the grid's centre is returned.
         affine: of their grid, to RAS millimetres.
     """
     start = (np.array(voxels.shape) - 1) % SAMPLED // 2  # equal margins in front and behind
     i, j, k = (slice(int(first), None, SAMPLED) for first in start)
     body = np.argwhere(voxels[i, j, k] > BODY_HU) * SAMPLED + start
     centre = body.mean(axis=0) if len(body) else (np.array(voxels.shape) - 1) / 2
-    return float(affine[0, :3] @ centre + affine[0, 3])
+    return np.asarray(affine[:3, :3] @ centre + affine[:3, 3])
 
 
 def centre_of(part: np.ndarray) -> np.ndarray:

@@ -10,13 +10,13 @@ from scipy import ndimage
 from scipy.spatial.distance import pdist
 
 from ..io.scan import Scan
-from .connected_components import LEAST_KIDNEY_ML, Parts, affine_of, box_around, centre_of, middle_mm, right_of
-from .plausibility import check, describe
+from .connected_components import KIDNEY, Parts, affine_of, body_centre, box_around, centre_of, right_of
+from .plausibility import Kidneys, check, describe_kidneys, flags_of
 
 #: Number of largest components listed for each class.
 LISTED = 10
-#: Mean HU of kidney below which contrast agent is unlikely: unenhanced kidney has 25 to 45.
-CONTRAST_HU = 70.0
+#: Foreground classes of the models whose masks are compared with real kidneys.
+KNOWN = ("kidney", "tumour")
 #: The darkest voxel of a CT is air. Without a voxel below this, the HU are unusual or the air is cut away.
 DARKEST_HU = -500
 
@@ -37,8 +37,9 @@ def measure(scan: Scan, mask: np.ndarray, classes: Sequence[str]) -> dict[str, A
         of the body's middle plane; ``mean_hu`` by class, None for an empty class; ``counts`` of components
         (connected through faces) by class; ``structures``, the largest components of each class with class, side
         (the patient's, of its centre), volume_ml, longest_axial_mm (from edge to edge within one axial slice)
-        and mean_hu; ``checks``, comparisons with real label maps (:func:`plausibility.check`), for models of kidney
-        and tumour; ``flags``, notes on doubtful results.
+        and mean_hu; ``contrast``, the guessed phase (:func:`plausibility.contrast_of`), and ``checks``, comparisons
+        with real kidneys (:func:`plausibility.check`), for models of kidney and tumour; ``flags``, notes on doubtful
+        results.
     """
     labels, affine = scan.grid.facing(mask)  # slices along the first axis are axial
     voxels, _ = scan.grid.facing(scan.voxels)
@@ -46,12 +47,13 @@ def measure(scan: Scan, mask: np.ndarray, classes: Sequence[str]) -> dict[str, A
     result: dict[str, Any] = {"volumes_ml": volumes_ml(mask, voxel_ml, classes)}
     result["sides_ml"] = {name: {"right": 0.0, "left": 0.0} for name in classes[1:]}
     result |= {"mean_hu": dict.fromkeys(classes[1:]), "counts": dict.fromkeys(classes[1:], 0), "structures": []}
-    box, kidneys, values = box_around(labels), 0, {"components_over_1_ml": 0.0, "kidney_extent_mm": 0.0}
+    box, kidneys = box_around(labels), Kidneys()
     if box is not None:
         inside, hu, local = labels[box], voxels[box], affine_of(box, affine)
-        middle = middle_mm(voxels, affine)
-        right = right_of(inside.shape, local, middle)
-        kidneys, values = _kidneys(inside, right, voxel_ml, np.linalg.norm(local[:3, :3], axis=0))
+        body = body_centre(voxels, affine)
+        right = right_of(inside.shape, local, body[0])
+        if classes[KIDNEY] == "kidney":
+            kidneys = describe_kidneys(inside, hu, right, local, voxel_ml, body)
         for number, name in enumerate(classes[1:], start=1):
             region = inside == number
             on_right = int(np.count_nonzero(region & right)) * voxel_ml
@@ -60,40 +62,20 @@ def measure(scan: Scan, mask: np.ndarray, classes: Sequence[str]) -> dict[str, A
             parts = Parts.of(region)
             del region
             result["counts"][name] = len(parts.sizes) - 1
-            result["structures"] += [{"class": name, **s} for s in _largest(parts, hu, local, voxel_ml, middle)]
+            result["structures"] += [{"class": name, **s} for s in _largest(parts, hu, local, voxel_ml, body[0])]
             del parts  # free memory for the next class
-    result["checks"] = _checks(result["volumes_ml"], values)
-    result["flags"] = _flags(result, kidneys, labels.shape, voxels, box)
-    result["flags"] += [describe(one) for one in result["checks"] if not one["inside"]]
+    result["contrast"] = dict(kidneys.contrast)
+    result["checks"] = _checks(result, kidneys) if tuple(classes[1:]) == KNOWN else []
+    result["flags"] = _flags(result, kidneys, labels.shape, voxels, box) + flags_of(result["checks"])
     return result
 
 
-def _checks(volumes: dict[str, float], values: dict[str, float]) -> list[dict[str, Any]]:
-    """Compare the measurements of a mask of kidney and tumour with real ones; other classes have no ranges."""
-    if volumes.keys() != {"kidney", "tumour"}:
-        return []
-    together = {"kidney_and_tumour_ml": sum(volumes.values())}
-    return check(together | {f"{name}_ml": volume for name, volume in volumes.items()} | values)
-
-
-def _kidneys(
-    labels: np.ndarray, right: np.ndarray, voxel_ml: float, spacing_mm: np.ndarray
-) -> tuple[int, dict[str, float]]:
-    """Count the kidneys: large components of the foreground, twice if large on both sides.
-
-    Return the count, the number of components of 1 mL or more, and the extent of the longest large one in mm.
-    """
-    parts = Parts.of(labels > 0)
-    least = LEAST_KIDNEY_ML / voxel_ml
-    count, longest = 0, 0.0
-    large = parts.only(parts.largest_first(least)[:255])
-    for number, where in enumerate(ndimage.find_objects(large), start=1):
-        longest = max(longest, *((side.stop - side.start) * mm for side, mm in zip(where, spacing_mm, strict=True)))
-        part = large[where] == number
-        on_right = np.count_nonzero(part & right[where])
-        count += 2 if least <= on_right <= np.count_nonzero(part) - least else 1
-    over_1_ml = float(len(parts.largest_first(1 / voxel_ml)))
-    return count, {"components_over_1_ml": over_1_ml, "kidney_extent_mm": float(longest)}
+def _checks(result: dict[str, Any], kidneys: Kidneys) -> list[dict[str, Any]]:
+    """Compare the measurements of a mask of kidney and tumour with real ones."""
+    volumes = result["volumes_ml"]
+    hu = {"kidney_hu": result["mean_hu"]["kidney"]} if result["mean_hu"]["kidney"] is not None else {}
+    by_class = {f"{name}_ml": volume for name, volume in volumes.items()}
+    return check({"kidney_and_tumour_ml": sum(volumes.values())} | by_class | dict(kidneys.values) | hu)
 
 
 def _largest(
@@ -132,7 +114,7 @@ def longest_axial_mm(part: np.ndarray, affine: np.ndarray) -> float:
 
 def _flags(
     result: dict[str, Any],
-    kidneys: int,
+    kidneys: Kidneys,
     shape: tuple[int, ...],
     voxels: np.ndarray,
     box: tuple[slice, slice, slice] | None,
@@ -141,12 +123,12 @@ def _flags(
     if box is not None and any(s.start == 0 or s.stop == n for s, n in zip(box, shape, strict=True)):
         flags.append("cut by the field of view")
     if "kidney" not in result["volumes_ml"]:  # a model without this class
-        kidneys = 0
         flags += ["nothing found"] if box is None else []
-    elif kidneys < 2:
-        flags.append("one kidney" if kidneys else "no kidney")
-    mean_hu = result["mean_hu"].get("kidney")
-    if kidneys and mean_hu is not None and mean_hu < CONTRAST_HU:
+    elif kidneys.number < 2:
+        flags.append("one kidney" if kidneys.number else "no kidney")
+    if kidneys.one_side:
+        flags.append(f"both kidneys on the {kidneys.one_side}")
+    if kidneys.number and kidneys.contrast.get("phase") == "unenhanced":
         flags.append("likely no contrast")
     if voxels.min() > DARKEST_HU:
         flags.append("unusual HU")

@@ -19,9 +19,9 @@ from .connected_components import (
     TUMOUR,
     Parts,
     affine_of,
+    body_centre,
     box_around,
     centre_of,
-    middle_mm,
     right_of,
 )
 
@@ -85,7 +85,7 @@ class PostProcessing:
         inside = result[box]
         voxel_mm3 = scan.grid.voxel_ml * 1000
         if self.keep_kidneys:
-            middle = middle_mm(scan.voxels, scan.affine)
+            middle = float(body_centre(scan.voxels, scan.affine)[0])
             _keep_kidneys(inside, affine_of(box, scan.affine), middle, LEAST_KIDNEY_ML * 1000 / voxel_mm3)
         if self.tumour_touches_kidney or self.min_tumour_mm3:
             least = self.min_tumour_mm3 / voxel_mm3 * (1 - 1e-9)  # exactly this size stays, rounded or not
@@ -115,7 +115,7 @@ def split_kidneys(mask: np.ndarray, scan: Scan, classes: Sequence[str]) -> tuple
         return mask, names
     result = mask.copy()
     inside, affine = result[box], affine_of(box, scan.affine)
-    middle = middle_mm(scan.voxels, scan.affine)
+    middle = float(body_centre(scan.voxels, scan.affine)[0])
     right = right_of(inside.shape, affine, middle)
     parts, least = Parts.of(inside > 0), LEAST_KIDNEY_ML / scan.grid.voxel_ml
     for index, where in enumerate(ndimage.find_objects(parts.numbers), start=1):

@@ -6,6 +6,7 @@ from conftest import shared
 
 from kits_unet3d.pipeline.inference import Grid, Scan
 from kits_unet3d.pipeline.io.labels import read_labels
+from kits_unet3d.pipeline.io.scan import read_scan
 from kits_unet3d.pipeline.masks.measurements import longest_axial_mm, measure
 
 
@@ -70,9 +71,9 @@ def test_the_longest_axial_diameter_is_of_one_slice():
     assert longest_axial_mm(part, np.diag([5.0, 1.0, 1.0, 1.0])) == pytest.approx(np.hypot(1, 3))
 
 
-def measured(*parts):
-    """Measure kidneys at (slice, slice, slice) in a body of voxels of 4 mm."""
-    voxels = np.full((100, 80, 90), 150, np.int16)
+def measured(*parts, hu=150):
+    """Measure kidneys at (slice, slice, slice) in a body of voxels of 4 mm, all of it with the same HU or an image."""
+    voxels = np.broadcast_to(np.asarray(hu, np.int16), (100, 80, 90)).copy()
     voxels[0, 0, 0] = -1000
     mask = np.zeros(voxels.shape, np.uint8)
     for part in parts:
@@ -89,7 +90,8 @@ def test_measurements_like_those_of_real_label_maps_pass():
     values = {one["name"]: one["value"] for one in found["checks"]}
     assert values == {
         "kidney_and_tumour_ml": 552, "kidney_ml": 552, "tumour_ml": 0, "kidney_extent_mm": 100,
-        "components_over_1_ml": 2,
+        "components_over_1_ml": 2, "kidney_behind_mm": 12, "kidney_distance_mm": 170, "kidney_height_mm": 10,
+        "kidney_hu": 150,
     }  # fmt: skip
 
 
@@ -101,6 +103,8 @@ def test_measurements_like_those_of_real_label_maps_pass():
         ((LEFT, np.s_[70:75, 30:40, 5:77]), "kidney_extent_mm", True),
         ((LEFT, np.s_[50:53, 50:53, 50:53], np.s_[5:8, 5:8, 5:8]), "components_over_1_ml", True),
         ((), "kidney_ml", True),
+        ((LEFT, np.s_[84:99, 30:45, 30:55]), "kidney_distance_mm", True),
+        ((LEFT, np.s_[65:80, 30:45, 10:35]), "kidney_height_mm", True),
     ],
 )
 def test_measurements_far_from_real_ones_are_flagged_with_range_and_source(parts, name, grave):
@@ -110,8 +114,55 @@ def test_measurements_far_from_real_ones_are_flagged_with_range_and_source(parts
     assert any(f"outside {one['low']} to {one['high']}" in flag and "72 label maps" in flag for flag in found["flags"])
 
 
+def test_kidneys_in_front_of_the_body_or_on_one_side_are_flagged():
+    front = measured(np.s_[20:35, 55:70, 30:55], np.s_[65:80, 55:70, 30:55])
+    (one,) = (one for one in front["checks"] if one["name"] == "kidney_behind_mm")
+    assert one["value"] == -88 and one["grave"] and any("middle of the body -88 mm" in flag for flag in front["flags"])
+    assert "both kidneys on the left" in measured(LEFT, np.s_[20:35, 60:75, 30:55])["flags"]
+    assert not any("both kidneys" in flag for flag in measured(LEFT, RIGHT)["flags"])
+
+
+@pytest.mark.parametrize(("hu", "grave"), [(-100, True), (30, False), (320, True)])
+def test_a_kidney_of_another_tissue_is_flagged_by_its_hu(hu, grave):
+    found = measured(LEFT, RIGHT, hu=hu)
+    (one,) = (one for one in found["checks"] if one["name"] == "kidney_hu")
+    assert (
+        one["grave"] is grave
+        and any(f"mean of kidney {hu} HU, outside 0 to 252" in flag for flag in found["flags"]) is grave
+    )
+
+
+@pytest.mark.parametrize(
+    ("cortex", "medulla", "phase"),
+    [
+        (180, 90, "corticomedullary"),
+        (170, 160, "nephrographic or later"),
+        (35, 32, "unenhanced"),
+    ],
+)
+def test_the_contrast_phase_is_guessed_from_cortex_and_medulla(cortex, medulla, phase):
+    image = np.full((100, 80, 90), 20, np.int16)
+    for part in (LEFT, RIGHT):
+        image[part] = cortex
+        image[tuple(slice(side.start + 2, side.stop - 2) for side in part)] = medulla
+    found = measured(LEFT, RIGHT, hu=image)
+    assert found["contrast"] == {"phase": phase, "cortex_hu": cortex, "medulla_hu": medulla}
+    assert ("likely no contrast" in found["flags"]) is (phase == "unenhanced")
+
+
+def test_kidneys_of_a_real_scan_pass_and_its_liver_does_not():
+    scan = read_scan(shared("data/ct/totalsegmentator/example_ct.nii.gz"))
+    organs = read_labels(shared("data/ct/totalsegmentator/example_seg_fast_force_split.nii.gz")).voxels
+    kidneys, liver = (
+        measure(scan, np.isin(organs, values).astype(np.uint8), ("background", "kidney", "tumour"))
+        for values in ((2, 3), (5,))
+    )
+    assert kidneys["flags"] == ["likely no contrast"] and kidneys["contrast"]["phase"] == "unenhanced"
+    assert {one["name"] for one in liver["checks"] if one["grave"]} == {"kidney_ml", "kidney_behind_mm"}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("number", ["00028", "00030", "00045", "00088", "00162", "00163"])
+@pytest.mark.parametrize("number", ["00002", "00028", "00030", "00045", "00088", "00162", "00163", "00185"])
 def test_the_label_maps_at_the_ends_of_the_ranges_pass(number):
     """Each of these has the smallest or the largest of a measurement in all 72."""
     found = [path for path in shared("data").glob(f"kits*_labels/case_{number}/segmentation.nii.gz")]
