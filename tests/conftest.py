@@ -45,6 +45,13 @@ def golden(name: str) -> np.lib.npyio.NpzFile:
     return np.load(ROOT / "tests" / "goldens" / f"{name}.npz", allow_pickle=False)
 
 
+def golden_weight(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """The weights of one name that the goldens were recorded with."""
+    z = rng(zlib.crc32(name.encode())).standard_normal(shape, dtype=np.float32)
+    z = z * np.sqrt(2 / np.prod(shape[1:])) if z.ndim >= 2 else 1 + 0.1 * z if name.endswith("weight") else 0.1 * z
+    return torch.from_numpy(np.asarray(z, dtype=np.float32))
+
+
 def bundle_config(name: str) -> dict:
     """A configuration of the bundle as it is written, nothing resolved."""
     return json.loads((CONFIGS / f"{name}.json").read_text(encoding="utf-8"))

@@ -128,10 +128,11 @@ def _named(described: Description) -> dict[str, str]:
     data = described.data or "data that is not recorded in the checkpoint"
     size = f"{described.parameters:,} parameters"
     how = " by the MLPerf 3D U-Net recipe" if described.network["_target_"].endswith(".UNet3D") else ""
+    warning = f". Warning: {described.model.warning}" if described.model.warning else ""
     return {
         "name": f"3D U-Net: {organs}",
         "task": f"Segmentation of CT: {organs}",
-        "description": f"A network of {size}, trained on {data}{how}",
+        "description": f"A network of {size}, trained on {data}{how}{warning}",
         "data_source": described.data or "not recorded in the checkpoint",
     }
 

@@ -1,20 +1,12 @@
-import zlib
-
 import numpy as np
 import pytest
 import torch
-from conftest import configured_loss, golden, rng
+from conftest import configured_loss, golden, golden_weight, rng
 
 from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline.evaluation import dice_scores
 
 pytestmark = pytest.mark.numeric
-
-
-def golden_weight(name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    z = rng(zlib.crc32(name.encode())).standard_normal(shape, dtype=np.float32)
-    z = z * np.sqrt(2 / np.prod(shape[1:])) if z.ndim >= 2 else 1 + 0.1 * z if name.endswith("weight") else 0.1 * z
-    return torch.from_numpy(np.asarray(z, dtype=np.float32))
 
 
 @pytest.fixture(scope="module")

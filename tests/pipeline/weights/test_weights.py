@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import threading
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 import torch
 from niftis import ct, nifti
+from weights_server import misbehaving_server
 
 from kits_unet3d.networks import CheckpointError, UNet3D
 from kits_unet3d.pipeline.cli import main
@@ -37,6 +36,12 @@ def home(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def server():
+    with misbehaving_server() as one:
+        yield one
+
+
+@pytest.fixture
 def stand_in(tmp_path):
     """A checkpoint as the MLPerf training reference saves one, of a small network, and its published description."""
     network = UNet3D(channels=(2, 4))
@@ -53,55 +58,10 @@ def stand_in(tmp_path):
     return file, published, network
 
 
-@pytest.fixture
-def server():
-    """A server that breaks off, stalls and lies about the length before it sends the file."""
-
-    class Answer(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_):
-            pass
-
-        def do_GET(self):
-            served = self.server
-            served.requests.append((self.path, self.headers.get("Range")))
-            body, mood = served.body, served.moods.pop(0) if served.moods else "whole"
-            start = int((self.headers.get("Range") or "bytes=0-")[6:-1])
-            if start >= len(body):
-                self.send_error(416)
-                return
-            self.send_response(206 if start else 200)
-            self.send_header("ETag", '"one"')
-            self.send_header("Content-Length", str(len(body) - start + (1000 if mood == "lie" else 0)))
-            if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-            self.end_headers()
-            if mood in ("break", "stall"):
-                self.wfile.write(body[start : start + (len(body) - start) // 2])
-                self.wfile.flush()
-                if mood == "stall":
-                    served.over.wait(2)
-            else:
-                self.wfile.write(body[start:])
-            self.close_connection = True
-
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-    httpd.requests, httpd.moods, httpd.body, httpd.over = [], [], b"", threading.Event()
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
-    yield httpd
-    httpd.over.set()
-    httpd.shutdown()
-
-
-def address(server) -> str:
-    return f"http://127.0.0.1:{server.server_address[1]}/small.pth"
-
-
 def test_weights_arrive_whole_from_a_server_that_misbehaves(stand_in, server):
     file, published, network = stand_in
     server.body, server.moods = file.read_bytes(), ["lie", "refused", "break", "stall"]
-    path = download_weights(published, address(server), patience=QUICK)
+    path = download_weights(published, server.address, patience=QUICK)
     assert path == weights_directory() / "small.safetensors" and len(server.requests) == 5
     assert [bool(part) for _, part in server.requests] == [False, True, False, True, True]  # resumed where it broke off
     about = json.loads(path.with_suffix(".json").read_text())
@@ -110,14 +70,14 @@ def test_weights_arrive_whole_from_a_server_that_misbehaves(stand_in, server):
 
     assert all(torch.equal(values, network.state_dict()[name]) for name, values in load_file(path).items())
     assert sorted(p.name for p in path.parent.iterdir()) == ["small.json", "small.safetensors"]
-    assert download_weights(published, address(server), offline=True) == path and len(server.requests) == 5
+    assert download_weights(published, server.address, offline=True) == path and len(server.requests) == 5
     assert installed_weights() == {"small": path}
 
 
 def test_downloaded_weights_predict_with_what_their_description_names(stand_in, server, tmp_path):
     file, published, network = stand_in
     server.body = file.read_bytes()
-    path = download_weights(published, address(server), patience=QUICK)
+    path = download_weights(published, server.address, patience=QUICK)
     model = read_model(path)
     image = torch.rand(1, 1, 16, 16, 16)
     torch.testing.assert_close(model.network(image), network(image))
@@ -159,7 +119,7 @@ def test_a_prediction_without_a_checkpoint_takes_downloaded_weights(stand_in, se
     file, published, _ = stand_in
     server.body = file.read_bytes()
     parameters = {"spacing_mm": [16.0, 12.0, 12.0], "roi_size": [16, 16, 16]}
-    download_weights(replace(published, preprocessing_parameters=parameters), address(server), patience=QUICK)
+    download_weights(replace(published, preprocessing_parameters=parameters), server.address, patience=QUICK)
     assert main(command) == 0
     assert capsys.readouterr().out.startswith("model: small: trained on KiTS19: 168 contrast-enhanced CT scans")
 
@@ -167,7 +127,7 @@ def test_a_prediction_without_a_checkpoint_takes_downloaded_weights(stand_in, se
 def test_a_mirror_is_named_by_a_variable(stand_in, server, monkeypatch):
     file, published, _ = stand_in
     server.body = file.read_bytes()
-    monkeypatch.setenv("KITS_UNET3D_WEIGHTS_URL", address(server).rpartition("/")[0])
+    monkeypatch.setenv("KITS_UNET3D_WEIGHTS_URL", server.address.rpartition("/")[0])
     download_weights(published, patience=QUICK)
     assert server.requests == [("/small.pth", None)]
 
@@ -176,7 +136,7 @@ def test_another_file_than_the_published_one_is_refused(stand_in, server):
     file, published, _ = stand_in
     server.body = file.read_bytes()[:-1] + b"x"
     with pytest.raises(CaseError, match="sent another file"):
-        download_weights(published, address(server), patience=replace(QUICK, retries=1))
+        download_weights(published, server.address, patience=replace(QUICK, retries=1))
     assert not list(weights_directory().iterdir())
 
 
@@ -189,7 +149,7 @@ def test_code_in_published_weights_is_refused(stand_in, server, tmp_path):
     torch.save({"best_model_state_dict": Payload()}, tmp_path / "payload.pth")
     server.body = (tmp_path / "payload.pth").read_bytes()
     with pytest.raises(CheckpointError, match="refused"):
-        download_weights(replace(published, md5=hashlib.md5(server.body).hexdigest()), address(server), patience=QUICK)
+        download_weights(replace(published, md5=hashlib.md5(server.body).hexdigest()), server.address, patience=QUICK)
     assert not installed_weights()
 
 
@@ -197,18 +157,18 @@ def test_weights_of_another_network_are_refused(stand_in, server):
     file, published, _ = stand_in
     server.body = file.read_bytes()
     with pytest.raises(CheckpointError, match="belong to another network"):
-        download_weights(replace(published, network={**SMALL, "channels": [4, 8]}), address(server), patience=QUICK)
+        download_weights(replace(published, network={**SMALL, "channels": [4, 8]}), server.address, patience=QUICK)
 
 
 def test_damaged_converted_weights_are_made_again(stand_in, server):
     file, published, _ = stand_in
     server.body = file.read_bytes()
-    path = download_weights(published, address(server), patience=QUICK)
+    path = download_weights(published, server.address, patience=QUICK)
     whole = path.read_bytes()
     path.write_bytes(whole[:-4] + bytes(4))
     with pytest.raises(UsageError, match="weights add small.pth"):
         download_weights(published, offline=True)
-    assert download_weights(published, address(server), patience=QUICK).read_bytes() == whole
+    assert download_weights(published, server.address, patience=QUICK).read_bytes() == whole
 
 
 def test_a_changed_copy_of_a_published_file_is_not_added(tmp_path, stand_in):
