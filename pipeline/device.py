@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
-import random
 import re
 import sys
 from collections.abc import Mapping
@@ -19,7 +18,6 @@ from inspect import signature
 from operator import attrgetter
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -292,9 +290,6 @@ def _automatic() -> str:
     return next((kind for kind in kinds if _available(kind)), "cpu")
 
 
-def seed_everything(seed: int) -> int:
-    """Seed Python, NumPy and torch (which seeds the accelerator too); return ``seed``."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002  MONAI's transforms draw from it when they are not seeded
-    torch.manual_seed(seed)
-    return seed
+def cpu_instructions() -> str:
+    """Return the vector instructions that torch uses on this CPU, such as ``"AVX2"``."""
+    return torch.backends.cpu.get_cpu_capability()

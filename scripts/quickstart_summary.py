@@ -10,9 +10,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-
 from kits_unet3d.networks import read_checkpoint
+from kits_unet3d.pipeline.device import cpu_instructions
 
 #: Mean Dice over the unseen phantoms that README promises.
 PROMISED = {"kidney_dice": 0.88, "tumour_dice": 0.40}
@@ -27,7 +26,7 @@ def processor() -> str:
     if cpuinfo.is_file():
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
+    return f"{name}, {cpu_instructions()}"
 
 
 def summary(settings: Mapping[str, str], seconds: int) -> str:

@@ -5,7 +5,7 @@ from .datasets import find_cases
 from .index import Index, default_directory, require_data
 from .preprocessed import OpenPreprocessedd, SyntheticIndex
 from .preprocessing import preprocess_case, preprocess_dataset
-from .sampling import CaseSampler, SeededDataset, Seeds, leave_ctrl_c_to_the_trainer
+from .sampling import CaseSampler, SeededDataset, Seeds, leave_ctrl_c_to_the_trainer, seed_everything
 from .splits import evaluation_list, folds_of, require_fold, training_list
 from .verification import Verdict, verify
 
@@ -28,6 +28,7 @@ __all__ = [
     "read_case",
     "require_data",
     "require_fold",
+    "seed_everything",
     "training_list",
     "verify",
 ]

@@ -8,11 +8,20 @@ from collections.abc import Iterator, Sized
 from typing import Any
 
 import numpy as np
+import torch
 from monai.data import Dataset
 from monai.transforms import Compose
 from torch.utils.data.distributed import DistributedSampler
 
 from ..runtime import distributed
+
+
+def seed_everything(seed: int) -> int:
+    """Seed Python, NumPy and torch (which seeds the accelerator too); return ``seed``."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  MONAI's transforms draw from it when they are not seeded
+    torch.manual_seed(seed)
+    return seed
 
 
 class Seeds:

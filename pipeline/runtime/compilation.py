@@ -8,7 +8,7 @@ import shutil
 import torch
 from torch import nn
 
-from ..device import Accelerator, DeviceError
+from ..device import Accelerator, DeviceError, cpu_instructions
 
 
 def can_compile(accelerator: Accelerator) -> bool:
@@ -23,7 +23,7 @@ def separate_caches() -> None:
     process where AVX-512 was in use, and the other way round (torch 2.13). That happens when two machines share a cache
     directory, or when ``ATEN_CPU_CAPABILITY`` is set for one run.
     """
-    instructions = [torch.backends.cpu.get_cpu_capability(), os.environ.get("ONEDNN_MAX_CPU_ISA", "")]
+    instructions = [cpu_instructions(), os.environ.get("ONEDNN_MAX_CPU_ISA", "")]
     given = os.environ.get("TORCH_COMPILE_CACHE_KEY_TAG", "")
     torch.compiler.config.cache_key_tag = "-".join(filter(None, [given, *instructions]))
 
