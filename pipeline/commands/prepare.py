@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
+from pathlib import Path
 
 from ..runtime.environment import config_file
+from ..runtime.errors import UsageError
+from ..runtime.files import write_json
+from ..runtime.output import show
 from . import Outcome, add_reading_options, reading_options, whole_number
 
 HELP = "preprocess raw cases as the MLPerf reference does: resample, clip, normalise and pad"
@@ -17,8 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="directory of case_XXXXX/imaging.nii.gz, segmentation.nii.gz, or a data list (JSON)",
     )
+    parser.add_argument("-o", "--output-dir", default=None, help="directory for the preprocessed cases and their index")
     parser.add_argument(
-        "-o", "--output-dir", required=True, help="directory for the preprocessed cases and their index"
+        "--fingerprint",
+        default=None,
+        metavar="FILE",
+        help="preprocess nothing; write classes, voxel size and HU statistics of the training cases as a --config",
     )
     parser.add_argument(
         "--config",
@@ -34,10 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
+    if arguments.fingerprint is not None:
+        return _fingerprint(arguments)
+    if arguments.output_dir is None:
+        raise UsageError("the following arguments are required: -o/--output-dir")
     from ..data import Index, preprocess_dataset
     from ..runtime.configuration import parameters_of
     from ..runtime.memory import LIBRARIES, parse_memory
-    from ..runtime.output import show
 
     # Subtract the libraries' memory from a given limit; free memory already excludes it.
     limit = None if arguments.max_memory is None else parse_memory(arguments.max_memory) - LIBRARIES
@@ -48,3 +60,16 @@ def run(arguments: argparse.Namespace) -> Outcome:
         show(f"failed: {reason}", error=True)
     cases = sorted(Index.read(arguments.output_dir).cases)
     return Outcome({"output_dir": arguments.output_dir, "cases": cases, "failed": failed}, 1 if failed else 0)
+
+
+def _fingerprint(arguments: argparse.Namespace) -> Outcome:
+    from ..data.fingerprint import fingerprint
+
+    overlay, failed = fingerprint(arguments.data_dir, reading_options(arguments))
+    for reason in failed.values():
+        show(f"failed: {reason}", error=True)
+    write_json(Path(arguments.fingerprint), overlay)
+    for name, value in overlay.items():
+        show(f"{name}: {json.dumps(value)}")
+    show(f"{arguments.fingerprint}: look at the values, then give the file to prepare and train with --config")
+    return Outcome({"file": arguments.fingerprint, **overlay, "failed": failed}, 1 if failed else 0)

@@ -59,6 +59,43 @@ def spleens(tmp_path_factory):
     return directory
 
 
+def labelled_hu(directory):
+    """The HU of all labelled voxels of the training cases."""
+    cases = json.loads((directory / "dataset.json").read_text())["training"]
+    arrays = [[nib.load(directory / case[key]).get_fdata() for key in ("image", "label")] for case in cases]
+    return np.concatenate([image[label > 0] for image, label in arrays])
+
+
+def test_the_statistics_of_a_data_set_become_its_configuration(spleens, tmp_path, capsys):
+    described = spleens / "described.json"
+    content = json.loads((spleens / "dataset.json").read_text())
+    described.write_text(json.dumps({**content, "labels": {"0": "background", "1": "spleen"}}))
+    file = tmp_path / "proposed.json"
+    assert main(["prepare", "--data-dir", str(described), "--fingerprint", str(file)]) == 0
+    proposed, hu = json.loads(file.read_text()), labelled_hu(spleens)
+    low, high = np.percentile(hu, [0.5, 99.5], method="inverted_cdf")
+    assert proposed["hu_window"] == [low, high] and proposed["spacing_mm"] == [8.0, 6.0, 6.0]
+    assert proposed["hu_mean"] == pytest.approx(np.clip(hu, low, high).mean(), abs=0.006)
+    assert proposed["hu_std"] == pytest.approx(np.clip(hu, low, high).std(), abs=0.006)
+    assert proposed["padding_value"] == pytest.approx((low - hu.mean()) / hu.std(), abs=0.05)
+    assert (
+        proposed["classes"] == ["background", "spleen"] and f"hu_mean: {proposed['hu_mean']}" in capsys.readouterr().out
+    )
+    out = tmp_path / "out"
+    assert main(["prepare", "--data-dir", str(described), "-o", str(out), "--config", str(file)]) == 0
+    assert Index.read(out).parameters.hu_mean == proposed["hu_mean"]
+    assert main(["prepare", "--data-dir", str(spleens)]) == 2 and "-o/--output-dir" in capsys.readouterr().err
+
+
+def test_a_case_that_cannot_be_read_is_left_out_of_the_statistics(spleens, tmp_path, capsys):
+    content = json.loads((spleens / "dataset.json").read_text())
+    content["training"][0]["label"] = "labels/missing.nii.gz"
+    (spleens / "one_missing.json").write_text(json.dumps(content))
+    command = ["prepare", "--data-dir", str(spleens / "one_missing.json"), "--fingerprint", str(tmp_path / "a.json")]
+    assert main(command) == 1 and "failed: " in capsys.readouterr().err
+    assert json.loads((tmp_path / "a.json").read_text())["classes"] == ["background", "class_1"]
+
+
 def test_another_organ_is_prepared_trained_predicted_scored_and_described(spleens, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     overlay = tmp_path / "spleen.json"
