@@ -20,7 +20,7 @@ from kits_unet3d.networks import CheckpointError, Ensemble, FlipTTA, load_weight
 from kits_unet3d.transforms import PreprocessingParameters
 
 from .runtime.errors import errors_reported
-from .runtime.plain_data import require_plain
+from .runtime.overrides import require_plain
 
 logger = logging.getLogger("kits_unet3d.model")
 

@@ -16,7 +16,7 @@ from kits_unet3d.networks import CheckpointError, read_with_digest
 from ..model import Model, build_network, model_in, with_description
 from ..runtime.environment import bundle_directory
 from ..runtime.errors import UsageError
-from ..runtime.plain_data import require_plain
+from ..runtime.overrides import require_plain
 
 logger = logging.getLogger("kits_unet3d.export")
 
