@@ -38,7 +38,7 @@ def measure(scan: Scan, mask: np.ndarray, classes: Sequence[str]) -> dict[str, A
         (connected through faces) by class; ``structures``, the largest components of each class with class, side
         (the patient's, of its centre), volume_ml, longest_axial_mm (from edge to edge within one axial slice)
         and mean_hu; ``checks``, comparisons with real label maps (:func:`plausibility.check`), for models of kidney
-        and tumour; ``flags``, notes on doubtful results.
+        and tumour, with or without cysts; ``flags``, notes on doubtful results.
     """
     labels, affine = scan.grid.facing(mask)  # slices along the first axis are axial
     voxels, _ = scan.grid.facing(scan.voxels)
@@ -69,8 +69,8 @@ def measure(scan: Scan, mask: np.ndarray, classes: Sequence[str]) -> dict[str, A
 
 
 def _checks(volumes: dict[str, float], values: dict[str, float]) -> list[dict[str, Any]]:
-    """Compare the measurements of a mask of kidney and tumour with real ones; other classes have no ranges."""
-    if volumes.keys() != {"kidney", "tumour"}:
+    """Compare the measurements of a mask of kidney, tumour and cyst with real ones; other classes have no ranges."""
+    if volumes.keys() - {"cyst"} != {"kidney", "tumour"}:
         return []
     together = {"kidney_and_tumour_ml": sum(volumes.values())}
     return check(together | {f"{name}_ml": volume for name, volume in volumes.items()} | values)
