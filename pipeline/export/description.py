@@ -157,6 +157,13 @@ KITS19 = (
 )
 
 
+#: The same of KiTS23.
+KITS23 = (
+    "KiTS23: 489 labelled scans of patients whose kidney tumours were then removed, with cysts as a class of their own; "
+    "391 for training, 98 for evaluation, among these KiTS19's evaluation cases and none of its training cases"
+)
+
+
 def filled(text: str, described: Description) -> str:
     """Replace ``$name`` in ``text`` by the model's values; a ``$`` of another kind stays."""
     parameters, settings = described.model.parameters, described.settings
@@ -171,7 +178,8 @@ def filled(text: str, described: Description) -> str:
         )
     scores = ", ".join(f"{name} {value:.4f}" for name, value in described.scores.items())
     return Template(text).safe_substitute(
-        data=KITS19 if described.data == "KiTS19" else described.data or "not recorded in its checkpoint",
+        data={"KiTS19": KITS19, "KiTS23": KITS23}.get(described.data, described.data)
+        or "not recorded in its checkpoint",
         spacing=" × ".join(f"{mm:g}" for mm in parameters.spacing_mm),
         window=f"{low:g} to {high:g}",
         mean=f"{parameters.hu_mean:g}",
