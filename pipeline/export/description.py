@@ -159,7 +159,7 @@ KITS19 = (
 
 #: The same of KiTS23.
 KITS23 = (
-    "KiTS23: 489 labelled scans of patients whose kidney tumours were then removed, with cysts as a class of their own; "
+    "KiTS23: 489 labelled scans of patients whose kidney tumours were then removed, with cysts as a class; "
     "391 for training, 98 for evaluation, among these KiTS19's evaluation cases and none of its training cases"
 )
 
