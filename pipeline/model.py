@@ -20,7 +20,7 @@ from kits_unet3d.networks import CheckpointError, Ensemble, FlipTTA, load_weight
 from kits_unet3d.transforms import PreprocessingParameters
 
 from .runtime.errors import errors_reported
-from .runtime.plain_data import require_plain
+from .runtime.overrides import require_plain
 
 logger = logging.getLogger("kits_unet3d.model")
 
@@ -204,7 +204,7 @@ def model_in(content: dict[str, Any], digest: str, path: Path, factory: partial[
         assumed = ""
     dataset = dataset_of(content)
     datasets = () if dataset is None else (dataset,)
-    description = _description(content, path, datasets, assumed)
+    description = _description(content, path, datasets, assumed, parameters.classes)
     return Model(network, parameters, (path,), datasets=datasets, digests=(digest,), description=description)
 
 
@@ -220,10 +220,13 @@ def shapes_of(network: nn.Module) -> dict[str, torch.Size]:
     return {name: values.shape for name, values in network.state_dict().items()}
 
 
-def _description(content: Mapping[str, Any], path: Path, datasets: Sequence[str], assumed: str) -> str:
-    """Describe a model in a line: its name, training data, epochs and score, as far as its file contains them."""
+def _description(
+    content: Mapping[str, Any], path: Path, datasets: Sequence[str], assumed: str, classes: Sequence[str]
+) -> str:
+    """Describe a model in a line: name, training data, classes, epochs and score, as far as its file contains them."""
     trained_on = _printable(content.get("trained_on")) or _printable(", ".join(datasets))
     facts = [f"trained on {trained_on}" if trained_on else "training data unknown"]
+    facts.append(f"classes {', '.join(classes[1:-1])}{' and ' if classes[2:] else ''}{classes[-1]}")
     if type(epoch := content.get("epoch")) is int and epoch >= 0:
         facts.append(f"{epoch} epochs")
     scores = content.get("scores") or {"mean_dice": content.get("best", content.get("best_mean_dice"))}

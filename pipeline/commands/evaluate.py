@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import Outcome, add_reading_options, reading_options
 
-HELP = "score masks against ground truth on each scan's own grid: KiTS19's Dice and surface distances"
+if TYPE_CHECKING:
+    from ..evaluation import Scoring
+
+HELP = "score masks against ground truth on each scan's own grid: Dice, surface distances and lesions found"
 EXAMPLE = "kits-unet3d evaluate --predictions path/to/masks --labels path/to/ground_truth -o scores.json"
 
 
@@ -21,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--structures",
         nargs="+",
-        default=["kidney=1,2", "tumour=2"],
-        help="regions to score, each as name=classes, for data sets other than KiTS19",
+        default=None,
+        help="kits19, kits23, or regions to score, each as name=classes; default: by the ground truth's data set",
     )
     parser.add_argument(
         "--allow-missing", action="store_true", help="leave out ground truths without a prediction; else they fail"
@@ -38,7 +42,10 @@ def run(arguments: argparse.Namespace) -> Outcome:
     # Checked before torch is imported, which takes seconds.
     require_existing(arguments.predictions, arguments.labels)
 
+    from ..data import classes_in
+    from ..evaluation import scoring_of
     from ..evaluation.directories import score_directories, without_prediction
+    from ..evaluation.lesions import detection_rows
     from ..io.scan_lists import ending_of
     from ..runtime.errors import UsageError
     from ..runtime.files import writing_into
@@ -54,8 +61,9 @@ def run(arguments: argparse.Namespace) -> Outcome:
             raise UsageError(f"{path}: is a directory; name a file in it")
         if ending_of(path):
             raise UsageError(f"{path}: is the name of a mask; give the scores a name that ends in .json or .csv")
-    structures = parse_structures(arguments.structures)
-    scores, failed = score_directories(arguments.predictions, arguments.labels, structures, options)
+    given = arguments.structures
+    scoring = scoring_of(classes_in(arguments.labels)) if given is None else parse_structures(given)
+    scores, failed = score_directories(arguments.predictions, arguments.labels, scoring, options)
     missing = without_prediction(arguments.predictions, arguments.labels)
     reasons = list(failed.values())
     if missing and not arguments.allow_missing:
@@ -74,6 +82,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
     if scores.by_case:
         for line in table_rows("mean", scores.mean):
             show(line)
+    for line in detection_rows(scores.detection) if scores.lesions else ():
+        show(line)
     for name, count in scores.counted.items():
         if count < len(scores.by_case):
             show(f"{name} is undefined where exactly one mask is empty: mean of {count} of {len(scores.by_case)} cases")
@@ -92,24 +102,31 @@ def _named(cases: Sequence[str], most: int = 3) -> str:
     return ", ".join([*cases[:most], *(["…"] if len(cases) > most else [])])
 
 
-def parse_structures(given: Iterable[str]) -> dict[str, list[int]]:
-    """Parse ``["kidney=1,2", …]`` into classes by structure."""
+def parse_structures(given: Sequence[str]) -> Scoring:
+    """Parse ``["kidney=1,2", …]`` into classes by structure, or return the scoring of ``["kits23"]``."""
+    from ..evaluation import KITS19, KITS23, Scoring
     from ..runtime.errors import UsageError
 
+    named = {"kits19": KITS19, "kits23": KITS23}
+    if len(given) == 1 and given[0] in named:
+        return named[given[0]]
     structures = {}
     for text in given:
         found = re.fullmatch(r"([^\W_][^=_]*)=([1-9]\d*(?:,[1-9]\d*)*)", text)
         if found is None:
-            raise UsageError(f"--structures {text!r}: must be a name without _ and its classes, such as kidney=1,2")
+            raise UsageError(
+                f"--structures {text!r}: must be kits19, kits23, or a name without _ and its classes, such as "
+                "kidney=1,2"
+            )
         if found[1] in structures:
             raise UsageError(f"--structures {text!r}: {found[1]} is given twice; give each structure one name")
         structures[found[1]] = [int(number) for number in found[2].split(",")]
-    return structures
+    return Scoring(structures)
 
 
 def table_rows(case_id: str, scores: Mapping[str, float | None]) -> Iterator[str]:
     """Yield a row per structure, such as ``case_00000   kidney  dice 0.9315  hd95_mm 4.12 …``."""
-    for structure in dict.fromkeys(name.split("_")[0] for name in scores):
+    for structure in dict.fromkeys(re.sub(r"_(dice|hd95_mm|surface_dice.*)$", "", name) for name in scores):
         own = f"{structure}_"
         named = {name.removeprefix(own): value for name, value in scores.items() if name.startswith(own)}
         cells = "  ".join(

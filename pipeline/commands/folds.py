@@ -31,10 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> Outcome:
     from dataclasses import asdict
 
-    from ..data import find_cases
+    from ..data import classes_in, find_cases
     from ..device import resolve
-    from ..evaluation import Scores
-    from ..evaluation.cross_validation import choose_postprocessing, out_of_fold_masks
+    from ..evaluation import Scores, scoring_of
+    from ..evaluation.cross_validation import choose_postprocessing, out_of_fold_masks, score_masks
     from ..evaluation.fold_results import read_results, require_alike
     from ..inference import PostProcessing
     from ..runtime.files import write_json, writing_into
@@ -46,9 +46,14 @@ def run(arguments: argparse.Namespace) -> Outcome:
     accelerator = resolve(arguments.device, arguments.precision)
     limit = memory_limit(arguments.max_memory)
     masks = {result.fold: out_of_fold_masks(result, cases, accelerator, arguments.backend, limit) for result in results}
-    choice = choose_postprocessing({case: path for fold in masks.values() for case, path in fold.items()}, cases)
+    scoring = scoring_of(classes_in(arguments.data_dir))
+    every = {case: path for fold in masks.values() for case, path in fold.items()}
+    choice = choose_postprocessing(every, cases, scoring=scoring)
     plain = choice.scores[PostProcessing()]
     unseen = choice.unseen(list(masks.values()))
+    if scoring.tolerances_mm:  # a challenge whose surface Dice belongs to the result
+        plain = score_masks(every, cases, dict.fromkeys(every, PostProcessing()), scoring)
+        unseen = unseen and score_masks(every, cases, choice.chosen_by_others(list(masks.values())), scoring)
     judged = {"as_predicted": plain} if unseen is None else {"as_predicted": plain, "post_processed": unseen}
     by_fold = {
         str(fold): {

@@ -7,7 +7,7 @@ import argparse
 from ..runtime.errors import UsageError
 from . import Outcome, whole_number
 
-HELP = "make a data set of synthetic CT scans in KiTS19's layout"
+HELP = "make a data set of synthetic CT scans in the layout of KiTS19 or KiTS23"
 EXAMPLE = "kits-unet3d phantom --cases 10 -o path/to/phantoms"
 
 
@@ -35,6 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("enhanced", "wide"),
         default="enhanced",
         help="enhanced: late arterial to portal venous, as in KiTS19; wide: none to late",
+    )
+    parser.add_argument(
+        "--cysts",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="label cysts as class 3, as in KiTS23; default: if --labels are KiTS23's",
     )
     parser.add_argument("--workers", type=whole_number(1), default=1, help="number of cases to make at a time")
 
@@ -64,6 +70,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
             shape=arguments.shape,
             spacing_mm=arguments.spacing_mm,
             contrast=arguments.contrast,
+            cysts=arguments.cysts,
             workers=arguments.workers,
             progress=show,
         )

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config",
         type=config_file,
         default=None,
-        help="bundle config with preprocessing parameters that replace the reference's",
+        help="bundle config with preprocessing parameters that replace the reference's, such as kits23",
     )
     parser.add_argument("--workers", type=whole_number(1), default=1, help="number of cases to preprocess at a time")
     parser.add_argument(
@@ -47,13 +47,13 @@ def run(arguments: argparse.Namespace) -> Outcome:
         return _fingerprint(arguments)
     if arguments.output_dir is None:
         raise UsageError("the following arguments are required: -o/--output-dir")
-    from ..data import Index, preprocess_dataset
+    from ..data import Index, classes_in, preprocess_dataset
     from ..runtime.configuration import parameters_of
     from ..runtime.memory import LIBRARIES, parse_memory
 
     # Subtract the libraries' memory from a given limit; free memory already excludes it.
     limit = None if arguments.max_memory is None else parse_memory(arguments.max_memory) - LIBRARIES
-    parameters = parameters_of(arguments.config)
+    parameters = parameters_of(arguments.config, classes_in(arguments.data_dir))
     options = reading_options(arguments)
     failed = preprocess_dataset(arguments.data_dir, arguments.output_dir, parameters, arguments.workers, limit, options)
     for reason in failed.values():

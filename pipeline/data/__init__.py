@@ -1,7 +1,7 @@
 """Find, read, preprocess, verify and sample the cases of a data set."""
 
 from .cases import RawCase, read_case
-from .datasets import find_cases
+from .datasets import classes_in, find_cases
 from .index import Index, default_directory, require_data
 from .preprocessed import OpenPreprocessedd, SyntheticIndex
 from .preprocessing import preprocess_case, preprocess_dataset
@@ -18,6 +18,7 @@ __all__ = [
     "Seeds",
     "SyntheticIndex",
     "Verdict",
+    "classes_in",
     "default_directory",
     "evaluation_list",
     "find_cases",

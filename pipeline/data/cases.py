@@ -168,7 +168,8 @@ def read_case(case: RawCase, classes: int) -> dict[str, Any]:
     counts = _counts(label)
     strange = {value: count for value, count in counts.items() if value not in range(classes)}
     if strange:
-        raise CaseError(f"{case.label}: unknown label values {strange}; known are 0 to {classes - 1}")
+        preset = "; for KiTS23, whose 3 is a cyst, use --config kits23" if classes == 3 and 3.0 in strange else ""
+        raise CaseError(f"{case.label}: unknown label values {strange}; known are 0 to {classes - 1}{preset}")
     if len(counts) == 1:
         raise CaseError(f"{case.label}: every voxel is {next(iter(counts)):g}; use another label map")
     return {

@@ -1,4 +1,4 @@
-"""Find the cases of a raw data set: in KiTS19's or nnU-Net's layout, or a Medical Segmentation Decathlon data list."""
+"""Find the cases of a raw data set: in the layout of KiTS19, KiTS23 or nnU-Net, or a Decathlon data list."""
 
 from __future__ import annotations
 
@@ -10,16 +10,25 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from kits_unet3d.transforms import PreprocessingParameters
+
 from ..io import ReadOptions
+from ..io.labels import read_labels
 from ..io.scan_lists import scan_name
-from ..runtime.errors import UsageError
+from ..runtime.errors import CaseError, UsageError
 from .cases import RawCase
 from .nnunet import is_nnunet, nnunet_files
 
 logger = logging.getLogger("kits_unet3d.data")
 
-KITS19 = "KiTS19"
-#: Cases of each split; MLPerf's schedule and score depend on these numbers.
+KITS19, KITS23 = "KiTS19", "KiTS23"
+#: Classes of KiTS23's label maps by value.
+KITS23_CLASSES = ("background", "kidney", "tumour", "cyst")
+#: Numbers of KiTS23's cases; 0 to 299 are KiTS19's scans with new label maps.
+KITS23_NUMBERS = (*range(300), *range(400, 589))
+#: Label maps that are searched for cysts where nothing else tells KiTS23 from KiTS19. Every second map has one.
+SEARCHED = 8
+#: Cases of each split of KiTS19; MLPerf's schedule and score depend on these numbers.
 SIZES = {"training": 168, "evaluation": 42}
 
 
@@ -39,7 +48,81 @@ def known_cases() -> dict[str, KnownCase]:
     return {case_id: KnownCase(split, *sums) for split, cases in content.items() for case_id, sums in cases.items()}
 
 
+@cache
+def kits23_splits() -> dict[str, str]:
+    """Return the split of KiTS23's 489 cases by identifier.
+
+    The 210 cases that KiTS19 labels keep their split, so that a network never trains on a scan that it is evaluated on
+    with the other data set. Of the others, every fifth is for evaluation.
+    """
+    known = {case_id: case.split for case_id, case in known_cases().items()}
+    ids = {f"case_{number:05d}": number for number in KITS23_NUMBERS}
+    others = {case_id: "training" if number % EVALUATION_SHARE else "evaluation" for case_id, number in ids.items()}
+    return others | known
+
+
+def is_kits23(directory: Path) -> bool:
+    """Return whether ``case_XXXXX/segmentation.nii.gz`` in a directory are KiTS23's, and not KiTS19's.
+
+    KiTS23 has case numbers of its own and ``instances`` beside its label maps, and its downloads are listed under its
+    name. Without these, a cyst in one of a few label maps decides.
+    """
+    labels = sorted(directory.glob("case_*/segmentation.nii.gz"))
+    if manifest := _json(directory / MANIFEST):
+        return manifest.get("name") == KITS23
+    names = {path.parent.name for path in labels}
+    if not names or not names <= kits23_splits().keys():
+        return False
+    if names - known_cases().keys() or any((path.parent / "instances").is_dir() for path in labels):
+        return True
+    return any(_has_cyst(path) for path in labels[:: -(-len(labels) // SEARCHED)])
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _has_cyst(path: Path) -> bool:
+    try:
+        return bool((read_labels(path).voxels == KITS23_CLASSES.index("cyst")).any())
+    except CaseError:  # preprocessing reports it
+        return False
+
+
+def classes_in(source: str | Path) -> tuple[str, ...]:
+    """Return the names of a data set's classes by value, background first: :func:`named_classes`, or else KiTS19's."""
+    return named_classes(source) or PreprocessingParameters().classes
+
+
+def named_classes(source: str | Path) -> tuple[str, ...]:
+    """Return the names of the classes by value as a data set gives them; empty if it gives none.
+
+    They are the ``classes`` of its ``dataset.json``, or its ``labels`` in the form of the Decathlon (name by value) or
+    of nnU-Net (value by name), or KiTS23's.
+    """
+    source = Path(source)
+    described = source if source.suffix == ".json" else source / DATASET_FILE
+    if not described.is_file():
+        return KITS23_CLASSES if is_kits23(source) else ()
+    content = _json(described)
+    if isinstance(named := content.get("classes"), list):
+        return tuple(map(str, named))
+    names: dict[int, str] = {}
+    if isinstance(labels := content.get("labels"), dict):
+        for pair in labels.items():
+            for number, name in (pair, pair[::-1]):
+                if str(number).isdigit() and isinstance(name, str):
+                    names[int(number)] = name
+    return tuple(names[number] for number in sorted(names)) if sorted(names) == list(range(len(names))) else ()
+
+
 DATASET_FILE = "dataset.json"
+#: List of the files that ``kits-unet3d download`` fetched.
+MANIFEST = "download.json"
 #: Names that a data list may use for its evaluation cases.
 EVALUATION_LISTS = ("evaluation", "validation")
 #: If a data list lacks such cases, one case in this number is for evaluation.
@@ -59,8 +142,8 @@ def find_cases(source: str | Path, options: ReadOptions | None = None) -> tuple[
         source: a directory, or a data list (``.json``). A ``dataset.json`` in the directory may be such a list,
             nnU-Net's (with ``file_ending``), or
             give name and split of the files ``<case>/imaging.nii.gz`` and ``segmentation.nii.gz`` beside it
-            (``{"name": …, "training": [ids], "evaluation": [ids]}``). Without it the directory must be KiTS19,
-            whose split is known.
+            (``{"name": …, "training": [ids], "evaluation": [ids]}``). Without it the directory must be KiTS19 or
+            KiTS23, whose splits are known.
         options: allow files that would otherwise be refused. A data list may give them for each case too, beside its
             ``image`` and ``label`` (``"hu_offset": -1024``, ``"trust": "sform"``, …).
 
@@ -82,10 +165,10 @@ def find_cases(source: str | Path, options: ReadOptions | None = None) -> tuple[
     if not any((path / "imaging.nii.gz").is_file() for path in found.values()):
         raise UsageError(
             f"{directory}: contains no case_XXXXX/imaging.nii.gz with segmentation.nii.gz beside it; "
-            "for your own scans list images and labels in a dataset.json (docs/other_data.md), fetch KiTS19 with "
-            "`kits-unet3d download`, or make a data set with `kits-unet3d phantom`"
+            "for your own scans list images and labels in a dataset.json (docs/other_data.md), fetch KiTS19 or "
+            "KiTS23 with `kits-unet3d download`, or make a data set with `kits-unet3d phantom`"
         )
-    name, splits = _splits(described, content)
+    name, splits = _splits(described, content, directory)
     unknown = [case_id for case_id in found if case_id not in splits]
     if unknown:
         raise UsageError(
@@ -114,7 +197,9 @@ def _content(described: Path) -> dict[str, Any]:
     return content
 
 
-def _splits(described: Path, content: dict[str, Any] | None) -> tuple[str, dict[str, str]]:
+def _splits(described: Path, content: dict[str, Any] | None, directory: Path) -> tuple[str, dict[str, str]]:
+    if content is None and is_kits23(directory):
+        return KITS23, kits23_splits()
     if content is None:
         return KITS19, {case_id: case.split for case_id, case in known_cases().items()}
     try:

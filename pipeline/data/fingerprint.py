@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from ..io import ReadOptions
 from ..model import PHANTOMS
 from ..runtime.errors import CaseError, UsageError
 from .cases import RawCase, read_case
-from .datasets import DATASET_FILE, KITS19, find_cases
+from .datasets import KITS19, find_cases, named_classes
 
 #: HU that are counted; values beyond are counted at the ends. A CT scanner stores -1024 to 3071, or up to 32767.
 LOWEST, HIGHEST = -4096, 32767
@@ -53,9 +52,8 @@ def fingerprint(data_dir: str | Path, options: ReadOptions | None = None) -> tup
         reason = next(iter(failed.values()), "it lists no training case")
         raise UsageError(f"{data_dir}: no training case can be read ({reason})")
     low, high, mean, std = _statistics(counts)
-    own = PreprocessingParameters().classes if name in (KITS19, PHANTOMS) else ()
     overlay = {
-        "classes": _class_names(Path(data_dir), int(np.flatnonzero(values).max()), own),
+        "classes": _class_names(data_dir, name in (KITS19, PHANTOMS), int(np.flatnonzero(values).max())),
         "spacing_mm": [round(float(size), 4) for size in np.median(spacings, axis=0)],
         "hu_window": [float(low), float(high)],
         "hu_mean": round(mean, 2),
@@ -85,13 +83,8 @@ def _statistics(counts: np.ndarray) -> tuple[int, int, float, float]:
     return low, high, mean, max(std, 1.0)  # a constant image has no spread to divide by
 
 
-def _class_names(source: Path, highest: int, own: Sequence[str]) -> list[str]:
-    """Return the names in ``dataset.json``, in the Decathlon's or nnU-Net's form; without them ``own``, or numbers."""
-    described = source if source.suffix == ".json" else source / DATASET_FILE
-    named: Any = json.loads(described.read_text(encoding="utf-8-sig")).get("labels") if described.is_file() else None
-    names = {number: f"class_{number}" for number in range(1, highest + 1)} | {0: "background"} | dict(enumerate(own))
-    for key, value in named.items() if isinstance(named, Mapping) else ():
-        for number, name in ((key, value), (value, key)):
-            if str(number).isdigit() and 0 < int(number) <= highest and isinstance(name, str):
-                names[int(number)] = name
-    return [names[number] for number in range(highest + 1)]
+def _class_names(source: str | Path, own: bool, highest: int) -> list[str]:
+    """Return the names of the values up to ``highest``: as the data set gives them, ``own`` ones, or numbered."""
+    names = named_classes(source) or (PreprocessingParameters().classes if own else ())
+    numbered = [f"class_{number}" for number in range(1, highest + 1)]
+    return list(names) if len(names) > highest else ["background", *names[1:], *numbered[max(len(names) - 1, 0) :]]

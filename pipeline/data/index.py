@@ -19,7 +19,7 @@ from ..runtime import distributed
 from ..runtime.errors import UsageError
 from ..runtime.files import write_json, writing_into
 from .arrays import INDEX_FILE, VERSION, array_fault, array_files, index_file
-from .datasets import KITS19, SIZES
+from .datasets import KITS19, KITS23_CLASSES, SIZES
 
 logger = logging.getLogger("kits_unet3d.data")
 
@@ -107,9 +107,11 @@ class Index:
         for name in ("spacing_mm", "hu_window", "hu_mean", "hu_std", "roi_size", "classes"):
             preprocessed, wanted = getattr(self.parameters, name), getattr(parameters, name)
             if preprocessed != wanted:
+                way_out = "preprocess again with `kits-unet3d prepare --config` and the configuration of the training"
+                if name == "classes" and preprocessed == KITS23_CLASSES:
+                    way_out = "train with the configurations train, dynunet_ds and kits23"
                 raise UsageError(
-                    f"{self.directory}: was preprocessed with {name} {preprocessed}, but {wanted} is needed; "
-                    "preprocess again with `kits-unet3d prepare --config` and the configuration of the training"
+                    f"{self.directory}: was preprocessed with {name} {preprocessed}, but {wanted} is needed; {way_out}"
                 )
 
     def require_arrays(self, case_ids: Sequence[str]) -> None:

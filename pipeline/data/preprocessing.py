@@ -21,7 +21,7 @@ from ..runtime.memory import available_bytes
 from .arrays import array_files
 from .case_memory import needed_bytes, run_bounded
 from .cases import RawCase, read_case
-from .datasets import find_cases
+from .datasets import classes_in, find_cases
 from .index import Index
 from .sources import forget_unlisted, require_distinct, source_hashes, source_state
 
@@ -101,7 +101,7 @@ def preprocess_dataset(
     Args:
         data_dir: source as for :func:`~kits_unet3d.pipeline.data.find_cases`.
         directory: directory for the preprocessed cases and their index.
-        parameters: preprocessing parameters; the reference's by default.
+        parameters: preprocessing parameters; by default the reference's, with the data set's classes.
         workers: cases at a time, as far as memory allows.
         limit: bytes of memory that concurrent cases may need together, without the libraries; the free memory by
             default. A case that needs more runs alone.
@@ -111,7 +111,8 @@ def preprocess_dataset(
         UsageError: if no case is found, a scan is in both splits, ``directory`` has another data set or other
             preprocessing parameters, another run writes there, or nothing can be written there.
     """
-    parameters, directory = parameters or PreprocessingParameters(), Path(directory)
+    parameters = parameters or PreprocessingParameters(classes=classes_in(data_dir))
+    directory = Path(directory)
     name, cases = find_cases(data_dir, options)
     require_distinct(cases)
     with only_run(directory):

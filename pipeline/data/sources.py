@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from ..io.scan_lists import ending_of, stem
 from ..runtime.errors import UsageError
 from ..runtime.files import file_hash
 from .cases import RawCase
-from .datasets import KITS19, known_cases
+from .datasets import KITS19, KITS23, kits23_splits, known_cases
 from .index import Index
 
 #: Endings of headers whose voxels are in another file of the same name.
@@ -84,9 +84,10 @@ def require_distinct(cases: Sequence[RawCase]) -> None:
 def forget_unlisted(index: Index, cases: Sequence[RawCase]) -> None:
     """Remove the cases from the index that the data set does not list, and log their names.
 
-    KiTS19 lists its cases even where no file is left, so that raw files may be deleted after preprocessing.
+    KiTS19 and KiTS23 list their cases even where no file is left, so that raw files may be deleted after preprocessing.
     """
-    listed = {case.case_id for case in cases} | (set(known_cases()) if index.name == KITS19 else set())
+    always: dict[str, Collection[str]] = {KITS19: known_cases(), KITS23: kits23_splits()}
+    listed = {case.case_id for case in cases} | set(always.get(index.name, ()))
     for case_id in [case_id for case_id in index.cases if case_id not in listed]:
         del index.cases[case_id]
         logger.warning("%s: %s is not listed any more and leaves the index; its arrays stay", index.directory, case_id)

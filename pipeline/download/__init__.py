@@ -1,6 +1,6 @@
-"""Download KiTS19 from its authors' servers."""
+"""Download KiTS19 or KiTS23 from their authors' servers."""
 
 from .fetch import Patience, fetch
-from .kits19 import Sources, case_ids, download_dataset, summary
+from .kits import Sources, case_ids, challenge, download_dataset, summary
 
-__all__ = ["Patience", "Sources", "case_ids", "download_dataset", "fetch", "summary"]
+__all__ = ["Patience", "Sources", "case_ids", "challenge", "download_dataset", "fetch", "summary"]

@@ -18,7 +18,7 @@ from ..device import Accelerator
 from ..runtime import distributed
 from ..runtime.errors import errors_reported
 from ..runtime.output import device_line
-from .scores import Scores
+from .scores import KITS23, Scores, scoring_of
 
 
 def dice_scores(predicted: torch.Tensor, label: torch.Tensor, classes: int = 3) -> list[float]:
@@ -37,22 +37,26 @@ def dice_scores(predicted: torch.Tensor, label: torch.Tensor, classes: int = 3) 
 
 
 class CaseScores:
-    """Collect :func:`dice_scores` by case over an evaluation and gather them over all processes.
+    """Collect the scores of each case over an evaluation and gather them over all processes.
 
-    Sets ``mean_dice``, ``L1_dice`` and ``L2_dice`` in ``engine.state.metrics``. Usable as a MONAI ``key_val_metric``.
-    The scores by case stay in ``self.by_case``.
+    Sets ``mean_dice``, ``L1_dice`` and ``L2_dice`` (:func:`dice_scores`) in ``engine.state.metrics``. With the classes
+    of KiTS23 it sets the Dice of its hierarchical classes and of the cyst instead; ``mean_dice`` is then the mean of
+    the hierarchical ones. Usable as a MONAI ``key_val_metric``. The scores by case stay in ``self.by_case``.
 
     The engine's batch must hold ``case_id``. Its output must hold ``pred`` and ``label`` with class numbers,
     decollated, as MONAI's evaluators leave them.
 
     Args:
-        classes: number of classes, with the background.
+        classes: names of the classes, background first, or their number.
+        spacing_mm: voxel size along D, H, W for KiTS23's surface Dice and surface distances; without it, Dice alone.
     """
 
-    def __init__(self, classes: int = 3) -> None:
-        self.classes = classes
+    def __init__(self, classes: int | Sequence[str] = 3, spacing_mm: Sequence[float] | None = None) -> None:
+        self.classes = classes if isinstance(classes, int) else len(classes)
+        self.hierarchy = None if isinstance(classes, int) or scoring_of(classes) is not KITS23 else KITS23
+        self.spacing_mm = spacing_mm
         self.name = "mean_dice"
-        self.by_case: dict[str, list[float]] = {}
+        self.by_case: dict[str, dict[str, float | None]] = {}
 
     def attach(self, engine: Engine, name: str = "mean_dice", *_: Any) -> None:
         self.name = name
@@ -67,23 +71,28 @@ class CaseScores:
         cases: Any = engine.state.batch
         outputs: Any = engine.state.output
         for case, output in zip(cases, outputs, strict=True):
-            self.by_case[str(case["case_id"])] = dice_scores(output["pred"], output["label"], self.classes)
+            self.by_case[str(case["case_id"])] = self._scores(output["pred"], output["label"])
+
+    def _scores(self, predicted: torch.Tensor, label: torch.Tensor) -> dict[str, float | None]:
+        if self.hierarchy is None:
+            scores = dice_scores(predicted, label, self.classes)
+            by_class = {f"L{number}_dice": score for number, score in enumerate(scores, start=1)}
+            return {self.name: sum(scores) / len(scores), **by_class}
+        first, second = (volume.reshape(volume.shape[-3:]).cpu().numpy() for volume in (predicted, label))
+        named = self.hierarchy.scores(first, second, self.spacing_mm)
+        return {self.name: self.hierarchy.mean_dice(named), **named}
 
     def compute(self, engine: Engine) -> None:
         self.by_case = distributed.gather_by_case(self.by_case)
-        engine.state.metrics.update(self.table.mean)
+        engine.state.metrics.update({name: value for name, value in self.table.mean.items() if value is not None})
 
     @property
     def table(self) -> Scores:
-        """Return the scores by case under their names; each case's mean over the classes comes first.
+        """Return the scores by case under their names; each case's mean Dice comes first.
 
         Cases are sorted and summed in float64, so that a mean is the same for any number of processes.
         """
-        table = Scores()
-        for case_id, scores in sorted(self.by_case.items()):
-            by_class = {f"L{number}_dice": score for number, score in enumerate(scores, start=1)}
-            table.by_case[case_id] = {self.name: sum(scores) / len(scores), **by_class}
-        return table
+        return Scores(dict(sorted(self.by_case.items())))
 
 
 class ScoreWriter:
@@ -109,7 +118,7 @@ class ScoreWriter:
         table = self.scores.table
         about = self.accelerator.describe()
         table.write(self.directory / "scores.json", self.directory / "scores.csv", device=about)
-        means = "  ".join(f"{name} {value:.5f}" for name, value in table.mean.items())
+        means = "  ".join(f"{name} {value:.5f}" for name, value in table.mean.items() if value is not None)
         print(f"{means}  (mean over {len(table.by_case)} cases)\n{self.directory / 'scores.json'}")
 
 

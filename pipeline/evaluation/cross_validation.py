@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -15,10 +15,10 @@ from ..inference import PostProcessing, Predictor, Results
 from ..inference.batch import Batch
 from ..io import Found
 from ..io.deidentification import anonymous
-from ..io.labels import read_labels
-from ..io.scan import read_scan, same_grid
+from ..io.labels import LabelMap, read_labels
+from ..io.scan import Scan, read_scan, same_grid
 from ..runtime.errors import CaseError, UsageError
-from . import Scores, kits19_scores
+from . import KITS19, Scores, Scoring
 from .directories import find_masks
 from .fold_results import FoldResult
 
@@ -72,16 +72,21 @@ class Choice:
     """Hold the scores of all candidates and choose the best.
 
     Attributes:
-        scores: kidney and tumour Dice by case of each candidate, in their order.
+        scores: Dice of the structures by case of each candidate, in their order.
+        ranked: structures whose Dice decides; all if empty.
     """
 
     scores: Mapping[PostProcessing, Scores]
+    ranked: Sequence[str] = ()
 
     @property
     def means(self) -> dict[PostProcessing, float]:
-        """Return the mean of kidney and tumour Dice over all cases, by candidate."""
+        """Return the mean Dice of the ranked structures over all cases, by candidate."""
+        names = {f"{structure}_dice" for structure in self.ranked}
         return {
-            candidate: float(np.mean([value for value in scores.mean.values() if value is not None]))
+            candidate: float(
+                np.mean([v for name, v in scores.mean.items() if v is not None and (not names or name in names)])
+            )
             for candidate, scores in self.scores.items()
         }
 
@@ -92,29 +97,37 @@ class Choice:
         return max(means, key=lambda candidate: means[candidate])
 
     def unseen(self, folds: Sequence[Collection[str]]) -> Scores | None:
-        """Score each fold's cases with the candidate that the other folds choose; None for a single fold.
+        """Return the scores of each case with :meth:`chosen_by_others`; None for a single fold."""
+        chosen = self.chosen_by_others(folds)
+        found = {case: self.scores[candidate].by_case[case] for case, candidate in chosen.items()}
+        return Scores(found) if found else None
+
+    def chosen_by_others(self, folds: Sequence[Collection[str]]) -> dict[str, PostProcessing]:
+        """Return for each case the candidate that the other folds choose; nothing for a single fold.
 
         A case thus has no influence on the candidate that it is scored with.
 
         Args:
             folds: cases of each fold.
         """
-        if len(folds) < 2:
-            return None
-        found = Scores()
-        for held_out in folds:
+        chosen: dict[str, PostProcessing] = {}
+        for held_out in folds if len(folds) > 1 else ():
             others = Choice(
                 {
                     candidate: Scores({case: of for case, of in scores.by_case.items() if case not in held_out})
                     for candidate, scores in self.scores.items()
-                }
+                },
+                self.ranked,
             )
-            found.by_case |= {case: self.scores[others.best].by_case[case] for case in held_out}
-        return found
+            chosen |= dict.fromkeys(held_out, others.best)
+        return chosen
 
 
 def choose_postprocessing(
-    masks: Mapping[str, Path], cases: Mapping[str, RawCase], candidates: Sequence[PostProcessing] = CANDIDATES
+    masks: Mapping[str, Path],
+    cases: Mapping[str, RawCase],
+    candidates: Sequence[PostProcessing] = CANDIDATES,
+    scoring: Scoring = KITS19,
 ) -> Choice:
     """Score each candidate on each mask against that case's ground truth, on the scan's own grid.
 
@@ -122,23 +135,43 @@ def choose_postprocessing(
         masks: by case.
         cases: with scan and ground truth, by case.
         candidates: at least one.
+        scoring: structures to score.
 
     Raises:
         CaseError: if a mask lies on another grid than its scan and ground truth, or a file cannot be read.
     """
     scores = {candidate: Scores() for candidate in candidates}
     for case_id, path in masks.items():
-        for candidate, values in _tried(path, cases[case_id], candidates):
+        mask, scan, ground_truth = _read(path, cases[case_id])
+        for candidate in candidates:
+            values = scoring.scores(candidate(mask.voxels, scan), ground_truth.voxels)
             scores[candidate].by_case[case_id] = values
-    return Choice(scores)
+    return Choice(scores, scoring.ranked)
 
 
-def _tried(
-    path: Path, case: RawCase, candidates: Sequence[PostProcessing]
-) -> Iterable[tuple[PostProcessing, dict[str, float | None]]]:
+def score_masks(
+    masks: Mapping[str, Path],
+    cases: Mapping[str, RawCase],
+    postprocessing: Mapping[str, PostProcessing],
+    scoring: Scoring,
+) -> Scores:
+    """Score each mask after its post-processing by Dice, surface scores and lesions; all mappings are by case.
+
+    Raises:
+        CaseError: see :func:`choose_postprocessing`.
+    """
+    scores = Scores(lesion_classes=tuple(scoring.lesions))
+    for case_id, path in masks.items():
+        mask, scan, ground_truth = _read(path, cases[case_id])
+        pair = postprocessing[case_id](mask.voxels, scan), ground_truth.voxels
+        scores.by_case[case_id] = scoring.scores(*pair, ground_truth.spacing_mm)
+        scores.lesions[case_id] = scoring.find_lesions(*pair, ground_truth.grid.voxel_ml)
+    return scores
+
+
+def _read(path: Path, case: RawCase) -> tuple[LabelMap, Scan, LabelMap]:
     mask, scan = read_labels(path), read_scan(case.image, case.options)
     ground_truth = read_labels(case.label, case.options)
     if not (same_grid(mask, scan) and same_grid(mask, ground_truth)):
         raise CaseError(f"{path}: is on another grid than {case.image} or {case.label}; predict that scan again")
-    for candidate in candidates:
-        yield candidate, kits19_scores(candidate(mask.voxels, scan), ground_truth.voxels)
+    return mask, scan, ground_truth

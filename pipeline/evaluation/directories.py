@@ -13,7 +13,7 @@ from ..io.labels import LabelMap, read_labels
 from ..io.scan import same_grid
 from ..io.scan_lists import ending_of, stem
 from ..runtime.errors import CaseError, UsageError
-from .scores import STRUCTURES, Scores, kits19_scores
+from .scores import KITS19, Scores, Scoring
 
 #: What KiTS19 calls a case's label map and its scan, in the case's own directory.
 LABEL_NAME, SCAN_NAME = "segmentation", "imaging"
@@ -71,13 +71,13 @@ def _case_of(path: Path, root: Path) -> str:
 def score_directories(
     predictions: str | Path,
     labels: str | Path,
-    structures: Mapping[str, Sequence[int]] = STRUCTURES,
+    scoring: Scoring = KITS19,
     options: ReadOptions | None = None,
 ) -> tuple[Scores, dict[str, str]]:
-    """Score each mask by KiTS19's Dice and the surface scores; return the scores, and the errors by case.
+    """Score each mask by Dice, surface scores and its lesions; return the scores, and the errors by case.
 
     The ground truth of a case is ``labels/<case>/segmentation.nii.gz`` or ``labels/<case>.nii.gz`` (``.nrrd``, …). Mask
-    and ground truth must lie on one grid, and contain only the classes of ``structures``.
+    and ground truth must lie on one grid, and contain only the classes of ``scoring``.
     :func:`without_prediction` returns the other ground truths. ``options`` correct the headers of both.
 
     Raises:
@@ -89,7 +89,7 @@ def score_directories(
         raise UsageError(f"{predictions}: contains no mask <case>_seg.nii.gz; run `kits-unet3d predict` first")
     if "mean" in masks:
         raise UsageError(f"{masks['mean']}: a case named mean cannot be told from the mean of all; rename it")
-    scores, failed = Scores(), {}
+    scores, failed = Scores(lesion_classes=tuple(scoring.lesions)), {}
     for case_id, path in masks.items():
         try:
             if case_id not in ground_truths:
@@ -97,7 +97,11 @@ def score_directories(
                     f"{path}: ground truth {Path(labels) / case_id}.nii.gz or {case_id}/segmentation.nii.gz does not "
                     "exist; name the directory that has it"
                 )
-            scores.by_case[case_id] = _score(path, ground_truths[case_id], structures, options)
+            mask, ground_truth = _read_pair(path, ground_truths[case_id], scoring, options)
+            pair = mask.voxels, ground_truth.voxels
+            scores.by_case[case_id] = scoring.scores(*pair, ground_truth.spacing_mm)
+            if scoring.lesions:
+                scores.lesions[case_id] = scoring.find_lesions(*pair, ground_truth.grid.voxel_ml)
         except CaseError as error:
             failed[case_id] = str(error)
     return scores, failed
@@ -109,15 +113,15 @@ def without_prediction(predictions: str | Path, labels: str | Path) -> list[str]
     return [case_id for case_id in find_masks(labels, leave_out=predictions) if case_id not in masks]
 
 
-def _score(
-    mask_path: Path, ground_truth_path: Path, structures: Mapping[str, Sequence[int]], options: ReadOptions | None
-) -> dict[str, float | None]:
+def _read_pair(
+    mask_path: Path, ground_truth_path: Path, scoring: Scoring, options: ReadOptions | None
+) -> tuple[LabelMap, LabelMap]:
     mask, ground_truth = read_labels(mask_path, options), read_labels(ground_truth_path, options)
     if not same_grid(mask, ground_truth):
         raise CaseError(f"{mask_path}: is on another grid than {ground_truth_path}; predict from that case's scan")
     for labels in (mask, ground_truth):
-        _require_classes(labels, structures)
-    return kits19_scores(mask.voxels, ground_truth.voxels, ground_truth.spacing_mm, structures)
+        _require_classes(labels, scoring.structures)
+    return mask, ground_truth
 
 
 def _require_classes(labels: LabelMap, structures: Mapping[str, Sequence[int]]) -> None:
@@ -127,6 +131,7 @@ def _require_classes(labels: LabelMap, structures: Mapping[str, Sequence[int]]) 
     if unknown.size:
         values = ", ".join(f"{value:g}" for value in np.unique(unknown)[:5])
         made = ", ".join(f"{name} of {' and '.join(map(str, classes))}" for name, classes in structures.items())
+        cyst = "; for KiTS23, whose 3 is a cyst, use --structures kits23" if 3 in unknown else ""
         raise CaseError(
-            f"{labels.path}: contains {unknown.size} voxels of value {values}; scored are {made} (--structures)"
+            f"{labels.path}: contains {unknown.size} voxels of value {values}; scored are {made} (--structures){cyst}"
         )

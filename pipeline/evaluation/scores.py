@@ -14,10 +14,9 @@ import torch
 from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from monai.transforms import generate_spatial_bounding_box
 
+from ..data.datasets import KITS23_CLASSES
 from ..runtime.files import text_cell, whole_file, write_json
-
-#: The classes of each structure that KiTS19 scores.
-STRUCTURES: Mapping[str, Sequence[int]] = {"kidney": (1, 2), "tumour": (2,)}
+from .lesions import detection, find_lesions
 
 
 def dice(predicted: np.ndarray, ground_truth: np.ndarray) -> float:
@@ -26,34 +25,98 @@ def dice(predicted: np.ndarray, ground_truth: np.ndarray) -> float:
     return 2 * int((predicted & ground_truth).sum()) / total if total else 1.0
 
 
-def kits19_scores(
-    predicted: np.ndarray,
-    ground_truth: np.ndarray,
-    spacing_mm: Sequence[float] | None = None,
-    structures: Mapping[str, Sequence[int]] = STRUCTURES,
-) -> dict[str, float | None]:
-    """Compute ``kidney_dice`` (classes 1 ∪ 2) and ``tumour_dice`` (class 2) of two label maps of one shape.
+@dataclass(frozen=True)
+class Scoring:
+    """Define the structures of a data set that are scored.
 
-    Args:
-        predicted, ground_truth: label maps (X, Y, Z) of whole numbers.
-        spacing_mm: voxel size in mm along their axes. If given, each Dice is followed by that structure's
-            :func:`~kits_unet3d.pipeline.evaluation.scores.surface_scores`: ``kidney_hd95_mm``,
-            ``kidney_surface_dice_1mm``, ``kidney_surface_dice_3mm`` and the same for the tumour.
-        structures: structures by name, each with its classes, for another data set.
-
-    Source: the KiTS19 challenge's evaluation (Dice).
+    Attributes:
+        structures: classes of each structure, by name.
+        tolerances_mm: tolerance of a structure's surface Dice in mm, by name. The other structures have one at 1 mm
+            and one at 3 mm.
+        lesions: classes whose connected components count as lesions, by name.
+        ranked: structures whose Dice make the mean Dice; all if empty.
     """
-    if predicted.shape != ground_truth.shape:
-        raise ValueError(f"the masks must have the same shape, got {predicted.shape} and {ground_truth.shape}")
-    inside = _foreground(predicted, ground_truth)
-    predicted, ground_truth = predicted[inside], ground_truth[inside]
-    scores: dict[str, float | None] = {}
-    for name, classes in structures.items():
-        pair = np.isin(predicted, classes), np.isin(ground_truth, classes)
-        scores[f"{name}_dice"] = dice(*pair)
-        if spacing_mm is not None:
-            scores |= {f"{name}_{key}": value for key, value in surface_scores(*pair, spacing_mm).items()}
-    return scores
+
+    structures: Mapping[str, Sequence[int]]
+    tolerances_mm: Mapping[str, float] = field(default_factory=dict)
+    lesions: Mapping[str, int] = field(default_factory=dict)
+    ranked: Sequence[str] = ()
+
+    def scores(
+        self, predicted: np.ndarray, ground_truth: np.ndarray, spacing_mm: Sequence[float] | None = None
+    ) -> dict[str, float | None]:
+        """Compute ``<structure>_dice`` of two label maps of one shape.
+
+        Args:
+            predicted, ground_truth: label maps (X, Y, Z) of whole numbers.
+            spacing_mm: voxel size in mm along their axes. If given, each Dice is followed by that structure's
+                :func:`surface_scores`, such as ``tumour_hd95_mm`` and ``tumour_surface_dice_1mm``. A structure with a
+                tolerance of its own has ``<structure>_surface_dice`` instead of those at 1 and 3 mm.
+
+        Raises:
+            ValueError: if the shapes differ.
+        """
+        if predicted.shape != ground_truth.shape:
+            raise ValueError(f"the masks must have the same shape, got {predicted.shape} and {ground_truth.shape}")
+        inside = _foreground(predicted, ground_truth)
+        predicted, ground_truth = predicted[inside], ground_truth[inside]
+        scores: dict[str, float | None] = {}
+        for name, classes in self.structures.items():
+            pair = np.isin(predicted, classes), np.isin(ground_truth, classes)
+            scores[f"{name}_dice"] = dice(*pair)
+            if spacing_mm is not None:
+                own = self.tolerances_mm.get(name)
+                tolerances = surface_dice_names(TOLERANCES_MM) if own is None else {"surface_dice": own}
+                found = surface_scores(*pair, spacing_mm, tolerances)
+                scores |= {f"{name}_{key}": value for key, value in found.items()}
+        return scores
+
+    def mean_dice(self, scores: Mapping[str, float | None]) -> float:
+        """Return the mean Dice of the ranked structures from :meth:`scores`."""
+        return float(np.mean([scores[f"{name}_dice"] for name in self.ranked or self.structures]))
+
+    def find_lesions(
+        self, predicted: np.ndarray, ground_truth: np.ndarray, voxel_ml: float
+    ) -> dict[str, list[dict[str, Any]]]:
+        """Compare the lesions of two label maps, see :func:`~kits_unet3d.pipeline.evaluation.lesions.find_lesions`."""
+        inside = _foreground(predicted, ground_truth)
+        return find_lesions(predicted[inside], ground_truth[inside], self.lesions, voxel_ml)
+
+
+#: KiTS19 counts the tumour as kidney. Source: the KiTS19 challenge's evaluation (Dice).
+KITS19 = Scoring({"kidney": (1, 2), "tumour": (2,)}, lesions={"tumour": 2})
+#: KiTS23's hierarchical classes with their tolerances, and the cyst alone. The challenge does not score the latter,
+#: so it has the tolerance of the masses. Source: neheller/kits23, kits23/configuration/labels.py (c108835).
+KITS23 = Scoring(
+    {"kidney_and_masses": (1, 2, 3), "masses": (2, 3), "tumour": (2,), "cyst": (3,)},
+    {
+        "kidney_and_masses": 1.0330772532390826,
+        "masses": 1.1328796488598762,
+        "tumour": 1.1498198361434828,
+        "cyst": 1.1328796488598762,
+    },
+    {"tumour": 2, "cyst": 3},
+    ("kidney_and_masses", "masses", "tumour"),
+)
+
+
+def scoring_of(classes: Sequence[str]) -> Scoring:
+    """Return KiTS23's scoring for its classes, and KiTS19's for all others; ``classes[0]`` is the background."""
+    return KITS23 if tuple(classes) == KITS23_CLASSES else KITS19
+
+
+def kits19_scores(
+    predicted: np.ndarray, ground_truth: np.ndarray, spacing_mm: Sequence[float] | None = None
+) -> dict[str, float | None]:
+    """Compute ``kidney_dice`` (classes 1 ∪ 2) and ``tumour_dice`` (class 2), see :meth:`Scoring.scores`."""
+    return KITS19.scores(predicted, ground_truth, spacing_mm)
+
+
+def kits23_scores(
+    predicted: np.ndarray, ground_truth: np.ndarray, spacing_mm: Sequence[float] | None = None
+) -> dict[str, float | None]:
+    """Compute the scores of KiTS23's hierarchical classes and of the cyst, see :meth:`Scoring.scores`."""
+    return KITS23.scores(predicted, ground_truth, spacing_mm)
 
 
 def _foreground(predicted: np.ndarray, ground_truth: np.ndarray) -> tuple[slice, ...]:
@@ -67,11 +130,16 @@ TOLERANCES_MM = (1, 3)
 PERCENTILE = 95
 
 
+def surface_dice_names(tolerances_mm: Sequence[float]) -> dict[str, float]:
+    """Return each tolerance by the name of its score, such as ``surface_dice_3mm``."""
+    return {f"surface_dice_{tolerance:g}mm": tolerance for tolerance in tolerances_mm}
+
+
 def surface_scores(
     predicted: np.ndarray,
     ground_truth: np.ndarray,
     spacing_mm: Sequence[float],
-    tolerances_mm: Sequence[float] = TOLERANCES_MM,
+    tolerances_mm: Sequence[float] | Mapping[str, float] = TOLERANCES_MM,
 ) -> dict[str, float | None]:
     """Compute ``hd95_mm`` and, for each tolerance, ``surface_dice_<tolerance>mm`` of two masks on one grid.
 
@@ -79,7 +147,7 @@ def surface_scores(
         predicted, ground_truth: boolean, (X, Y, Z) or any other order of axes; true inside. A mask ends at the border
             of the array.
         spacing_mm: voxel size in mm along the three axes of the arrays, which are assumed perpendicular.
-        tolerances_mm: tolerances of the surface Dice in mm.
+        tolerances_mm: tolerances of the surface Dice in mm, or these by the names of their scores.
 
     Returns:
         ``hd95_mm``: the larger of the two directed 95th percentiles, from 0. They are of the distances from the
@@ -98,7 +166,7 @@ def surface_scores(
         raise ValueError(f"the masks must have the same shape, got {predicted.shape} and {ground_truth.shape}")
     if len(spacing_mm) != 3 or not all(0 < s < np.inf for s in spacing_mm):
         raise ValueError(f"spacing_mm must be 3 positive numbers, got {tuple(spacing_mm)}")
-    names = [f"surface_dice_{tolerance:g}mm" for tolerance in tolerances_mm]
+    names = dict(tolerances_mm) if isinstance(tolerances_mm, Mapping) else surface_dice_names(tolerances_mm)
     there = bool(predicted.any()), bool(ground_truth.any())
     if not all(there):
         same = not any(there)
@@ -114,7 +182,7 @@ def surface_scores(
         shares = compute_surface_dice(
             a.expand(per_tolerance),
             b.expand(per_tolerance),
-            [float(tolerance) for tolerance in tolerances_mm],
+            [float(tolerance) for tolerance in names.values()],
             include_background=True,
             spacing=spacing,
             use_subvoxels=True,
@@ -127,10 +195,13 @@ class Scores:
     """Hold scores by case, each case with the same names.
 
     A score may be None where it is undefined for a case, such as the distance to an empty mask. Its mean leaves such
-    a case out, and ``counted`` is the number of the other cases.
+    a case out, and ``counted`` is the number of the other cases. ``lesions`` are the results of
+    :meth:`Scoring.find_lesions` by case, if they were compared.
     """
 
     by_case: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    lesions: dict[str, dict[str, list[dict[str, Any]]]] = field(default_factory=dict)
+    lesion_classes: Sequence[str] = ()
 
     @property
     def names(self) -> list[str]:
@@ -151,8 +222,14 @@ class Scores:
         return {name: [value for value in values if value is not None] for name, values in columns.items()}
 
     def as_dict(self) -> dict[str, Any]:
-        """Return ``cases``, ``mean`` and ``counted``, for JSON."""
-        return {"cases": self.by_case, "mean": self.mean, "counted": self.counted}
+        """Return ``cases``, ``mean`` and ``counted``, for JSON; and ``lesions`` and ``detection``, if compared."""
+        content = {"cases": self.by_case, "mean": self.mean, "counted": self.counted}
+        return content | ({"lesions": self.lesions, "detection": self.detection} if self.lesions else {})
+
+    @property
+    def detection(self) -> dict[str, Any]:
+        """Summarise the lesions, see :func:`~kits_unet3d.pipeline.evaluation.lesions.detection`."""
+        return detection(self.lesions, self.lesion_classes)
 
     def write(self, json_path: str | Path | None, csv_path: str | Path | None, **more: Any) -> None:
         """Write the table as JSON (:meth:`as_dict` and ``more``) and as CSV, each as a whole file.

@@ -16,7 +16,7 @@ from kits_unet3d.networks import CheckpointError, read_with_digest
 from ..model import Model, build_network, model_in, with_description
 from ..runtime.environment import bundle_directory
 from ..runtime.errors import UsageError
-from ..runtime.plain_data import require_plain
+from ..runtime.overrides import require_plain
 
 logger = logging.getLogger("kits_unet3d.export")
 
@@ -158,6 +158,13 @@ KITS19 = (
 )
 
 
+#: The same of KiTS23.
+KITS23 = (
+    "KiTS23: 489 labelled scans of patients whose kidney tumours were then removed, with cysts as a class; "
+    "391 for training, 98 for evaluation, among these KiTS19's evaluation cases and none of its training cases"
+)
+
+
 def filled(text: str, described: Description) -> str:
     """Replace ``$name`` in ``text`` by the model's values; a ``$`` of another kind stays."""
     parameters, settings = described.model.parameters, described.settings
@@ -172,7 +179,8 @@ def filled(text: str, described: Description) -> str:
         )
     scores = ", ".join(f"{name} {value:.4f}" for name, value in described.scores.items())
     return Template(text).safe_substitute(
-        data=KITS19 if described.data == "KiTS19" else described.data or "not recorded in its checkpoint",
+        data={"KiTS19": KITS19, "KiTS23": KITS23}.get(described.data, described.data)
+        or "not recorded in its checkpoint",
         spacing=" × ".join(f"{mm:g}" for mm in parameters.spacing_mm),
         window=f"{low:g} to {high:g}",
         mean=f"{parameters.hu_mean:g}",

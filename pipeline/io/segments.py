@@ -17,7 +17,7 @@ TERMS = {
     "kidney_right": (ANATOMY, KIDNEY, RIGHT),
     "kidney_left": (ANATOMY, KIDNEY, LEFT),
     "tumour": (ABNORMAL, ("126880001", "SCT", "Neoplasm of kidney"), None),
-    "cyst": (ABNORMAL, ("367643001", "SCT", "Cyst"), None),
+    "cyst": (ABNORMAL, ("722223000", "SCT", "Cyst of kidney"), None),
 }
 #: Scheme of the codes of other classes, which are their names.
 OWN_SCHEME = "99KITS-UNET3D"

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-#: Classes of a mask, as numbered by KiTS19.
-KIDNEY, TUMOUR = 1, 2
+#: Classes of a mask, as numbered by KiTS19 and KiTS23.
+KIDNEY, TUMOUR, CYST = 1, 2, 3
 #: Foreground smaller than this is not a kidney, in mL; a healthy one has 100 to 250.
 LEAST_KIDNEY_ML = 20.0
 #: Voxels above this are body, in HU.

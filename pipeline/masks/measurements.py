@@ -15,8 +15,6 @@ from .plausibility import Kidneys, check, describe_kidneys, flags_of
 
 #: Number of largest components listed for each class.
 LISTED = 10
-#: Foreground classes of the models whose masks are compared with real kidneys.
-KNOWN = ("kidney", "tumour")
 #: The darkest voxel of a CT is air. Without a voxel below this, the HU are unusual or the air is cut away.
 DARKEST_HU = -500
 
@@ -38,8 +36,8 @@ def measure(scan: Scan, mask: np.ndarray, classes: Sequence[str]) -> dict[str, A
         (connected through faces) by class; ``structures``, the largest components of each class with class, side
         (the patient's, of its centre), volume_ml, longest_axial_mm (from edge to edge within one axial slice)
         and mean_hu; ``contrast``, the guessed phase (:func:`plausibility.contrast_of`), and ``checks``, comparisons
-        with real kidneys (:func:`plausibility.check`), for models of kidney and tumour; ``flags``, notes on doubtful
-        results.
+        with real kidneys (:func:`plausibility.check`), for models of kidney and tumour, with or without cysts;
+        ``flags``, notes on doubtful results.
     """
     labels, affine = scan.grid.facing(mask)  # slices along the first axis are axial
     voxels, _ = scan.grid.facing(scan.voxels)
@@ -65,14 +63,16 @@ def measure(scan: Scan, mask: np.ndarray, classes: Sequence[str]) -> dict[str, A
             result["structures"] += [{"class": name, **s} for s in _largest(parts, hu, local, voxel_ml, body[0])]
             del parts  # free memory for the next class
     result["contrast"] = dict(kidneys.contrast)
-    result["checks"] = _checks(result, kidneys) if tuple(classes[1:]) == KNOWN else []
+    result["checks"] = _checks(result, kidneys)
     result["flags"] = _flags(result, kidneys, labels.shape, voxels, box) + flags_of(result["checks"])
     return result
 
 
 def _checks(result: dict[str, Any], kidneys: Kidneys) -> list[dict[str, Any]]:
-    """Compare the measurements of a mask of kidney and tumour with real ones."""
+    """Compare the measurements of a mask of kidney, tumour and cyst with real ones; other classes have no ranges."""
     volumes = result["volumes_ml"]
+    if volumes.keys() - {"cyst"} != {"kidney", "tumour"}:
+        return []
     hu = {"kidney_hu": result["mean_hu"]["kidney"]} if result["mean_hu"]["kidney"] is not None else {}
     by_class = {f"{name}_ml": volume for name, volume in volumes.items()}
     return check({"kidney_and_tumour_ml": sum(volumes.values())} | by_class | dict(kidneys.values) | hu)

@@ -12,6 +12,8 @@ from .connected_components import KIDNEY, LEAST_KIDNEY_ML, Parts, centre_of
 
 #: Source of the ranges: 32 label maps of KiTS19 and 40 of KiTS23 (with their cysts), rounded outwards.
 LABEL_MAPS = "72 label maps of KiTS19 and KiTS23"
+#: Source of the range of cysts, which KiTS19 does not label.
+CYSTS = "40 label maps of KiTS23"
 #: Lowest: water; unenhanced kidney has 25 to 45 HU, but 14 in a noisy scan of 3 mm. Highest: 35 HU and the largest mean
 #: enhancement of cortex, 217 HU (128 patients, PubMed 17367973).
 LITERATURE = "water; PubMed 17367973"
@@ -40,9 +42,10 @@ class Range(NamedTuple):
 
 
 RANGES = {
-    "kidney_and_tumour_ml": Range("kidney and tumour together", "mL", 234, 1671),
+    "kidney_and_tumour_ml": Range("kidney with its tumours and cysts", "mL", 234, 1671),
     "kidney_ml": Range("kidney", "mL", 104, 760),
     "tumour_ml": Range("tumour", "mL", 0, 1464),  # a scan without a tumour is plausible
+    "cyst_ml": Range("cyst", "mL", 0, 141, CYSTS),
     "kidney_extent_mm": Range("length of the longest kidney with its tumour", "mm", 88, 175),
     "components_over_1_ml": Range("connected components of 1 mL or more", "", 1, 2),
     "kidney_distance_mm": Range("distance between right and left kidney", "mm", 78, 202),

@@ -14,6 +14,7 @@ from scipy import ndimage
 from ..io.scan import Scan
 from ..runtime.errors import UsageError
 from .connected_components import (
+    CYST,
     KIDNEY,
     LEAST_KIDNEY_ML,
     TUMOUR,
@@ -34,10 +35,10 @@ class PostProcessing:
     """Remove likely errors from a mask, in this order. Components are connected through faces.
 
     Attributes:
-        keep_kidneys: keep the largest component of kidney and tumour together on each side of the body's
+        keep_kidneys: keep the largest component of kidney, tumour and cyst together on each side of the body's
             middle plane, if it has at least 20 mL. The centre of a component decides its side. Two kidneys that
             form one component are therefore kept, and also the largest component on the other side.
-        tumour_touches_kidney: drop tumour components that share no face with kidney.
+        tumour_touches_kidney: drop tumour components that share no face with kidney or cyst.
         min_tumour_mm3: tumour components smaller than this become kidney if they touch it, else background.
 
     Raises:
@@ -74,7 +75,7 @@ class PostProcessing:
         return self != PostProcessing()
 
     def __call__(self, mask: np.ndarray, scan: Scan) -> np.ndarray:
-        """Post-process a mask (X, Y, Z, uint8 with kidney 1 and tumour 2) on its scan's grid.
+        """Post-process a mask (X, Y, Z, uint8 with kidney 1, tumour 2 and cyst 3) on its scan's grid.
 
         Return a new array if a step is enabled and there is foreground, else the given one. The input stays unchanged.
         """
@@ -143,7 +144,7 @@ def _keep_kidneys(labels: np.ndarray, affine: np.ndarray, middle: float, least: 
 
 def _drop_tumours(labels: np.ndarray, must_touch: bool, least: float) -> None:
     parts = Parts.of(labels == TUMOUR)
-    beside_kidney = ndimage.binary_dilation(labels == KIDNEY, FACES)
+    beside_kidney = ndimage.binary_dilation((labels == KIDNEY) | (labels == CYST), FACES)  # a cyst is part of one
     touching = np.zeros(len(parts.sizes), dtype=bool)
     for numbers, beside in zip(parts.numbers, beside_kidney, strict=True):
         touching[numbers[beside]] = True

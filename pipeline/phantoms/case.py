@@ -1,4 +1,4 @@
-"""Make a phantom case: a CT of an abdomen with kidneys and tumours, and its label map."""
+"""Make a phantom case: a CT of an abdomen with kidneys, tumours and cysts, and its label map."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from .kidneys import Kidneys
+from .kidneys import CYST, TUMOUR, Kidneys
 from .patient import find_landmarks
 from .patient_grid import Grid
 from .scanner import render
@@ -21,7 +21,7 @@ class Phantom:
     """Hold a case in KiTS19's layout: axes z, y, x run to the feet, the back and the patient's left (IPL)."""
 
     voxels: NDArray[np.int16]  # HU, (D, H, W)
-    label: NDArray[np.uint8]  # 0 background, 1 kidney, 2 tumour, (D, H, W)
+    label: NDArray[np.uint8]  # 0 background, 1 kidney, 2 tumour, 3 cyst, (D, H, W)
     affine: NDArray[np.float64]  # (4, 4), voxel indices to mm in RAS
 
 
@@ -31,17 +31,21 @@ def make_phantom(
     shape: Sequence[int] | None = None,
     spacing_mm: Sequence[float] | None = None,
     contrast: str = "enhanced",
+    cysts: bool = False,
 ) -> Phantom:
     """Make a fully synthetic case.
 
     The patient depends on `seed` alone; `shape` (D, H, W) and `spacing_mm` only set the sampling. By default both are
     drawn as in KiTS19: 512 x 512 at 0.438-1.041 mm (median 0.78), slices 0.5-5 mm apart (5 mm in two of five
     cases) over 280-420 mm. `contrast` is `"enhanced"` or `"wide"`, as explained in
-    :meth:`~kits_unet3d.pipeline.phantoms.patient.Attenuation.draw`.
+    :meth:`~kits_unet3d.pipeline.phantoms.patient.Attenuation.draw`. With `cysts` they are labelled 3, as in KiTS23;
+    without, some kidneys have cysts that are labelled as kidney, as in KiTS19.
     """
     _check_seed(seed)
     rng = np.random.default_rng([seed, 0])
     kidneys = Kidneys.draw(np.random.default_rng([seed, 1]))
+    if cysts:
+        kidneys = kidneys.with_cysts(np.random.default_rng([seed, 4]))
     points = kidneys.points_mm()
     body = Torso.draw(np.random.default_rng([seed, 2])).around(points)
     spacing = draw_spacing(rng, body) if spacing_mm is None else _three_positive(spacing_mm, "spacing_mm")
@@ -57,17 +61,22 @@ def make_phantom(
     origin = [c - (f - s) / 2 for c, f, s in zip(centre, fields, spacing, strict=True)]
     grid = Grid((origin[0], origin[1], origin[2]), spacing, size)
     label = kidneys.label(grid)
-    voxels = render(label, grid, kidneys.landmarks, points, body, seed, contrast)
+    voxels = render(label, grid, kidneys.landmarks, points, body, seed, contrast, cysts)
     return Phantom(voxels, label, ipl_affine(spacing))
 
 
 def phantom_around(
-    label: NDArray[np.integer], affine: NDArray[np.floating], seed: int, *, contrast: str = "enhanced"
+    label: NDArray[np.integer],
+    affine: NDArray[np.floating],
+    seed: int,
+    *,
+    contrast: str = "enhanced",
+    cysts: bool = False,
 ) -> Phantom:
-    """Make a case with the kidneys and tumours of a given label map; keep grid, label and affine.
+    """Make a case with the kidneys, tumours and cysts of a given label map; keep grid, label and affine.
 
-    `label` is (D, H, W) with values 0, 1, 2 in IPL order, as in KiTS19; `affine` gives its spacing.
-    `contrast` is as for :func:`make_phantom`.
+    `label` is (D, H, W) with values 0, 1, 2 in IPL order, as in KiTS19, and with `cysts` also 3; `affine` gives its
+    spacing. `contrast` and `cysts` are as for :func:`make_phantom`.
     """
     _check_seed(seed)
     matrix = np.array(affine, np.float64)
@@ -79,16 +88,20 @@ def phantom_around(
     values = np.asarray(label)
     if values.ndim != 3:
         raise ValueError(f"label must have 3 dimensions (D, H, W), got shape {values.shape}")
-    if values.size and (values.min() < 0 or values.max() > 2 or values.dtype.kind not in "iub"):
+    most = CYST if cysts else TUMOUR
+    if values.size and (values.min() < 0 or values.max() > most or values.dtype.kind not in "iub"):
+        known = ", ".join(map(str, range(most + 1)))
+        way_out = "; label cysts with --cysts" if values.max() == CYST else ""
         raise ValueError(
-            f"label must contain whole numbers 0, 1, 2, got {values.dtype} from {values.min()} to {values.max()}"
+            f"label must contain whole numbers {known}, got {values.dtype} from {values.min()} to {values.max()}"
+            f"{way_out}"
         )
     mask = values.astype(np.uint8)
     spacing = _three_positive(np.linalg.norm(matrix[:3, :3], axis=0).tolist(), "the affine's spacing")
     landmarks, origin, points = find_landmarks(mask, spacing)
     body = Torso.draw(np.random.default_rng([seed, 2])).around(points)
     grid = Grid(origin, spacing, (mask.shape[0], mask.shape[1], mask.shape[2]))
-    return Phantom(render(mask, grid, landmarks, points, body, seed, contrast), mask, matrix)
+    return Phantom(render(mask, grid, landmarks, points, body, seed, contrast, cysts), mask, matrix)
 
 
 def ipl_affine(spacing_mm: Sequence[float]) -> NDArray[np.float64]:

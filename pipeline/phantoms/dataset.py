@@ -1,4 +1,4 @@
-"""Write phantom cases in KiTS19's layout."""
+"""Write phantom cases in the layout of KiTS19 and KiTS23."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.datasets import known_cases
+from ..data.datasets import KITS23_CLASSES, classes_in, known_cases
 from ..model import PHANTOMS
 from ..runtime.errors import UsageError
 from ..runtime.files import whole_file, write_json
@@ -41,6 +41,7 @@ class _Task:
     shape: tuple[int, ...] | None
     spacing_mm: tuple[float, ...] | None
     contrast: str
+    cysts: bool
 
 
 def write_dataset(
@@ -53,6 +54,7 @@ def write_dataset(
     shape: Sequence[int] | None = None,
     spacing_mm: Sequence[float] | None = None,
     contrast: str = "enhanced",
+    cysts: bool | None = None,
     workers: int = 1,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> list[Path]:
@@ -65,6 +67,8 @@ def write_dataset(
     has both files is kept, so an interrupted run can resume. ``progress(case name, cases done, cases in all)`` is
     called after each case. ``out/dataset.json`` contains the split: KiTS19's own for its cases around real labels,
     else one case in five for evaluation. ``contrast`` is ``"enhanced"``, or ``"wide"`` for any phase and uptake.
+    ``cysts`` makes cysts a class of their own, as in KiTS23, and names the four classes in ``out/dataset.json``. By
+    default this is done around KiTS23's label maps.
 
     Raises:
         UsageError: if an argument cannot be used, ``labels`` lacks cases, or ``out`` has other settings.
@@ -91,6 +95,8 @@ def write_dataset(
             for name, path in _label_files(Path(labels))[:cases]
             for body in range(bodies if _split(name, True) == "training" else 1)
         ]
+    if cysts is None:
+        cysts = labels is not None and classes_in(Path(labels)) == KITS23_CLASSES
     tasks = [
         _Task(
             Path(out) / name,
@@ -99,6 +105,7 @@ def write_dataset(
             None if shape is None else tuple(shape),
             None if spacing_mm is None else tuple(spacing_mm),
             contrast,
+            cysts,
         )
         for name, source in sources
     ]
@@ -110,6 +117,8 @@ def write_dataset(
     }
     if contrast != "enhanced":
         made["contrast"] = contrast
+    if cysts:
+        made["cysts"] = True
     _refuse_a_mixture(Path(out), made)
     _write_description(Path(out), made)
     for done, name in enumerate(_run(tasks, workers), 1):
@@ -136,7 +145,8 @@ def _write_description(out: Path, made: dict[str, Any]) -> None:
     split: dict[str, list[str]] = {"training": [], "evaluation": []}
     for directory in sorted(out.glob("case_*")):
         split[_split(directory.name, made["around_labels"])].append(directory.name)
-    write_json(out / _DESCRIPTION, {"name": PHANTOMS, "made": made, **split})
+    classes = {"classes": list(KITS23_CLASSES)} if made.get("cysts") else {}
+    write_json(out / _DESCRIPTION, {"name": PHANTOMS, "made": made, **classes, **split})
 
 
 def _split(name: str, around_labels: bool) -> str:
@@ -182,14 +192,20 @@ def _write_case(task: _Task) -> str:
     if imaging.is_file() and segmentation.is_file():
         return task.directory.name
     if task.source is None:
-        phantom = make_phantom(task.seed, shape=task.shape, spacing_mm=task.spacing_mm, contrast=task.contrast)
+        phantom = make_phantom(
+            task.seed, shape=task.shape, spacing_mm=task.spacing_mm, contrast=task.contrast, cysts=task.cysts
+        )
         _save(segmentation, phantom.label, _header(phantom.affine))
         _save(imaging, phantom.voxels, _header(phantom.affine))
         return task.directory.name
     ground_truth: Any = nib.load(task.source)
     try:
         phantom = phantom_around(
-            np.asanyarray(ground_truth.dataobj), ground_truth.affine, task.seed, contrast=task.contrast
+            np.asanyarray(ground_truth.dataobj),
+            ground_truth.affine,
+            task.seed,
+            contrast=task.contrast,
+            cysts=task.cysts,
         )
     except ValueError as error:
         raise UsageError(f"{task.source}: {error}") from error

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from .kidneys import KIDNEY, TUMOUR
+from ..masks.connected_components import box_around
+from .kidneys import CYST, KIDNEY, TUMOUR
 from .patient import Attenuation
 from .patient_grid import Box, Field, Grid, Texture
 from .shapes import Ellipsoid, Point, Waves, blend, inside
@@ -16,7 +17,7 @@ from .shapes import Ellipsoid, Point, Waves, blend, inside
 
 @dataclass(frozen=True)
 class Parenchyma:
-    """Hold the HU of kidney and tumour, both on all of `grid`, a box of the model around the label."""
+    """Hold the HU of kidney, tumour and cyst, each on all of `grid`, a box of the model around the label."""
 
     box: Box
     grid: Grid
@@ -24,6 +25,7 @@ class Parenchyma:
     tumour_hu: Field
     capsule: Field  # share of perirenal fat, 0 to 1
     sinus: Field  # share of the collecting system outside the label, 0 to 1
+    cyst_hu: Field | None = None  # None without labelled cysts
 
     @classmethod
     def draw(
@@ -34,20 +36,26 @@ class Parenchyma:
         model: Grid,
         points_mm: NDArray[np.float64],
         tissue: Attenuation,
+        cysts: bool = False,
     ) -> Parenchyma:
-        """Fill the label map of grid `voxels` at the pitch of `model`."""
+        """Fill the label map of grid `voxels` at the pitch of `model`.
+
+        With `cysts` the label map has all cysts; without, some are added that it labels as kidney.
+        """
         margin = 34.0
         box = model.box(points_mm.min(0) - margin, points_mm.max(0) + margin)
         if box is None:
             raise ValueError("the label map is outside its own grid")
         grid = model.within(box)
         coarse = label[np.ix_(*voxels.nearest(grid))]
+        cyst_hu = _cyst_hu(rng, label, voxels, coarse, grid) if cysts else None
         pitch = grid.spacing_mm[0]
         fine, broad = Texture(rng, 4.5).sample(grid), Texture(rng, 13.0).sample(grid)
         outside = _depth(coarse == 0, pitch)
         depth = _depth(coarse > 0, pitch)
         kidney = _kidney_hu(rng, depth, fine, broad, tissue, pitch)
-        _add_cysts(rng, kidney, coarse, depth, grid)
+        if not cysts:
+            _add_cysts(rng, kidney, coarse, depth, grid)
         tumour = np.zeros_like(kidney)
         parts, count = ndimage.label(coarse == TUMOUR)
         inner = _depth(coarse == TUMOUR, pitch)
@@ -58,7 +66,7 @@ class Parenchyma:
         thickness = rng.uniform(3, 16) * (1 + 0.45 * broad)
         capsule = inside(outside - np.maximum(thickness, 1.0), 2.5 * pitch)
         pelvis = _pelvis(rng, outside, broad, points_mm, grid)
-        return cls(box, grid, kidney, tumour, capsule, pelvis)
+        return cls(box, grid, kidney, tumour, capsule, pelvis, cyst_hu)
 
 
 def _depth(mask: NDArray[np.bool_], pitch: float) -> Field:
@@ -102,6 +110,38 @@ def _add_cysts(rng: np.random.Generator, hu: Field, coarse: NDArray[np.uint8], d
         box = grid.box(*cyst.bounds(grid.spacing_mm[0]))
         if box is not None:
             blend(hu[box], inside(cyst.distance(*grid.axes(box)), grid.spacing_mm[0]), water)
+
+
+def _cyst_hu(
+    rng: np.random.Generator, label: NDArray[np.uint8], voxels: Grid, coarse: NDArray[np.uint8], grid: Grid
+) -> Field | None:
+    """Fill the cysts of a label map: water of U(0, 20) HU behind a thin wall of U(20, 60) HU; None without a cyst.
+
+    One cyst in twelve is hyperdense, U(45, 90) HU. Each component of `label`, on the grid `voxels`, is a cyst. A small
+    one may lie between the voxels of `coarse`, on `grid`, which then take its HU all around.
+    """
+    sides = box_around(label == CYST)
+    if sides is None:
+        return None
+    pitch, start = grid.spacing_mm[0], np.array([side.start for side in sides])
+    parts, count = ndimage.label(label[sides] == CYST)
+    near = np.zeros(grid.shape, np.int32)
+    inside_cysts = np.nonzero(coarse == CYST)
+    at = [indices[i] - first for indices, i, first in zip(voxels.nearest(grid), inside_cysts, start, strict=True)]
+    near[inside_cysts] = parts[tuple(at)]
+    for part, where in enumerate(ndimage.find_objects(parts), start=1):
+        middle = start + [(side.start + side.stop - 1) / 2 for side in where]
+        at_mm = np.asarray(voxels.origin_mm) + middle * voxels.spacing_mm
+        box = grid.box(at_mm - 1.5 * pitch, at_mm + 1.5 * pitch)
+        if box is not None:
+            near[box][near[box] == 0] = part
+    water, dense = rng.uniform(0, 20, count), rng.uniform(45, 90, count)
+    content = np.where(rng.uniform(size=count) < 1 / 12, dense, water).astype(np.float32)
+    hu: Field = content[_nearest_part(near, count, pitch) - 1]
+    depth = _depth(coarse == CYST, pitch)
+    # A wall of 1 mm fills less than half of a voxel of the model.
+    blend(hu, (0.4 * ((depth > 0) & (depth <= 1.01 * pitch))).astype(np.float32), rng.uniform(20, 60))
+    return hu
 
 
 def _tumour_hu(

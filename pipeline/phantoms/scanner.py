@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bowel import draw_bowel
-from .kidneys import TUMOUR
+from .kidneys import CYST, TUMOUR
 from .organs import draw_upper_abdomen, draw_vessels
 from .parenchyma import Parenchyma
 from .patient import Attenuation, Landmarks
@@ -27,15 +27,17 @@ def render(
     body: Torso,
     seed: int,
     contrast: str = "enhanced",
+    cysts: bool = False,
 ) -> NDArray[np.int16]:
     """Render a label map as int16 HU of the same shape, -1024 and up.
 
     `points_mm` samples the labelled points, and `body` must contain them. Each part of the patient has its own random
-    stream, so that a change in one does not affect the others. `contrast` is as in :meth:`Attenuation.draw`.
+    stream, so that a change in one does not affect the others. `contrast` is as in :meth:`Attenuation.draw`. With
+    `cysts` those of the label map are all; without, some unlabelled ones are added.
     """
     tissue = Attenuation.draw(np.random.default_rng([seed, 10]), contrast)
     model = grid.resampled(MODEL_PITCH_MM)
-    kidneys = Parenchyma.draw(np.random.default_rng([seed, 11]), label, grid, model, points_mm, tissue)
+    kidneys = Parenchyma.draw(np.random.default_rng([seed, 11]), label, grid, model, points_mm, tissue, cysts)
     hu = _paint(model, body, landmarks, kidneys, tissue, seed)
     return _scan(hu, model, label, grid, kidneys, tissue, seed)
 
@@ -106,11 +108,14 @@ def _scan(
             share = _soften(part > 0, grid)[trim]
             if share.any():
                 inner_hu = transport(kidneys.kidney_hu, matrices)
-                tumour = _soften(part == TUMOUR, grid)[trim]
-                # The tumour's share refers to the labelled share, not to the voxel.
-                inner_hu += np.clip(tumour / np.maximum(share, 1e-3), 0, 1) * (
-                    transport(kidneys.tumour_hu, matrices) - inner_hu
-                )
+                masses = [(TUMOUR, kidneys.tumour_hu)]
+                masses += [] if kidneys.cyst_hu is None else [(CYST, kidneys.cyst_hu)]
+                for value, mass_hu in masses:
+                    mass = _soften(part == value, grid)[trim]
+                    # The mass's share refers to the labelled share, not to the voxel.
+                    inner_hu += np.clip(mass / np.maximum(share, 1e-3), 0, 1) * (
+                        transport(mass_hu, matrices) - inner_hu
+                    )
                 blend(view, share, inner_hu)
         _add_noise(slab, first, grid, tissue, seed)
         voxels[first:last] = np.rint(np.clip(slab, -1024, 3071)).astype(np.int16)

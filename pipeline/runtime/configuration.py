@@ -16,33 +16,34 @@ from .environment import config_file
 from .errors import UsageError
 
 
-def parameters_of(config: str | Path | None) -> PreprocessingParameters:
+def parameters_of(config: str | Path | None, classes: Sequence[str] | None = None) -> PreprocessingParameters:
     """Read the preprocessing parameters in ``config`` (JSON); the reference's if None.
 
     They are at its top level, or in its ``preprocessing_parameters``. Only plain values are taken; nothing in the
-    file is run.
+    file is run. ``classes`` are those of a configuration that names none.
 
     Raises:
         UsageError: if the file cannot be used, or has an entry that neither it nor the training's configuration
             reads. The latter is the ``train.json`` beside it, or else the bundle's.
     """
+    found = {} if classes is None else {"classes": tuple(classes)}
     if config is None:
-        return PreprocessingParameters()
+        return PreprocessingParameters.from_dict(found)
     names = {field.name for field in fields(PreprocessingParameters)}
     try:
         content = json.loads(Path(config).read_text(encoding="utf-8"))
         places = (Path(config).with_name("train.json"), Path(config_file("train")))
         training = next((path for path in places if path.is_file()), None)
         # Without a training configuration, unread entries cannot be determined.
-        if training and (found := unread_key([json.loads(training.read_text(encoding="utf-8")), content])):
-            raise UsageError(unknown_key(*found))
+        if training and (unread := unread_key([json.loads(training.read_text(encoding="utf-8")), content])):
+            raise UsageError(unknown_key(*unread))
         nested = {
             name: value
             for name, value in content.get("preprocessing_parameters", {}).items()
             if not name.startswith("_") and not str(value).startswith(("@", "$"))
         }
         given = {name: value for name, value in content.items() if name in names}
-        return PreprocessingParameters.from_dict(given | nested)
+        return PreprocessingParameters.from_dict(found | given | nested)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UsageError(f"{config}: not a usable configuration ({error})") from error
 

@@ -22,7 +22,7 @@ from kits_unet3d.pipeline.runtime.errors import UsageError, errors_reported
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python scripts/compare", description=__doc__.splitlines()[0])
     parser.add_argument("plan", type=Path, help="YAML file, such as scripts/compare/recipes.yaml")
-    parser.add_argument("labels", type=Path, help="directory of KiTS19's case_XXXXX/segmentation.nii.gz")
+    parser.add_argument("labels", type=Path, help="directory of the label maps, case_XXXXX/segmentation.nii.gz")
     parser.add_argument("out", type=Path, help="directory for data, networks, masks and scores")
     parser.add_argument("--minutes", type=float, help="of each training; default: the plan's")
     parser.add_argument("--seeds", type=int, nargs="+", help="default: the plan's")

@@ -1,4 +1,4 @@
-"""Run the experiments: a comparison of recipes, an ablation on one fold, and a cross-validation."""
+"""Run the experiments: a comparison of recipes, an ablation, a cross-validation, and a detection of lesions."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,7 +8,7 @@ import ours
 from nnunet_recipe import NnUNet
 from plan import Plan
 from steps import digest, heading, kits, link, make_file
-from summary import summarise
+from summary import summarise, summarise_detection
 
 from kits_unet3d.pipeline.benchmark.report import require_drawing
 from kits_unet3d.pipeline.runtime.errors import UsageError
@@ -113,8 +113,22 @@ def cross_validate(plan: Plan) -> None:
     summarise(place / "held_out", [name], plan.seeds, figures=False)
 
 
+def detect(plan: Plan) -> None:
+    """Train each recipe on all training cases, and score the evaluation cases by lesions too."""
+    cases = plan.cases
+    for seed in plan.seeds:
+        for name in plan.recipes:
+            heading(f"{name}, seed {seed}")
+            directory = cases.out / name / f"seed_{seed}"
+            ours.train(cases, directory, configurations(plan, name, cases.out), minutes=plan.minutes, seed=seed)
+            ours.predict(cases, directory / "plain", {cases.scans: [directory / ours.MODEL]})
+    heading("tables")
+    summarise_detection(cases.out, list(plan.recipes), plan.seeds)
+
+
 PROTOCOLS: dict[str, Callable[[Plan], None]] = {
     "comparison": compare,
     "ablation": ablate,
     "cross_validation": cross_validate,
+    "detection": detect,
 }

@@ -1,4 +1,4 @@
-"""Split KiTS19's label maps into training and evaluation cases, and make phantoms around them.
+"""Split label maps of KiTS19 or KiTS23 into training and evaluation cases, and make phantoms around them.
 
 `python scripts/compare/real_cases.py LABELS OUT [--contrast wide] [--evaluation case_… …]`
 
@@ -36,10 +36,10 @@ def ordinary(labels: Path) -> dict[str, Path]:
 def require_cases(labels: Path, evaluation: Sequence[str]) -> None:
     """Raise a UsageError if a case to be scored has no ordinary label map."""
     if missing := sorted(set(evaluation) - set(ordinary(labels))):
-        raise UsageError(f"{labels} has no {', '.join(missing)}; give KiTS19's label maps, or other evaluation cases")
+        raise UsageError(f"{labels} has no {', '.join(missing)}; give the plan's label maps, or other evaluation cases")
 
 
-def write_phantoms(labels: Path, out: Path, evaluation: Sequence[str], contrast: str) -> None:
+def write_phantoms(labels: Path, out: Path, evaluation: Sequence[str], contrast: str, cysts: bool = False) -> None:
     """Write the phantoms and their split into `out/raw`, from links to the label maps in `out/labels`."""
     from kits_unet3d.pipeline.phantoms import write_dataset
 
@@ -50,7 +50,7 @@ def write_phantoms(labels: Path, out: Path, evaluation: Sequence[str], contrast:
     for split, chosen, bodies in (("training", training, BODIES), ("evaluation", scored, 1)):
         for case, path in chosen.items():
             link(out / "labels" / split / case / path.name, path)
-        write_dataset(raw, labels=out / "labels" / split, bodies=bodies, contrast=contrast, workers=2)
+        write_dataset(raw, labels=out / "labels" / split, bodies=bodies, contrast=contrast, cysts=cysts, workers=2)
     content = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))
     cases = {*content["training"], *content["evaluation"]} - set(scored)
     write_json(raw / "dataset.json", {**content, "training": sorted(cases), "evaluation": sorted(scored)})
@@ -65,6 +65,7 @@ class Cases:
         spacing_mm, roi_size: slice first.
         contrast: enhanced, or wide for any phase of contrast medium.
         evaluation: cases that are scored; the others train.
+        cysts: the label maps are KiTS23's, with cysts as a class of their own.
     """
 
     out: Path
@@ -72,6 +73,7 @@ class Cases:
     roi_size: list[int]
     contrast: str = "enhanced"
     evaluation: Sequence[str] = EVALUATION
+    cysts: bool = False
 
     @property
     def scans(self) -> Path:
@@ -86,8 +88,9 @@ class Cases:
         """Make what is missing; raise a UsageError if `out` has other data."""
         require_cases(labels, self.evaluation)
         grid = {"spacing_mm": self.spacing_mm, "roi_size": self.roi_size}
-        settle(self.out, {**grid, "contrast": self.contrast, "evaluation": list(self.evaluation)})
-        write_phantoms(labels, self.out, self.evaluation, self.contrast)
+        settings = {**grid, "contrast": self.contrast, "evaluation": list(self.evaluation)}
+        settle(self.out, settings | ({"cysts": True} if self.cysts else {}))
+        write_phantoms(labels, self.out, self.evaluation, self.contrast, self.cysts)
         write_json(self.out / "grid.json", grid)
         source, target = self.out / "raw", self.out / "preprocessed"
         kits("prepare", "--data-dir", source, "-o", target, "--config", self.out / "grid.json", "--workers", 2)

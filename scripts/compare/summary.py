@@ -6,6 +6,7 @@ Reads `OUT/<recipe>/seed_<seed>/<variant>.json`, the scores of `kits-unet3d eval
 variants are left out.
 """
 
+import json
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -189,6 +190,46 @@ def speeds_table(found: dict[str, dict[str, float]]) -> list[str]:
     lines = ["| recipe | s a step (median) | steps | s of training |", "|---|---|---|---|"]
     row = "| {} | {step_seconds:.2f} | {steps:.0f} | {seconds:.0f} |"
     return lines + [row.format(recipe, **values) for recipe, values in found.items()]
+
+
+def detection_tables(scores: dict[str, Any]) -> list[list[str]]:
+    """Tabulate the scores of structures, the lesions found by size, and what each lesion was taken for.
+
+    Args:
+        scores: content of the JSON that `kits-unet3d evaluate` wrote.
+    """
+    names = [name.removesuffix("_dice") for name in scores["mean"] if name.endswith("_dice")]
+    names = [name for name in names if f"{name}_surface_dice" in scores["mean"]]
+    structures = ["| structure | Dice | surface Dice |", "|---|---|---|"]
+    structures += [
+        f"| {n} | {scores['mean'][f'{n}_dice']:.3f} | {scores['mean'][f'{n}_surface_dice']:.3f} |" for n in names
+    ]
+    sizes = ["| lesion | diameter, mm | in the ground truth | found | false positives |", "|---|---|---|---|---|"]
+    for name, by_size in scores["detection"]["by_size"].items():
+        row = "| {} | {} | {lesions} | {found} | {false_positives} |"
+        sizes += [row.format(name, size, **of) for size, of in by_size.items()]
+    confusion = scores["detection"]["confusion"]
+    others = list(confusion[next(iter(confusion))])
+    taken = [
+        "| ground truth | " + " | ".join(f"predicted as {n}" for n in others) + " |",
+        "|---" * (len(others) + 1) + "|",
+    ]
+    taken += [f"| {name} | " + " | ".join(str(of.get(n, "–")) for n in others) + " |" for name, of in confusion.items()]
+    return [structures, sizes, taken]
+
+
+def summarise_detection(out: Path, recipes: list[str], seeds: list[int]) -> None:
+    """Write and print `OUT/detection.md`, the tables of each training."""
+    text = ""
+    for recipe in recipes:
+        for seed in seeds:
+            file = out / recipe / f"seed_{seed}" / "plain.json"
+            tables = detection_tables(json.loads(file.read_text(encoding="utf-8")))
+            text += f"## {recipe}, seed {seed}\n\n" + "\n\n".join("\n".join(table) for table in tables) + "\n\n"
+    text += "\n".join(speeds_table(speeds(out, recipes, seeds))) + "\n"
+    with whole_file(out / "detection.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(text)
 
 
 def summarise(

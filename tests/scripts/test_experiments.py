@@ -33,9 +33,9 @@ def test_every_configuration_of_a_plan_is_read_by_the_training(compare, tmp_path
             assert not unread, f"{path.name}: {name}: {unread}"
 
 
-def test_the_three_plans_have_the_same_data_and_base(compare, tmp_path):
+def test_the_three_plans_of_kits19_have_the_same_data_and_base(compare, tmp_path):
     """So they can share a directory, and the trainings of its folds."""
-    plans = {name: compare.plan.read_plan(path, tmp_path) for name, path in PLANS.items()}
+    plans = {name: compare.plan.read_plan(path, tmp_path) for name, path in PLANS.items() if name != "kits23"}
     assert plans.keys() == {"recipes", "ablation", "cross_validation"}
     assert len({str(plan.cases) for plan in plans.values()}) == 1
     assert len({(str(plan.recipes["dynunet_ds"].configs), str(plan.recipes["dynunet_ds"].overlay), plan.folds)

@@ -17,7 +17,8 @@ from monai.bundle import ConfigParser, download, load
 
 from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline.cli import main
-from kits_unet3d.pipeline.export import pack, unpack
+from kits_unet3d.pipeline.export import describe, pack, unpack
+from kits_unet3d.pipeline.export.description import filled
 from kits_unet3d.pipeline.inference.backends.openvino import shared_core
 from kits_unet3d.pipeline.model import read_model
 
@@ -259,3 +260,25 @@ def test_a_damaged_zip_is_exit_code_2(small, tmp_path, capsys):
     small.write_bytes(small.read_bytes()[:-30])
     assert main(["unpack", str(small), "-o", str(tmp_path / "o")]) == 2
     assert "small.zip: cannot be unpacked" in capsys.readouterr().err
+
+
+def test_a_bundle_of_four_classes_names_them_and_its_data_set(tmp_path):
+    classes = ["background", "kidney", "tumour", "cyst"]
+    content = {
+        "model": UNet3D(out_channels=4, channels=(4, 8, 8)).state_dict(),
+        "network": {"_target_": "kits_unet3d.networks.UNet3D", "out_channels": 4, "channels": [4, 8, 8]},
+        "preprocessing_parameters": {**TINY, "classes": classes},
+        "configuration": {"dataset": "KiTS23"},
+    }
+    torch.save(content, tmp_path / "model.pt")
+    described = describe(tmp_path / "model.pt", ROOT / "bundle")
+    metadata = described.configs["metadata"]
+    outputs = metadata["network_data_format"]["outputs"]["pred"]
+    named = {"0": "background", "1": "kidney", "2": "tumour", "3": "cyst"}
+    assert (outputs["num_channels"], outputs["channel_def"]) == (4, named)
+    assert metadata["network_data_format"]["post_processed_outputs"]["pred"]["channel_def"] == named
+    assert metadata["pred_classes"] == "0 background, 1 kidney, 2 tumour, 3 cyst"
+    assert metadata["data_source"] == "KiTS23" and described.configs["train"]["classes"] == classes
+    assert described.model.description == "model.pt: trained on KiTS23, classes kidney, tumour and cyst"
+    readme = filled((ROOT / "bundle" / "docs" / "README.md").read_text(encoding="utf-8"), described)
+    assert "KiTS23: 489 labelled scans" in readme and "3 cyst" in readme

@@ -79,6 +79,19 @@ def test_a_dicom_segmentation_has_the_same_names_and_colours_and_sides(tmp_path)
     assert all("RecommendedDisplayCIELabValue" in segment for segment in segments)
 
 
+def test_a_cyst_has_its_own_colour_and_term(tmp_path):
+    scan = read_scan(write_series(tmp_path / "series", np.ascontiguousarray(ct((12, 14, 10)).transpose(2, 1, 0))))
+    classes = ("background", "kidney", "tumour", "cyst")
+    mask = mask_of(scan)
+    mask[8:10, 3:8, 2:5] = 3
+    cyst = pydicom.dcmread(write_segmentation(mask, scan.grid, tmp_path, classes)).SegmentSequence[2]
+    kind = cyst.SegmentedPropertyTypeCodeSequence[0]
+    assert (cyst.SegmentLabel, kind.CodeValue, kind.CodingSchemeDesignator) == ("cyst", "722223000", "SCT")
+    image = sitk.ReadImage(str(write_mask(mask, scan.grid, tmp_path, classes, "seg-nrrd")))
+    assert "SCT^722223000^Cyst of kidney" in image.GetMetaData("Segment2_Tags")
+    assert len({image.GetMetaData(f"Segment{n}_Color") for n in range(3)}) == 3
+
+
 def test_a_class_of_another_data_set_is_named_as_it_is():
     (spleen,) = segments_of(("background", "spleen"))
     assert (spleen.name, spleen.kind) == ("spleen", ("spleen", "99KITS-UNET3D", "spleen"))

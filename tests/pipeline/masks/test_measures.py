@@ -171,3 +171,23 @@ def test_the_label_maps_at_the_ends_of_the_ranges_pass(number):
     mask = np.where(labels.voxels == 3, 0, labels.voxels).astype(np.uint8)
     checks = measure(scan, mask, ("background", "kidney", "tumour"))["checks"]
     assert all(one["inside"] for one in checks), checks
+
+
+def test_cysts_are_counted_and_measured_apart_from_tumours():
+    voxels = np.full((100, 80, 90), 150, np.int16)
+    voxels[0, 0, 0] = -1000
+    mask = np.zeros(voxels.shape, np.uint8)
+    mask[LEFT] = mask[65:75, 30:45, 30:50] = 1
+    mask[20:25, 30:35, 30:35], mask[65:67, 30:32, 30:32], mask[30:34, 40:44, 50:54] = 2, 3, 3
+    voxels[mask == 3] = 8
+    classes = ("background", "kidney", "tumour", "cyst")
+    found = measure(Scan(grid(mask.shape, np.diag([4.0, 4, 4, 1])), voxels), mask, classes)
+    assert found["counts"] == {"kidney": 2, "tumour": 1, "cyst": 2}
+    assert found["volumes_ml"]["cyst"] == pytest.approx((2**3 + 4**3) * 0.064) and found["mean_hu"]["cyst"] == 8
+    assert [part["side"] for part in found["structures"] if part["class"] == "cyst"] == ["left", "right"]
+    checks = {one["name"]: one for one in found["checks"]}
+    assert checks["cyst_ml"]["inside"] and checks["cyst_ml"]["source"] == "40 label maps of KiTS23"
+    assert checks["kidney_and_tumour_ml"]["value"] == pytest.approx(sum(found["volumes_ml"].values()), abs=0.1)
+    mask[mask == 1] = 3
+    flags = measure(Scan(grid(mask.shape, np.diag([4.0, 4, 4, 1])), voxels), mask, classes)["flags"]
+    assert any(flag.startswith("cyst ") and "outside 0 to 141 mL" in flag for flag in flags)

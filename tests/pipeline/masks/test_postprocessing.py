@@ -120,3 +120,9 @@ def test_kidneys_are_split_by_the_side_of_their_component():
     mask[15:45, 10:20, 10:20] = 1
     split, _ = split_kidneys(mask, scan, ("background", "kidney", "tumour"))
     assert (split[:29][mask[:29] == 1] == 3).all() and (split[31:][mask[31:] == 1] == 1).all()
+
+
+def test_a_tumour_beside_a_cyst_touches_the_kidney():
+    mask = with_tumours()
+    mask[mask == 1] = 3
+    assert (PostProcessing(tumour_touches_kidney=True)(mask, scan_of(mask)) == 2).any()

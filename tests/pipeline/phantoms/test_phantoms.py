@@ -10,10 +10,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import SHARED
+from scipy import ndimage
 
+from kits_unet3d.pipeline.data import classes_in
 from kits_unet3d.pipeline.phantoms import Phantom, make_phantom, phantom_around, write_dataset
 from kits_unet3d.pipeline.phantoms.case import draw_spacing, ipl_affine
-from kits_unet3d.pipeline.phantoms.kidneys import KIDNEY, TUMOUR, Kidneys
+from kits_unet3d.pipeline.phantoms.kidneys import CYST, KIDNEY, TUMOUR, Kidneys
 from kits_unet3d.pipeline.phantoms.torso import Torso
 
 SMALL = {"shape": (96, 192, 192), "spacing_mm": (4.0, 2.0, 2.0)}
@@ -301,3 +303,40 @@ def test_write_dataset_says_what_is_wrong(tmp_path):
         write_dataset(tmp_path / "out", labels=tmp_path)
     with pytest.raises(ValueError, match="come from the label maps"):
         write_dataset(tmp_path / "out", labels=tmp_path, shape=(8, 8, 8))
+
+
+def test_cysts_are_a_class_of_their_own_and_hold_water(tmp_path):
+    drawn = [make_phantom(seed, **SMALL, cysts=True) for seed in range(3)]
+    large = [phantom.voxels[ndimage.binary_erosion(phantom.label == CYST)] for phantom in drawn]
+    assert sum(map(len, large)) > 500 and -5 < np.median(np.concatenate(large)) < 25
+    for seed, phantom in enumerate(drawn):
+        without = make_phantom(seed, **SMALL)
+        assert without.label.max() == TUMOUR
+        assert np.array_equal(without.label == TUMOUR, phantom.label == TUMOUR)
+        assert (phantom.label[without.label == KIDNEY] != 0).all()
+
+
+def test_cysts_of_a_label_map_are_darker_than_its_kidneys_and_tumours():
+    label, affine = two_kidneys()
+    label[18:22, 85:95, 60:70] = CYST
+    label[20, 100, 72] = CYST  # between the voxels of the model
+    with pytest.raises(ValueError, match="0, 1, 2, got uint8 from 0 to 3; label cysts with --cysts"):
+        phantom_around(label, affine, 5)
+    made = phantom_around(label, affine, 5, cysts=True)
+    assert np.array_equal(made.label, label)
+    cyst, tumour, kidney = (made.voxels[label == value].mean() for value in (CYST, TUMOUR, KIDNEY))
+    assert cyst < 40 < tumour < kidney
+
+
+def test_phantoms_around_kits23_name_its_four_classes(tmp_path):
+    label, affine = two_kidneys()
+    for number, value in ((4, KIDNEY), (7, CYST)):
+        label[18:22, 85:95, 60:70] = value
+        path = tmp_path / "labels" / f"case_{number:05d}" / "segmentation.nii.gz"
+        path.parent.mkdir(parents=True)
+        nib.save(nib.Nifti1Image(label, affine), path)
+    write_dataset(tmp_path / "out", labels=tmp_path / "labels")
+    assert classes_in(tmp_path / "out") == ("background", "kidney", "tumour", "cyst")
+    assert classes_in(tmp_path / "labels") == classes_in(tmp_path / "out")
+    write_dataset(tmp_path / "drawn", 1, **TINY)
+    assert "classes" not in json.loads((tmp_path / "drawn" / "dataset.json").read_text())

@@ -100,8 +100,8 @@ def test_a_checkpoint_of_the_reference_is_read_as_it_is(tmp_path):
     assert all(torch.equal(values, network.state_dict()[name]) for name, values in model.network.state_dict().items())
     assert model.parameters == PreprocessingParameters()
     assert model.description == (
-        "checkpoint.pth: training data unknown, 7 epochs, mean_dice 0.9100, network and preprocessing of the MLPerf "
-        "reference assumed, since the file names none"
+        "checkpoint.pth: training data unknown, classes kidney and tumour, 7 epochs, mean_dice 0.9100, network and "
+        "preprocessing of the MLPerf reference assumed, since the file names none"
     )
     torch.jit.save(torch.jit.script(torch.nn.ReLU()), tmp_path / "model.ptc")
     with pytest.raises(CheckpointError, match="is TorchScript"):
