@@ -139,8 +139,8 @@ def _cyst_hu(
     content = np.where(rng.uniform(size=count) < 1 / 12, dense, water).astype(np.float32)
     hu: Field = content[_nearest_part(near, count, pitch) - 1]
     depth = _depth(coarse == CYST, pitch)
-    # A wall of 1 mm fills less than half of a voxel of the model.
-    blend(hu, (0.4 * ((depth > 0) & (depth <= 1.01 * pitch))).astype(np.float32), rng.uniform(20, 60))
+    # A wall of half a millimetre fills a fifth of a voxel of the model.
+    blend(hu, (0.2 * ((depth > 0) & (depth <= 1.01 * pitch))).astype(np.float32), rng.uniform(20, 60))
     return hu
 
 

@@ -42,6 +42,25 @@ def test_the_three_plans_of_kits19_have_the_same_data_and_base(compare, tmp_path
                 for plan in plans.values()}) == 1  # fmt: skip
 
 
+def test_a_detection_tabulates_structures_sizes_and_confusion(compare, capsys, tmp_path):
+    from summary import summarise_detection
+
+    counted = {"lesions": 3, "found": 2, "sensitivity": 2 / 3, "false_positives": 1, "false_positives_per_case": 0.5}
+    content = {
+        "mean": {"masses_dice": 0.5, "masses_hd95_mm": None, "masses_surface_dice": 0.25},
+        "detection": {
+            "by_size": {"cyst": {"0-10": counted}},
+            "confusion": {"cyst": {"cyst": 2, "none": 1}, "none": {"cyst": 1}},
+        },
+    }
+    (tmp_path / "kits23" / "seed_1").mkdir(parents=True)
+    (tmp_path / "kits23" / "seed_1" / "plain.json").write_text(json.dumps(content))
+    summarise_detection(tmp_path, ["kits23"], [1])
+    text = (tmp_path / "detection.md").read_text()
+    assert "| masses | 0.500 | 0.250 |" in text and "| cyst | 0-10 | 3 | 2 | 1 |" in text
+    assert "| cyst | 2 | 1 |" in text and "| none | 1 | – |" in text and text.strip() in capsys.readouterr().out
+
+
 def test_recipes_inherit_from_the_baseline_which_comes_first(compare, tmp_path):
     names = ["no_regions", "no_average"]
     plan = compare.plan.read_plan(PLANS["ablation"], tmp_path, changes=["minutes=3"], recipes=names)
