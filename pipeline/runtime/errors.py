@@ -11,6 +11,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tqdm import tqdm
+
 
 class UsageError(ValueError):
     """Report that the command or configuration cannot be used."""
@@ -44,7 +46,7 @@ def report(error: BaseException) -> str:
     """Print an error, or the one that MONAI wraps, as one line on standard error; return its text."""
     error = cause(error)
     text = _of_worker(str(error)) or type(error).__name__
-    print(f"error: {text}", file=sys.stderr)
+    tqdm.write(f"error: {text}", file=sys.stderr)  # on a line of its own, also below a progress bar
     return text
 
 
