@@ -14,6 +14,7 @@ from niftis import ct, nifti
 
 from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline.cli import build_parser, main
+from kits_unet3d.pipeline.io import find_scans
 from kits_unet3d.pipeline.report.summary import Report
 from kits_unet3d.pipeline.runtime.errors import UsageError
 from kits_unet3d.pipeline.runtime.files import write_json
@@ -60,6 +61,13 @@ WRONG_PATHS = [
     (["evaluate", "--predictions", "scans", "--labels", "nope"], 2, "nope: no such file or directory"),
     (["picture", "scans/a.nii.gz", "--mask", "nope.nii", "-o", "p.png"], 2, "nope.nii: no such file"),
     (["export", "onnx", "--checkpoint", "nope.pt", "-o", "m.onnx"], 3, "nope.pt: no such checkpoint"),
+    (["prepare", "--data-dir", "nope", "-o", "o"], 2, "nope: no such file or directory"),
+    (["prepare", "--data-dir", "scans", "-o", "model.pt/o"], 2, "model.pt/o: nothing can be written there"),
+    (["train", "--dataset-dir", "nope", "-o", "o"], 2, "nope: no such file or directory"),
+    (["folds", "nope", "--data-dir", "scans", "-o", "o"], 2, "nope: no such file or directory"),
+    (["export", "nnunet-dataset", "--data-dir", "nope", "-o", "o"], 2, "nope: no such file or directory"),
+    (["phantom", "--labels", "nope", "-o", "o"], 2, "nope: no such file or directory"),
+    (["weights", "add", "nope.pt"], 3, "nope.pt: no such checkpoint"),
     (["benchmark", "-o", "o", "--checkpoint", "model.pt", "--scans", "nope"], 2, "nope: no such file or directory"),
 ]
 IMPORTED = "import sys; from kits_unet3d.pipeline.cli import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
@@ -120,6 +128,25 @@ def test_a_batch_goes_on_under_another_spelling_of_its_path(tmp_path, scans, cap
         capsys.readouterr()
         assert main(predict(spelling)) == 0
         assert "2 of 2 are finished already" in capsys.readouterr().out
+
+
+BRACKETS = [
+    ("scan[1].nii.gz", "scan[1].nii.gz"),
+    ("study[2]", "study[2]/scan[1].nii.gz"),
+    ("study[2]/*.nii.gz", "study[2]/scan[1].nii.gz"),
+    ("study[2]/list.txt", "study[2]/scan[1].nii.gz"),
+    ("st*[2]/*.gz", "study2/scan1.nii.gz"),
+]
+
+
+@pytest.mark.parametrize(("given", "found"), BRACKETS)
+def test_brackets_in_a_name_that_exists_are_no_glob(tmp_path, monkeypatch, given, found):
+    monkeypatch.chdir(tmp_path)
+    for path in map(Path, ("scan[1].nii.gz", "scan1.nii.gz", "study[2]/scan[1].nii.gz", "study2/scan1.nii.gz")):
+        path.parent.mkdir(exist_ok=True)
+        nifti(path)
+    Path("study[2]/list.txt").write_text("*.nii.gz\n")
+    assert [str(scan.path) for scan in find_scans(given)] == [found]
 
 
 def test_failed_scans_are_counted_in_order(scans, capsys):
