@@ -69,6 +69,12 @@ def run(arguments: argparse.Namespace) -> Outcome:
 
 
 def _write_data_set(arguments: argparse.Namespace) -> Outcome:
+    from ..runtime.paths import require_existing, require_writable
+
+    # Checked before torch is imported, which takes seconds.
+    require_existing(arguments.data_dir, arguments.config)
+    require_writable(arguments.output)
+
     from ..data import find_cases
     from ..data.nnunet import write_nnunet
     from ..runtime.configuration import parameters_of

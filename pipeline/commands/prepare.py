@@ -34,13 +34,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..data import Index, preprocess_dataset
-    from ..runtime.configuration import parameters_of
     from ..runtime.memory import LIBRARIES, parse_memory
-    from ..runtime.output import show
+    from ..runtime.paths import require_existing, require_writable
 
+    # Checked before torch is imported, which takes seconds.
+    require_existing(arguments.data_dir, arguments.config)
+    require_writable(arguments.output_dir)
     # Subtract the libraries' memory from a given limit; free memory already excludes it.
     limit = None if arguments.max_memory is None else parse_memory(arguments.max_memory) - LIBRARIES
+
+    from ..data import Index, preprocess_dataset
+    from ..runtime.configuration import parameters_of
+    from ..runtime.output import show
+
     parameters = parameters_of(arguments.config)
     options = reading_options(arguments)
     failed = preprocess_dataset(arguments.data_dir, arguments.output_dir, parameters, arguments.workers, limit, options)
