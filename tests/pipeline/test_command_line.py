@@ -1,7 +1,9 @@
 """What shells and containers do to a command: empty values, other spellings of a path, limits."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -10,6 +12,7 @@ from pathlib import Path
 import nibabel as nib
 import pytest
 import torch
+from conftest import ROOT
 from niftis import ct, nifti
 
 from kits_unet3d.networks import UNet3D
@@ -221,6 +224,27 @@ def test_a_containers_share_of_the_cpu_is_known(tmp_path):
     assert cpu_share(limits(tmp_path / "open", {"cpu.max": "max 100000\n"})) == float("inf")
     old = {"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}
     assert cpu_share(limits(tmp_path / "one", old)) == 4 and cpu_share(tmp_path) == float("inf")
+
+
+PREDICTOR = """
+from kits_unet3d.pipeline.inference import Predictor
+from kits_unet3d.pipeline.runtime.files import write_json
+write_json("out/summary.json", {"device": Predictor("model.pt", "cpu").accelerator.describe()})
+"""
+BUNDLE = ["-m", "monai.bundle", "run", "inferring", "--config_file", str(ROOT / "bundle/configs/inference.json"),
+          "--input", "scans", "--ckpt_path", "model.pt", "--output_dir", "out", "--device_name", "cpu",
+          "--backend", "eager", "--html_report", "false"]  # fmt: skip
+
+
+@pytest.mark.parametrize("program", [["-c", PREDICTOR], pytest.param(BUNDLE, marks=pytest.mark.slow)])
+def test_a_predictor_and_the_bundle_use_a_containers_share(tmp_path, scans, program):
+    place = limits(tmp_path / "cgroup", {"cpu.max": "100000 100000\n"})
+    inside = ["unshare", "-m", "bash", "-c", 'mount --bind "$0" /sys/fs/cgroup && exec "$@"', str(place)]
+    if os.cpu_count() == 1 or not shutil.which("unshare") or subprocess.run([*inside, "true"]).returncode:
+        pytest.skip("needs two processors, and the right to mount the limits of a container")
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    subprocess.run([*inside, sys.executable, *program], env=environment, check=True, capture_output=True)
+    assert json.loads(Path("out/summary.json").read_text())["device"]["threads"] == 1
 
 
 def test_records_of_a_killed_run_are_read_to_the_last_whole_line(tmp_path):
