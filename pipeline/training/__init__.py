@@ -7,7 +7,7 @@ from .handlers import Evaluation, LearningRate, Progress, StopAfter, StopAtTarge
 from .lamb import Lamb
 from .losses import DeepSupervision, RegionLoss
 from .mlperf_log import MLPerfLog, MLPerfRun
-from .preflight import refuse_fold, refuse_shallow_bf16, start
+from .preflight import refuse_fold, refuse_patch, refuse_shallow_bf16, start
 from .run_ends import Interruption
 from .run_state import RunState, mlperf_settings, run_settings
 from .schedule import Clock, Schedule, epochs_of
@@ -41,6 +41,7 @@ __all__ = [
     "keep_freed_memory",
     "recomputed",
     "refuse_fold",
+    "refuse_patch",
     "refuse_shallow_bf16",
     "run_settings",
     "start",
