@@ -3,7 +3,7 @@
 from ..runtime.compilation import compiled
 from .averaging import WeightAverage
 from .checkpoint import Checkpoints, Resume, starting_from, weights_record
-from .handlers import Evaluation, LearningRate, Progress, StopAfter, StopAtTarget
+from .handlers import Curves, Evaluation, LearningRate, Progress, StopAfter, StopAtTarget
 from .lamb import Lamb
 from .losses import DeepSupervision, RegionLoss
 from .mlperf_log import MLPerfLog, MLPerfRun
@@ -17,6 +17,7 @@ from .throughput import Throughput
 __all__ = [
     "Checkpoints",
     "Clock",
+    "Curves",
     "DeepSupervision",
     "Evaluation",
     "Interruption",
