@@ -14,7 +14,6 @@ import logging
 import os
 import sys
 import traceback
-import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
 from importlib.metadata import version
@@ -23,7 +22,7 @@ from typing import NoReturn
 from .commands import Outcome, predict
 from .runtime.errors import UsageError, exit_code, report
 from .runtime.memory import use_cpu_share
-from .runtime.output import lasting_output
+from .runtime.output import lasting_output, quieten_libraries
 
 #: Each is a module of ``commands`` with HELP, EXAMPLE, ``add_arguments(parser)`` and ``run(arguments)``.
 COMMANDS = (
@@ -128,13 +127,6 @@ def require_no_empty_values(arguments: argparse.Namespace) -> None:
     for name, value in vars(arguments).items():
         if value == "" or (isinstance(value, list) and "" in value):
             raise UsageError(f"{name.replace('_', '-')} is empty; give a value, or leave it out")
-
-
-def quieten_libraries() -> None:
-    """Leave out messages of libraries about parts that no command uses."""
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"monai\.(bundle|data\.image_reader)")
-    for name in ("monai.data.image_reader", "monai.data.nvimgcodec_pydicom_plugin", "monai.utils.module"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _complete(parser: argparse.ArgumentParser) -> None:

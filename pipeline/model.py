@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import logging
@@ -194,6 +195,9 @@ def model_in(content: dict[str, Any], digest: str, path: Path, factory: partial[
         )
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its preprocessing parameters are invalid ({error})") from error
+    if fault := window_fault(network, parameters.roi_size):
+        size = " x ".join(map(str, parameters.roi_size))
+        raise CheckpointError(f"{path}: its network cannot take windows of its roi_size {size} ({fault})")
     outputs = getattr(network, "out_channels", None)
     if isinstance(outputs, int) and outputs != len(parameters.classes):
         raise CheckpointError(
@@ -206,6 +210,31 @@ def model_in(content: dict[str, Any], digest: str, path: Path, factory: partial[
     datasets = () if dataset is None else (dataset,)
     description = _description(content, path, datasets, assumed, parameters.classes)
     return Model(network, parameters, (path,), datasets=datasets, digests=(digest,), description=description)
+
+
+def meta_twin(network: nn.Module) -> nn.Module:
+    """Return a copy of a network that computes shapes only, without memory or time."""
+    values = {id(one): nn.Parameter(one.to("meta"), False) for one in network.parameters()}
+    return copy.deepcopy(network, values | {id(one): one.to("meta") for one in network.buffers()})
+
+
+def channels_in(network: nn.Module) -> int:
+    """Return the channels of a network's input: those of its first convolution."""
+    return next((module.in_channels for module in network.modules() if isinstance(module, nn.Conv3d)), 1)
+
+
+def window_fault(network: nn.Module, roi_size: Sequence[int]) -> str:
+    """Return why ``network`` cannot take windows of ``roi_size`` (D, H, W) voxels; an empty text if it can.
+
+    A network whose shapes cannot be computed alone is taken to fit.
+    """
+    try:
+        with torch.no_grad():
+            meta_twin(network).eval()(torch.empty(1, channels_in(network), *roi_size, device="meta"))
+    except Exception as error:  # networks fail in many ways
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return "" if isinstance(error, NotImplementedError) or "meta" in reason.lower() else reason
+    return ""
 
 
 def dataset_of(content: Mapping[str, Any]) -> str | None:

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Outcome:
     from ..runtime.errors import UsageError
-    from ..runtime.paths import require_checkpoints
+    from ..runtime.paths import require_checkpoints, require_writable
 
     data_set = arguments.kind == "nnunet-dataset"
     needed, other = ("--data-dir", "--checkpoint") if data_set else ("--checkpoint", "--data-dir")
@@ -54,21 +54,30 @@ def run(arguments: argparse.Namespace) -> Outcome:
     require_checkpoints([arguments.checkpoint])
 
     from ..export import describe, export_bundle, export_onnx, export_openvino, export_torchscript
+    from ..runtime.files import writing_into
 
     ending = ENDINGS[arguments.kind]
     if Path(arguments.output).suffix != ending:
         raise UsageError(f"{arguments.output}: must end in {ending}, so that other programs recognise it")
+    require_writable(Path(arguments.output).parent)
     described = describe(arguments.checkpoint, arguments.bundle)
-    if arguments.kind == "bundle":
-        path = export_bundle(described, arguments.output, arguments.without)
-    else:
-        exports = {"torchscript": export_torchscript, "onnx": export_onnx, "openvino": export_openvino}
-        path = exports[arguments.kind](described, arguments.output)
+    with writing_into(arguments.output):
+        if arguments.kind == "bundle":
+            path = export_bundle(described, arguments.output, arguments.without)
+        else:
+            exports = {"torchscript": export_torchscript, "onnx": export_onnx, "openvino": export_openvino}
+            path = exports[arguments.kind](described, arguments.output)
     print(path)
     return Outcome({"file": str(path)})
 
 
 def _write_data_set(arguments: argparse.Namespace) -> Outcome:
+    from ..runtime.paths import require_existing, require_writable
+
+    # Checked before torch is imported, which takes seconds.
+    require_existing(arguments.data_dir, arguments.config)
+    require_writable(arguments.output)
+
     from ..data import find_cases
     from ..data.nnunet import write_nnunet
     from ..runtime.configuration import parameters_of

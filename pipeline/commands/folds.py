@@ -29,6 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
+    from ..runtime.paths import require_existing, require_writable
+
+    # Checked before torch is imported, which takes seconds.
+    require_existing(*arguments.directory, arguments.data_dir)
+    require_writable(arguments.output_dir)
+
     from dataclasses import asdict
 
     from ..data import classes_in, find_cases

@@ -46,6 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
+    from ..runtime.paths import require_existing, require_writable
+
+    # Checked before torch is imported, which takes seconds.
+    require_existing(arguments.labels)
+    require_writable(arguments.output_dir)
+
     from tqdm import tqdm
 
     from ..phantoms import write_dataset

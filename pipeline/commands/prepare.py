@@ -43,16 +43,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    if arguments.fingerprint is not None:
-        return _fingerprint(arguments)
-    if arguments.output_dir is None:
-        raise UsageError("the following arguments are required: -o/--output-dir")
-    from ..data import Index, classes_in, preprocess_dataset
-    from ..runtime.configuration import parameters_of
     from ..runtime.memory import LIBRARIES, parse_memory
+    from ..runtime.paths import require_existing, require_writable
 
+    if arguments.output_dir is None and arguments.fingerprint is None:
+        raise UsageError("the following arguments are required: -o/--output-dir, or --fingerprint")
+
+    # Checked before torch is imported, which takes seconds.
+    require_existing(arguments.data_dir, arguments.config)
+    require_writable(arguments.output_dir or Path(arguments.fingerprint).parent)
     # Subtract the libraries' memory from a given limit; free memory already excludes it.
     limit = None if arguments.max_memory is None else parse_memory(arguments.max_memory) - LIBRARIES
+    if arguments.fingerprint is not None:
+        return _fingerprint(arguments)
+
+    from ..data import Index, classes_in, preprocess_dataset
+    from ..runtime.configuration import parameters_of
+
     parameters = parameters_of(arguments.config, classes_in(arguments.data_dir))
     options = reading_options(arguments)
     failed = preprocess_dataset(arguments.data_dir, arguments.output_dir, parameters, arguments.workers, limit, options)

@@ -44,6 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
+    from ..runtime.paths import require_existing, require_writable
+
+    # Checked before torch is imported, which takes seconds.
+    require_existing(arguments.dataset_dir, *arguments.config)
+    require_writable(arguments.output_dir)
+
     from monai.bundle import ConfigWorkflow
 
     from ..data import Index, folds_of, require_fold

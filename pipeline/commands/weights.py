@@ -21,6 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
+    from ..runtime.paths import require_checkpoints
+
+    # Checked before torch is imported, which takes seconds.
+    require_checkpoints([arguments.name] if arguments.action == "add" and arguments.name else [])
+
     from ..download import Patience
     from ..runtime.errors import UsageError
     from ..weights import add_weights, download_weights, find_weights, installed_weights, published_weights

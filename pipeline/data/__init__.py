@@ -3,7 +3,7 @@
 from .cases import RawCase, read_case
 from .datasets import classes_in, find_cases
 from .index import Index, default_directory, require_data
-from .preprocessed import OpenPreprocessedd, SyntheticIndex
+from .preprocessed import OpenPreprocessedd, RequireClassesd, SyntheticIndex
 from .preprocessing import preprocess_case, preprocess_dataset
 from .sampling import CaseSampler, SeededDataset, Seeds, leave_ctrl_c_to_the_trainer, seed_everything
 from .splits import evaluation_list, folds_of, require_fold, training_list
@@ -14,6 +14,7 @@ __all__ = [
     "Index",
     "OpenPreprocessedd",
     "RawCase",
+    "RequireClassesd",
     "SeededDataset",
     "Seeds",
     "SyntheticIndex",

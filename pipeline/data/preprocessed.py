@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
 from kits_unet3d.transforms import PreprocessingParameters, component_boxes, preprocessing
 
-from ..runtime.errors import CaseError
+from ..runtime.errors import CaseError, UsageError
 from .cases import RawCase, read_case
 
 
@@ -25,7 +26,7 @@ class OpenPreprocessedd(MapTransform):
     for many epochs use `kits-unet3d prepare`.
 
     Args:
-        keys: keys of the paths.
+        keys: keys of the paths; ``<key>_file`` keeps each path for error messages.
         parameters: preprocessing parameters for a raw case, given by the paths ``image`` and ``label``. The case gets
             ``boxes`` and, as ``case_id``, the path of its image. Without parameters a raw case is an error.
         allow_missing_keys: skip keys that the dictionary lacks.
@@ -43,6 +44,7 @@ class OpenPreprocessedd(MapTransform):
         if self.parameters is not None and paths and all(path.suffix != ".npy" for path in paths.values()):
             return {**d, **_preprocessed(Path(d["image"]), Path(d["label"]), self.parameters)}
         for key, path in paths.items():
+            d[f"{key}_file"] = str(path)
             try:
                 d[key] = np.load(path, mmap_mode="c", allow_pickle=False)
             except (OSError, ValueError) as error:
@@ -56,6 +58,37 @@ class OpenPreprocessedd(MapTransform):
                 f"{paths.get('label')}: has the shape {label.shape}, but the image has {image.shape}; `kits-unet3d "
                 "prepare` makes both again"
             )
+        return d
+
+
+class RequireClassesd(MapTransform):
+    """Check that labels hold classes only; another value fails late in the loss, and on some devices ends the process.
+
+    Use it after the crop: the patch alone is searched, which takes a fraction of a millisecond.
+
+    Args:
+        keys: keys of the labels, (1, D, H, W).
+        parameters: preprocessing parameters with the names of the classes.
+        allow_missing_keys: skip keys that the dictionary lacks.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, parameters: PreprocessingParameters, allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.classes = len(parameters.classes)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            extremes = torch.aminmax(torch.as_tensor(d[key]))
+            for value in (extremes.max.item(), extremes.min.item()):
+                if not 0 <= value < self.classes:
+                    raise UsageError(
+                        f"{d.get(f'{key}_file', key)}: contains the value {value:g}, but the labels of "
+                        f"{d.get('case_id', 'a case')} must be 0 to {self.classes - 1}; `kits-unet3d verify` lists the "
+                        "files that are damaged, and `kits-unet3d prepare` makes them again"
+                    )
         return d
 
 

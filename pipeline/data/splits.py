@@ -12,29 +12,39 @@ from .index import Index
 def folds_of(cases: Mapping[str, Mapping[str, Any]], folds: int) -> dict[str, int]:
     """Return the fold of each training case, 0 to ``folds − 1``, by identifier.
 
-    Cases with the same label map, such as several simulated bodies, stay in one fold: a network that has seen a
-    kidney in one of them knows it in the others. The groups, sorted by their first case, go to the folds in turn.
-    Only the identifiers and label maps decide.
+    Cases with the same scan or label map, such as several simulated bodies, stay in one fold: a network that has seen
+    a kidney in one of them knows it in the others. The groups, sorted by their first case, go to the folds in turn.
+    Only the identifiers and the hashes of the raw files decide.
 
     Args:
         cases: cases by identifier, as in an :class:`Index`.
         folds: number of folds, at least 2.
 
     Raises:
-        UsageError: if there are fewer label maps than folds, or fewer than 2 folds.
+        UsageError: if there are fewer groups than folds, or fewer than 2 folds.
     """
     if folds < 2:
         raise UsageError(f"folds must be at least 2, got {folds}")
-    groups: dict[str, list[str]] = {}
-    for case_id, case in sorted(cases.items()):
-        if case["split"] == "training":
-            # A record without hashes is from an older index; then each case is a group.
-            groups.setdefault(case.get("source_sha256", {}).get("label", case_id), []).append(case_id)
+    groups = _alike({case_id: case for case_id, case in sorted(cases.items()) if case["split"] == "training"})
     if len(groups) < folds:
         raise UsageError(
-            f"{len(groups)} training label map(s) for {folds} folds; preprocess more cases, or set fewer --folds"
+            f"{len(groups)} different training case(s) for {folds} folds; preprocess more cases, or set fewer --folds"
         )
-    return {case_id: number % folds for number, group in enumerate(groups.values()) for case_id in group}
+    return {case_id: number % folds for number, group in enumerate(groups) for case_id in group}
+
+
+def _alike(cases: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Group the cases that have a scan or a label map in common, directly or through others, in the order of cases."""
+    groups: dict[str, list[str]] = {case_id: [case_id] for case_id in cases}
+    first: dict[tuple[str, str], str] = {}
+    for case_id, case in cases.items():
+        # A record without hashes is from an older index; then the case is a group.
+        for file in case.get("source_sha256", {}).items():
+            joined, own = groups[first.setdefault(file, case_id)], groups[case_id]
+            if joined is not own:
+                joined += own
+                groups.update(dict.fromkeys(own, joined))
+    return [group for case_id, group in groups.items() if case_id == group[0]]
 
 
 def require_fold(fold: Any, folds: Any) -> None:

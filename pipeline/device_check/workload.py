@@ -14,11 +14,9 @@ from monai.engines import SupervisedTrainer
 from monai.inferers import SimpleInferer
 from torch import nn
 
-from kits_unet3d.networks import CheckpointError
-
 from ..device import Accelerator
 from ..inference import AutocastInferer, ReferenceWindows
-from ..model import build_network
+from ..model import build_network, window_fault
 from ..runtime.errors import UsageError
 from ..training import TrainStep
 
@@ -45,16 +43,10 @@ class Workload:
         Raises:
             UsageError: if it does not.
         """
-        try:
-            with torch.device("meta"):
-                build_network(self.network)(torch.empty(1, 1, *[self.patch] * 3))
-        except CheckpointError:
-            raise
-        except Exception as error:  # networks fail in many ways
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UsageError(
-                f"--patch {self.patch}: the network cannot take such a patch ({reason}); training uses 128"
-            ) from error
+        with torch.device("meta"):
+            network = build_network(self.network)
+        if fault := window_fault(network, [self.patch] * 3) if self.patch > 0 else "it is empty":
+            raise UsageError(f"--patch {self.patch}: the network cannot take such a patch ({fault}); training uses 128")
 
     def fresh_network(self, accelerator: Accelerator) -> nn.Module:
         """Create the network on the device, with the same weights each time."""

@@ -14,7 +14,7 @@ from monai.data.torchscript_utils import save_net_with_metadata
 from ..inference.backends.agreement import require_same_logits
 from ..inference.backends.openvino import shared_core
 from ..runtime.errors import UsageError
-from ..runtime.files import part_directory, whole_file
+from ..runtime.files import part_directory, require_space, whole_file
 from .description import Description
 
 logger = logging.getLogger("kits_unet3d.export")
@@ -25,6 +25,9 @@ def export_torchscript(described: Description, path: str | Path) -> Path:
 
     ``monai.bundle.load(…, load_ts_module=True)`` and the Deploy App SDK read the metadata and the
     ``inference.json`` in it.
+
+    Raises:
+        OSError: if the disk is full.
     """
     path = Path(path)
     # This file is used without a checkpoint, so it must contain the preprocessing parameters.
@@ -34,6 +37,7 @@ def export_torchscript(described: Description, path: str | Path) -> Path:
     with whole_file(path) as temporary, part_directory(path) as directory:
         # The archive stores the name it was saved under, and readers look up its content by that name.
         named = directory / path.name
+        require_space(named, _largest(network))  # TorchScript ends the process on a full disk
         save_net_with_metadata(
             _scripted(network, described.window),
             str(named),
@@ -45,6 +49,11 @@ def export_torchscript(described: Description, path: str | Path) -> Path:
         require_same_logits(network, torch.jit.load(named), described.window, path)
         os.replace(named, temporary)
     return path
+
+
+def _largest(network: torch.nn.Module) -> int:
+    """Return the most bytes of an exported network: its weights, and up to 1 MB of code and structure."""
+    return (1 << 20) + sum(values.numel() * values.element_size() for values in network.state_dict().values())
 
 
 def _scripted(network: torch.nn.Module, window: Sequence[int]) -> torch.nn.Module:
@@ -66,6 +75,7 @@ def export_onnx(described: Description, path: str | Path) -> Path:
 
     Raises:
         UsageError: if the required packages are not installed.
+        OSError: if the disk is full.
     """
     try:
         import onnxruntime
@@ -77,6 +87,7 @@ def export_onnx(described: Description, path: str | Path) -> Path:
         logging.getLogger(name).setLevel(logging.WARNING)
     network = described.model.network.cpu().eval()
     with whole_file(path) as temporary:
+        require_space(temporary, _largest(network))
         torch.onnx.export(
             network,
             (torch.zeros(described.window),),
@@ -104,6 +115,7 @@ def export_openvino(described: Description, path: str | Path) -> Path:
 
     Raises:
         UsageError: if OpenVINO is not installed.
+        OSError: if the disk is full.
     """
     try:
         import openvino
@@ -116,6 +128,7 @@ def export_openvino(described: Description, path: str | Path) -> Path:
     model.outputs[0].set_names({"pred"})
     with part_directory(path) as directory:
         made = directory / path.name
+        require_space(made, _largest(network))
         openvino.save_model(model, made, compress_to_fp16=False)
         compiled = shared_core().compile_model(made, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 

@@ -80,7 +80,8 @@ class Batch:
             skipped: paths that the search left out, with reasons, for the report.
 
         Raises:
-            UsageError: if another run is writing into the directory.
+            UsageError: if another run is writing into the directory, or a file of another origin is in the place of
+                the report.
             CaseError: at the end, if the report could not be written.
         """
         self._identity = frozenset() if self.keep_names else frozenset().union(*(s.identity for s in scans))
@@ -103,6 +104,8 @@ class Batch:
         self.report.part = rank() if world_size() > 1 else None
         with only_run(self.directory, ADVICE) if rank() == 0 else nullcontext():
             if rank() == 0:
+                if not self.overwrite:
+                    self.report.require_own()
                 self._write_or_note(lambda: self.report.take_over({_source(found): found.name for found in named}))
             self.report.cases = from_first(self.report.cases)
             try:
@@ -190,6 +193,9 @@ class Batch:
                 )
             if isinstance(scan, Exception):
                 raise scan
+            if not self.overwrite:
+                known = earlier["files"]
+                self.results.require_replaceable(scan, self.directory, recorded=known, pictures=self.pictures)
             done = self.results.write(
                 self.predictor,
                 scan,

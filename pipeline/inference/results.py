@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..io.dicom.segmentation import require_highdicom, write_segmentation
+from ..io.dicom.segmentation import require_highdicom, segmentation_path, write_segmentation
 from ..io.mask import FORMATS, mask_path, probabilities_path
 from ..io.scan import Scan
 from ..report.html_report import PICTURE, SLICES, html_report_wanted, require_html_report, save_slices
 from ..report.overlays import save_picture
-from ..runtime.errors import UsageError
+from ..runtime.errors import CaseError, UsageError
 from ..runtime.files import file_hash, whole_files, write_json
 from .predictor import Predictor
+
+#: End of the name of a scan's report.
+REPORT = "_report.json"
+
+
+def _listed(report: Path) -> dict[str, str]:
+    """Return the files and hashes that a scan's report lists; none if it is not one."""
+    try:
+        files = json.loads(report.read_text(encoding="utf-8"))["files"]
+        return {str(name): str(digest) for name, digest in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
 @dataclass(frozen=True)
@@ -54,6 +67,35 @@ class Results:
             require_html_report()
         if self.dicom_seg:
             require_highdicom()
+
+    def require_replaceable(self, scan: Scan, directory: Path, *, recorded: Collection[str], pictures: bool) -> None:
+        """Check that no file of another origin has the name of a result of ``scan``.
+
+        Args:
+            scan: the scan.
+            directory: directory of the results.
+            recorded: files there that are known as results of this scan. After a kill, those that the report beside
+                the mask lists with their hashes are known too.
+            pictures: as for :meth:`write`.
+
+        Raises:
+            CaseError: naming the first one.
+        """
+        written = [mask_path(scan.grid, directory, self.mask_format), directory / f"{scan.name}{REPORT}"]
+        written += [probabilities_path(scan.grid, directory)] if self.probabilities else []
+        written += [segmentation_path(scan.grid, directory)] if self.dicom_seg else []
+        written += [directory / f"{scan.name}{ending}" for ending in (PICTURE, SLICES)] if pictures else []
+        names = {path.relative_to(directory).as_posix(): path for path in written if path.exists()}
+        unknown = [name for name in names if name not in recorded]
+        if unknown:
+            listed = _listed(directory / f"{scan.name}{REPORT}")
+            own = {name for name, digest in listed.items() if name in names and file_hash(names[name]) == digest}
+            unknown = [name for name in unknown if name not in own and not (listed and name.endswith(REPORT))]
+        if unknown:
+            raise CaseError(
+                f"{scan.path}: {unknown[0]} in {directory} exists already and is not a result of this program; use "
+                "another directory, or --overwrite"
+            )
 
     def write(
         self,
@@ -103,8 +145,10 @@ class Results:
                 "spacing_mm": scan.spacing_mm,
             }
             about |= {"model": predictor.model.description, "labels": labels}
-            write_json(part / f"{scan.name}_report.json", {**about, **described})
             written = (path for path in part.rglob("*") if path.is_file())
             files = {path.relative_to(part).as_posix(): file_hash(path) for path in sorted(written)}
+            report = part / f"{scan.name}{REPORT}"
+            write_json(report, {**about, **described, "files": files})
+            files[report.relative_to(part).as_posix()] = file_hash(report)
         mask = mask_path(scan.grid, directory, self.mask_format).relative_to(directory).as_posix()
         return {"files": {mask: files.pop(mask), **files}, **described}

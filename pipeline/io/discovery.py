@@ -114,7 +114,10 @@ def _matches(pattern: Path, skipped: dict[str, str]) -> list[Path]:
     """Return the matches of a glob without hidden files and masks; empty if the pattern is not a glob."""
     if not glob.has_magic(str(pattern)):
         return []
-    paths = sorted(map(Path, glob.glob(str(pattern), recursive=True)))
+    # Brackets in the name of a directory that exists, such as ``study[2]``, belong to the name.
+    there = next(parent for parent in pattern.parents if parent.exists())
+    searched = os.path.join(glob.escape(str(there)), pattern.relative_to(there))
+    paths = sorted(map(Path, glob.glob(searched, recursive=True)))
     return [path for path in paths if path.is_dir() or not _passed_over(path, skipped)]
 
 

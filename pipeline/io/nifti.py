@@ -153,7 +153,7 @@ def _affine(path: Path, header: Any, options: ReadOptions, warnings: list[str]) 
     elif (pixdim < 0).any():
         warnings.append(f"the voxel size {pixdim} mm is negative; its absolute value is used")
         header["pixdim"][1:4] = np.abs(pixdim)
-    forms = _forms(path, header)
+    forms = _forms(path, header, options, warnings)
     if len(forms) == 2 and options.trust is None and not _agree(forms["sform"], forms["qform"], header["dim"][1:4]):
         raise CaseError(f"{path}: its sform and qform place it differently; choose with --trust sform or qform")
     if not forms:
@@ -181,16 +181,23 @@ def _unit(header: Any, warnings: list[str]) -> str:
     return unit if unit in ("meter", "micron") else "mm"
 
 
-def _forms(path: Path, header: Any) -> dict[str, np.ndarray]:
+def _forms(path: Path, header: Any, options: ReadOptions, warnings: list[str]) -> dict[str, np.ndarray]:
+    """Return the valid ones of sform and qform; a sform makes an invalid qform dispensable, unless that is trusted."""
     forms = {}
     if header["sform_code"] > 0:
         forms["sform"] = np.asarray(header.get_sform(), dtype=np.float64)
     if header["qform_code"] > 0:
+        needed = not forms or options.trust == "qform"
+        if needed and header["pixdim"][0] == 0:
+            warnings.append("its qfac (pixdim[0]) is 0 and counts as 1, as the NIfTI standard requires")
+            header["pixdim"][0] = 1
         try:
             forms["qform"] = np.asarray(header.get_qform(), dtype=np.float64)
-        except Exception as error:  # a quaternion longer than 1
-            if not forms:
-                raise CaseError(f"{path}: its qform is invalid ({error}); export it again") from error
+        except Exception as error:  # a quaternion longer than 1, or another qfac
+            if needed:
+                advice = "use --trust sform" if forms else "correct the header, or export it again"
+                raise CaseError(f"{path}: its qform is invalid ({error}); {advice}") from error
+            warnings.append(f"its qform is invalid ({error}); its sform is used")
     return forms
 
 

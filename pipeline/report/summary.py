@@ -8,11 +8,13 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ..runtime.errors import UsageError
 from ..runtime.files import file_hash, text_cell, whole_file, write_json
 
 SUMMARY, TABLE, PARTS = "summary.json", "summary.csv", ".report-*.jsonl"
@@ -20,6 +22,8 @@ SUMMARY, TABLE, PARTS = "summary.json", "summary.csv", ".report-*.jsonl"
 REWRITING = 0.05
 #: Outcomes of a case; one to review has a mask whose measurements are far from those of real label maps.
 DONE, REVIEW, FAILED = "done", "review", "failed"
+#: First columns of the table.
+COLUMNS = ("case", "outcome")
 REQUIRED = {"outcome", "scan", "files"}
 
 
@@ -51,6 +55,25 @@ class Report:
         self.model: dict[str, Any] = {}
         self.options: dict[str, Any] = {}
         self._due = 0.0
+
+    def require_own(self) -> None:
+        """Check that the files of the report are absent, or from this program as far as they can be read.
+
+        Raises:
+            UsageError: naming the one of another origin.
+        """
+        table, summary = self.directory / TABLE, self.directory / SUMMARY
+        foreign = []
+        with suppress(OSError, ValueError), open(table, encoding="utf-8", errors="replace") as stream:
+            foreign += [table] if not stream.readline().startswith(",".join(COLUMNS)) else []
+        with suppress(OSError, ValueError, RecursionError):
+            content = json.loads(summary.read_text(encoding="utf-8"))
+            foreign += [summary] if not (isinstance(content, dict) and "cases" in content) else []
+        if foreign:
+            raise UsageError(
+                f"{foreign[0]}: exists already and is not a report of this program; use another directory, or "
+                "--overwrite"
+            )
 
     def take_over(self, named: Mapping[str, str]) -> None:
         """Continue an earlier report, including the parts of a run that was killed.
@@ -123,7 +146,7 @@ class Report:
         ):
             table = csv.writer(stream)
             sizes = [f"{name}_{of}" for name in classes for of in _of_a_class({}, name)]
-            table.writerow(["case", "outcome", *sizes, "flags", "warnings", "error", "seconds", "scan"])
+            table.writerow([*COLUMNS, *sizes, "flags", "warnings", "error", "seconds", "scan"])
             for name, case in cases.items():
                 values = [value for c in classes for value in _of_a_class(case, c).values()]
                 texts = ["; ".join(case.get(key, [])) for key in ("flags", "warnings")]

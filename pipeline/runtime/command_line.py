@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from .configuration import unknown_key, unread_key
 from .errors import UsageError, exit_code, report
+from .output import quieten_libraries
 from .overrides import protected, require_types, typed
 
 logger = logging.getLogger(__name__)
@@ -41,16 +42,20 @@ def run_from_command_line(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: command line; the process's own by default.
     """
+    from monai.utils.misc import MONAIEnvVars
+
     argv = sys.argv if argv is None else argv
     workflow = _workflow() if _is_monai(argv) else None
     if workflow is None or id(workflow) in _running:
         return
     _running.add(id(workflow))
+    if not MONAIEnvVars.debug():
+        quieten_libraries()
     try:
         for key, override in read_overrides(argv).items():
             value = protected(override.value)
             if repr(value) != repr(override.parsed):
-                logger.info(f"> {key}: {override.value!r}, as written")
+                logger.debug(f"> {key}: {override.value!r}, as written")
                 workflow.parser.update({key: value})
         workflow.initialize()
         workflow.run()

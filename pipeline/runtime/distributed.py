@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import ctypes
 import os
+import platform
+import signal
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +18,9 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from ..device import Accelerator
+from .errors import LAUNCHER
+
+PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
 
 def join(accelerator: Accelerator, patience: timedelta | None = None) -> int:
@@ -25,6 +31,7 @@ def join(accelerator: Accelerator, patience: timedelta | None = None) -> int:
         patience: longest wait of one process for another; torch's half hour at most by default.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
+        _end_with_launcher()
         store, number, size = next(rendezvous("env://"))
         if int(os.environ.get("GROUP_WORLD_SIZE", 1)) == 1:
             # After a restart on one host, torchrun's store still holds the addresses of the dead processes; a prefix
@@ -37,6 +44,17 @@ def join(accelerator: Accelerator, patience: timedelta | None = None) -> int:
         # ignite's first call is collective. Without this, it may run on the first process alone.
         idist.sync()
     return rank()
+
+
+def _end_with_launcher() -> None:
+    """Let SIGTERM end this process, as an interrupt does, when its launcher is killed; only Linux can.
+
+    torchrun ends its processes itself, but not when SIGKILL ends it. They would go on and hold the output directory.
+    """
+    if platform.system() == "Linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if LAUNCHER in os.environ and not os.path.exists(os.environ[LAUNCHER]):  # it was killed before this process asked
+        raise SystemExit(130)
 
 
 def _leave(patience: float = 10.0) -> None:

@@ -6,10 +6,13 @@ configuration, 3 checkpoint (:class:`kits_unet3d.networks.CheckpointError`).
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from tqdm import tqdm
 
 
 class UsageError(ValueError):
@@ -40,11 +43,33 @@ def exit_code(error: BaseException) -> int:
     return int(getattr(cause(error), "exit_code", 2))
 
 
+#: Variable in which the launcher of several processes names an open file of its own, through which they agree.
+LAUNCHER = "KITS_UNET3D_LAUNCHER"
+
+
+def _reported_by_another() -> bool:
+    """Return whether another process of the same launch was first to report an error; the first is the cause."""
+    try:
+        file = os.open(os.environ[LAUNCHER], os.O_RDWR | os.O_APPEND)
+    except (KeyError, OSError):  # this is a single process, or the launcher has ended
+        return False
+    attempt, own = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), str(os.getpid())
+    with open(file, "r+b", buffering=0) as stream:
+        stream.write(f"{attempt} {own}\n".encode())  # appended as a whole, whoever else writes
+        stream.seek(0)
+        entries = [line.split() for line in stream.read().decode().splitlines()]
+    return own != next(process for number, process in entries if number == attempt)
+
+
 def report(error: BaseException) -> str:
-    """Print an error, or the one that MONAI wraps, as one line on standard error; return its text."""
+    """Print an error, or the one that MONAI wraps, as one line on standard error; return its text.
+
+    Of the processes that :mod:`~kits_unet3d.pipeline.runtime.launch` starts, only the first that fails prints.
+    """
     error = cause(error)
     text = _of_worker(str(error)) or type(error).__name__
-    print(f"error: {text}", file=sys.stderr)
+    if not _reported_by_another():
+        tqdm.write(f"error: {text}", file=sys.stderr)  # on a line of its own, also below a progress bar
     return text
 
 

@@ -59,6 +59,20 @@ def writing_into(place: str | Path) -> Iterator[None]:
         ) from error
 
 
+def require_space(path: str | Path, size: int) -> None:
+    """Check that a file of ``size`` bytes can be written as ``path``, for writers that report a full disk badly.
+
+    Raises:
+        OSError: if the disk, a quota or a limit is too small.
+    """
+    try:
+        with open(path, "wb") as stream:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(stream.fileno(), 0, size)
+    finally:
+        Path(path).unlink(missing_ok=True)
+
+
 @contextmanager
 def part_directory(beside: str | Path) -> Iterator[Path]:
     """Yield a new temporary directory beside a path, and remove it at the end.

@@ -5,8 +5,12 @@ torchrun takes the same arguments, but ends a failure with a traceback of its ow
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -14,7 +18,7 @@ from torch.distributed.run import parse_args, run
 
 from ..device import DeviceError, find
 from .command_line import flags_of
-from .errors import exit_code, report
+from .errors import LAUNCHER, exit_code, report
 
 
 def require_accelerators(arguments: Sequence[str], processes: str) -> None:
@@ -32,6 +36,19 @@ def require_accelerators(arguments: Sequence[str], processes: str) -> None:
         find(device, local_rank=int(processes) - 1)  # leaves the accelerators to the processes
 
 
+@contextmanager
+def _known_to_processes() -> Iterator[None]:
+    """Open a file without a name, through which the processes agree on the one that reports an error.
+
+    It exists as long as this process does, however that ends.
+    """
+    with tempfile.TemporaryFile() as stream:
+        place = f"/proc/{os.getpid()}/fd/{stream.fileno()}"
+        if os.path.exists(place):  # else each process reports
+            os.environ[LAUNCHER] = place
+        yield
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the processes; return 0, or the first failed one's exit code (128 plus the number of a signal)."""
     arguments = parse_args(sys.argv[1:] if argv is None else list(argv))
@@ -40,8 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DeviceError as error:  # once, and not once for each process
         report(error)
         return exit_code(error)
+    # The failed process reports its error, and this one the signal that ended it.
+    logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
     try:
-        run(arguments)
+        with _known_to_processes():
+            run(arguments)
     except SignalException:
         print("interrupted; finished work is kept", file=sys.stderr)
         return 130

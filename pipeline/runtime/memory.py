@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 
 from .errors import UsageError
@@ -110,7 +111,10 @@ def _directories(root: Path, groups: Path, kind: str) -> list[Path]:
 
 
 def use_cpu_share() -> None:
-    """Let torch, once it is imported, use as many threads as a container's quota allows, unless the user chose."""
+    """Let torch, imported or not, use as many threads as a container's quota allows, unless the user chose a number."""
     share = cpu_share()
-    if share < (os.cpu_count() or 1):
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, int(share))))
+    if share < (os.cpu_count() or 1) and "OMP_NUM_THREADS" not in os.environ:
+        threads = max(1, int(share))
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        if (torch := sys.modules.get("torch")) is not None:
+            torch.set_num_threads(min(threads, torch.get_num_threads()))

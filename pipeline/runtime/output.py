@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import Any, TextIO
@@ -75,6 +77,19 @@ def lasting_output() -> Iterator[Output]:
             output.flush()
             errors.flush()
             closed.close()
+
+
+def quieten_libraries() -> None:
+    """Leave out messages of libraries about parts that are not used, and about errors that are reported at the end."""
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"monai\.(bundle|data\.image_reader)")
+    for name in ("monai.data.image_reader", "monai.data.nvimgcodec_pydicom_plugin", "monai.utils.module"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in ("SupervisedTrainer", "SupervisedEvaluator"):
+        logging.getLogger(f"ignite.engine.engine.{name}").addFilter(_no_error_that_ends_the_run)
+
+
+def _no_error_that_ends_the_run(record: logging.LogRecord) -> bool:
+    return "is terminating due to exception" not in record.getMessage()
 
 
 def device_line(about: Mapping[str, Any]) -> str:

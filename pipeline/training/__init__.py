@@ -3,11 +3,11 @@
 from ..runtime.compilation import compiled
 from .averaging import WeightAverage
 from .checkpoint import Checkpoints, Resume, starting_from, weights_record
-from .handlers import Evaluation, LearningRate, Progress, StopAfter, StopAtTarget
+from .handlers import Curves, Evaluation, LearningRate, Progress, StopAfter, StopAtTarget
 from .lamb import Lamb
 from .losses import DeepSupervision, RegionLoss
 from .mlperf_log import MLPerfLog, MLPerfRun
-from .preflight import refuse_fold, refuse_shallow_bf16, start
+from .preflight import refuse_fold, refuse_patch, refuse_shallow_bf16, start
 from .run_ends import Interruption
 from .run_state import RunState, mlperf_settings, run_settings
 from .schedule import Clock, Schedule, epochs_of
@@ -17,6 +17,7 @@ from .throughput import Throughput
 __all__ = [
     "Checkpoints",
     "Clock",
+    "Curves",
     "DeepSupervision",
     "Evaluation",
     "Interruption",
@@ -41,6 +42,7 @@ __all__ = [
     "keep_freed_memory",
     "recomputed",
     "refuse_fold",
+    "refuse_patch",
     "refuse_shallow_bf16",
     "run_settings",
     "start",

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import socket
+import time
+from pathlib import Path
 
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from monai.handlers import from_engine
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard.summary import scalar
 from tqdm import tqdm
 
 from .run_state import RunState
@@ -155,6 +162,44 @@ class StopAfter:
             if self.evaluator is not None and self.evaluator.state.epoch != engine.state.epoch:
                 self.evaluator.run(engine.state.epoch)
             engine.terminate()
+
+
+class Curves:
+    """Append curves to a TensorBoard file, as the ``summary_writer`` of MONAI's handlers.
+
+    torch's own writer ends a training when its directory is deleted or the disk is full, and loses two minutes of
+    curves in a kill. Here a deleted directory is made again, and other errors are logged once.
+
+    Args:
+        directory: directory of the file.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        self.path = Path(directory) / name
+        self.failed = False
+
+    def add_scalar(self, tag: str, value: float, global_step: int) -> None:
+        """Append a point of the curve ``tag``."""
+        self._append(Event(wall_time=time.time(), step=global_step, summary=scalar(tag, value)))
+
+    def flush(self) -> None:
+        """Do nothing: each point is in the file already."""
+
+    def close(self) -> None:
+        """Do nothing: no file is open."""
+
+    def _append(self, event: Event) -> None:
+        events = [event] if self.path.exists() else [Event(wall_time=time.time(), file_version="brain.Event:2"), event]
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "ab") as stream:
+                for one in events:
+                    RecordWriter(stream).write(one.SerializeToString())
+        except OSError as error:
+            if not self.failed:
+                logger.warning("%s: curves cannot be written (%s); the training goes on", self.path, error.strerror)
+            self.failed = True
 
 
 class Progress:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,8 +14,24 @@ from kits_unet3d.transforms import PreprocessingParameters
 
 from ..data import Index, require_data, training_list
 from ..device import Accelerator
+from ..model import channels_in, meta_twin, window_fault
 from ..runtime.errors import UsageError, errors_reported
 from ..runtime.output import device_line
+
+
+def refuse_patch(network: nn.Module, roi_size: Sequence[int]) -> None:
+    """End the program with an error message and exit code 2 if ``network`` cannot take patches of ``roi_size`` voxels.
+
+    Args:
+        network: takes (1, C, D, H, W), with the C of its first convolution.
+        roi_size: D, H, W of the training patches, in voxels.
+    """
+    if fault := window_fault(network, roi_size):
+        size = " x ".join(map(str, roi_size))
+        with errors_reported():
+            raise UsageError(
+                f"roi_size {size}: the network cannot take such patches ({fault}); set larger ones, or fewer channels"
+            )
 
 
 def refuse_shallow_bf16(network: nn.Module, roi_size: Sequence[int], accelerator: Accelerator) -> None:
@@ -35,14 +50,12 @@ def refuse_shallow_bf16(network: nn.Module, roi_size: Sequence[int], accelerator
     if not (accelerator.on_cpu and accelerator.precision == "bf16"):
         return
     depths: set[int] = set()
-    twin = copy.deepcopy(network).to("meta")  # computes shapes only, without memory or time
-    convolutions = [module for module in twin.modules() if isinstance(module, nn.Conv3d)]
-    for convolution in convolutions:
-        if convolution.kernel_size[0] > 1:
-            convolution.register_forward_pre_hook(lambda _module, inputs: depths.add(inputs[0].shape[2]))
-    channels = convolutions[0].in_channels if convolutions else 1
+    twin = meta_twin(network)
+    for module in twin.modules():
+        if isinstance(module, nn.Conv3d) and module.kernel_size[0] > 1:
+            module.register_forward_pre_hook(lambda _module, inputs: depths.add(inputs[0].shape[2]))
     with torch.no_grad():
-        twin.train()(torch.empty(1, channels, *roi_size, device="meta"))
+        twin.train()(torch.empty(1, channels_in(network), *roi_size, device="meta"))
     size = " x ".join(map(str, roi_size))
     if 2 not in depths:
         return

@@ -41,7 +41,7 @@ def test_help_does_not_wait_for_torch():
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["prepare", "--data-dir", "nowhere", "-o", "out"], 2, "nowhere: no such directory"),
+        (["prepare", "--data-dir", "nowhere", "-o", "out"], 2, "nowhere: no such file or directory"),
         (["phantom", "-o", "out"], 2, "--cases"),
         (["phantom", "-o", "out", "--cases", "0"], 2, "cases"),
         (["verify", "--dataset-dir", "nowhere"], 2, "no such file or directory"),

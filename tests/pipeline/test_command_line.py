@@ -1,7 +1,9 @@
 """What shells and containers do to a command: empty values, other spellings of a path, limits."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -10,10 +12,12 @@ from pathlib import Path
 import nibabel as nib
 import pytest
 import torch
+from conftest import ROOT
 from niftis import ct, nifti
 
 from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline.cli import build_parser, main
+from kits_unet3d.pipeline.io import find_scans
 from kits_unet3d.pipeline.report.summary import Report
 from kits_unet3d.pipeline.runtime.errors import UsageError
 from kits_unet3d.pipeline.runtime.files import write_json
@@ -60,6 +64,13 @@ WRONG_PATHS = [
     (["evaluate", "--predictions", "scans", "--labels", "nope"], 2, "nope: no such file or directory"),
     (["picture", "scans/a.nii.gz", "--mask", "nope.nii", "-o", "p.png"], 2, "nope.nii: no such file"),
     (["export", "onnx", "--checkpoint", "nope.pt", "-o", "m.onnx"], 3, "nope.pt: no such checkpoint"),
+    (["prepare", "--data-dir", "nope", "-o", "o"], 2, "nope: no such file or directory"),
+    (["prepare", "--data-dir", "scans", "-o", "model.pt/o"], 2, "model.pt/o: nothing can be written there"),
+    (["train", "--dataset-dir", "nope", "-o", "o"], 2, "nope: no such file or directory"),
+    (["folds", "nope", "--data-dir", "scans", "-o", "o"], 2, "nope: no such file or directory"),
+    (["export", "nnunet-dataset", "--data-dir", "nope", "-o", "o"], 2, "nope: no such file or directory"),
+    (["phantom", "--labels", "nope", "-o", "o"], 2, "nope: no such file or directory"),
+    (["weights", "add", "nope.pt"], 3, "nope.pt: no such checkpoint"),
     (["benchmark", "-o", "o", "--checkpoint", "model.pt", "--scans", "nope"], 2, "nope: no such file or directory"),
 ]
 IMPORTED = "import sys; from kits_unet3d.pipeline.cli import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
@@ -120,6 +131,25 @@ def test_a_batch_goes_on_under_another_spelling_of_its_path(tmp_path, scans, cap
         capsys.readouterr()
         assert main(predict(spelling)) == 0
         assert "2 of 2 are finished already" in capsys.readouterr().out
+
+
+BRACKETS = [
+    ("scan[1].nii.gz", "scan[1].nii.gz"),
+    ("study[2]", "study[2]/scan[1].nii.gz"),
+    ("study[2]/*.nii.gz", "study[2]/scan[1].nii.gz"),
+    ("study[2]/list.txt", "study[2]/scan[1].nii.gz"),
+    ("st*[2]/*.gz", "study2/scan1.nii.gz"),
+]
+
+
+@pytest.mark.parametrize(("given", "found"), BRACKETS)
+def test_brackets_in_a_name_that_exists_are_no_glob(tmp_path, monkeypatch, given, found):
+    monkeypatch.chdir(tmp_path)
+    for path in map(Path, ("scan[1].nii.gz", "scan1.nii.gz", "study[2]/scan[1].nii.gz", "study2/scan1.nii.gz")):
+        path.parent.mkdir(exist_ok=True)
+        nifti(path)
+    Path("study[2]/list.txt").write_text("*.nii.gz\n")
+    assert [str(scan.path) for scan in find_scans(given)] == [found]
 
 
 def test_failed_scans_are_counted_in_order(scans, capsys):
@@ -194,6 +224,27 @@ def test_a_containers_share_of_the_cpu_is_known(tmp_path):
     assert cpu_share(limits(tmp_path / "open", {"cpu.max": "max 100000\n"})) == float("inf")
     old = {"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}
     assert cpu_share(limits(tmp_path / "one", old)) == 4 and cpu_share(tmp_path) == float("inf")
+
+
+PREDICTOR = """
+from kits_unet3d.pipeline.inference import Predictor
+from kits_unet3d.pipeline.runtime.files import write_json
+write_json("out/summary.json", {"device": Predictor("model.pt", "cpu").accelerator.describe()})
+"""
+BUNDLE = ["-m", "monai.bundle", "run", "inferring", "--config_file", str(ROOT / "bundle/configs/inference.json"),
+          "--input", "scans", "--ckpt_path", "model.pt", "--output_dir", "out", "--device_name", "cpu",
+          "--backend", "eager", "--html_report", "false"]  # fmt: skip
+
+
+@pytest.mark.parametrize("program", [["-c", PREDICTOR], pytest.param(BUNDLE, marks=pytest.mark.slow)])
+def test_a_predictor_and_the_bundle_use_a_containers_share(tmp_path, scans, program):
+    place = limits(tmp_path / "cgroup", {"cpu.max": "100000 100000\n"})
+    inside = ["unshare", "-m", "bash", "-c", 'mount --bind "$0" /sys/fs/cgroup && exec "$@"', str(place)]
+    if os.cpu_count() == 1 or not shutil.which("unshare") or subprocess.run([*inside, "true"]).returncode:
+        pytest.skip("needs two processors, and the right to mount the limits of a container")
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    subprocess.run([*inside, sys.executable, *program], env=environment, check=True, capture_output=True)
+    assert json.loads(Path("out/summary.json").read_text())["device"]["threads"] == 1
 
 
 def test_records_of_a_killed_run_are_read_to_the_last_whole_line(tmp_path):

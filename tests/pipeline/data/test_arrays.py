@@ -2,15 +2,24 @@
 
 import json
 import os
+import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from conftest import shared
+from conftest import ROOT, shared
 
 from kits_unet3d.pipeline.cli import main
-from kits_unet3d.pipeline.data import Index, OpenPreprocessedd, evaluation_list, folds_of, require_data, training_list
+from kits_unet3d.pipeline.data import (
+    Index,
+    OpenPreprocessedd,
+    RequireClassesd,
+    evaluation_list,
+    folds_of,
+    require_data,
+    training_list,
+)
 from kits_unet3d.pipeline.data.datasets import known_cases
 from kits_unet3d.pipeline.io import ReadOptions
 from kits_unet3d.pipeline.runtime.errors import CaseError, UsageError
@@ -180,3 +189,31 @@ def test_image_and_label_of_two_shapes_are_refused_when_opened(preprocessed_phan
     np.save(tmp_path / "y.npy", np.zeros((1, 4, 4, 5), np.uint8))
     with pytest.raises(CaseError, match=r"y\.npy: has the shape \(1, 4, 4, 5\), but the image has"):
         OpenPreprocessedd(["image", "label"])({"image": str(tmp_path / "x.npy"), "label": str(tmp_path / "y.npy")})
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_label_that_is_no_class_ends_a_training_with_one_line(
+    preprocessed_phantoms, tiny_config, tmp_path, capfd, workers
+):
+    directory = copied(preprocessed_phantoms, tmp_path / "copy")
+    index = Index.read(directory)
+    for case in index.data_list("training"):
+        np.load(case["label"], mmap_mode="r+")[0, 8:24, 8:24, 8:24] = 7
+    config = [str(ROOT / "bundle" / "configs" / "train.json"), str(tiny_config)]
+    command = ["train", "--config", *config, "--dataset-dir", str(directory), "-o", str(tmp_path / "run")]
+    assert main([*command, "--set", "device_name=cpu", f"workers={workers}"]) == 2
+    error = capfd.readouterr().err
+    (line,) = re.findall(r"error: .*", error)
+    assert re.search(r"(case_\d+)_y\.npy: contains the value 7, but the labels of \1 must be 0 to 2; .*verify", line)
+    assert "Traceback" not in error and "exception" not in error
+
+
+def test_a_label_that_is_no_class_is_refused_in_an_evaluation(preprocessed_phantoms, tiny_parameters, tmp_path):
+    directory = copied(preprocessed_phantoms, tmp_path / "copy")
+    (case,) = Index.read(directory).data_list("evaluation")
+    np.load(case["label"], mmap_mode="r+")[0, 0, 0, 0] = 3
+    train = json.loads((ROOT / "bundle" / "configs" / "train.json").read_text())
+    names = [step["_target_"] for step in train["validate"]["preprocessing"]["transforms"]]
+    assert "kits_unet3d.pipeline.data.RequireClassesd" in names
+    with pytest.raises(UsageError, match="contains the value 3"):
+        RequireClassesd("label", tiny_parameters)(OpenPreprocessedd(["image", "label"])(case))

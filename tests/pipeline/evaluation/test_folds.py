@@ -41,6 +41,18 @@ def test_cases_of_one_label_map_share_a_fold_assigned_in_turn():
     assert folds_of(dict(reversed(index(SEVEN).cases.items())), 3) == of  # the order of the index says nothing
 
 
+def test_one_scan_under_two_names_is_in_one_fold():
+    """Also through a third case: b has the scan of a and the label map of d."""
+    hashes = {"a": ("1", "1"), "b": ("1", "2"), "c": ("3", "3"), "d": ("4", "2"), "e": ("5", "5")}
+    cases = {
+        case_id: {"split": "training", "boxes": {}, "source_sha256": {"image": image, "label": label}}
+        for case_id, (image, label) in hashes.items()
+    }
+    assert folds_of(cases, 3) == {"a": 0, "b": 0, "d": 0, "c": 1, "e": 2}
+    with pytest.raises(UsageError, match="3 different training case"):
+        folds_of(cases, 4)
+
+
 def test_folds_hold_out_each_training_case_once_and_no_evaluation_case():
     whole = index(SEVEN, evaluation=["case_00000", "case_00005"])
     held_out = []
@@ -57,7 +69,13 @@ def test_folds_hold_out_each_training_case_once_and_no_evaluation_case():
 
 @pytest.mark.parametrize(
     ("fold", "folds", "match"),
-    [(3, 3, "3 of 3"), (-1, 3, "-1 of 3"), ("a", 3, "a of 3"), (0, 1, "at least 2"), (0, 5, "4 training label")],
+    [
+        (3, 3, "3 of 3"),
+        (-1, 3, "-1 of 3"),
+        ("a", 3, "a of 3"),
+        (0, 1, "at least 2"),
+        (0, 5, "4 different training case"),
+    ],
 )
 def test_a_fold_that_there_is_not_is_refused(fold, folds, match):
     with pytest.raises(UsageError, match=match):

@@ -57,6 +57,29 @@ def test_monai_downloads_the_bundle_and_loads_it(archive, tmp_path, monkeypatch,
     assert metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] == TINY["roi_size"]
 
 
+KINDS = [("torchscript", "m.ts", "torch"), ("onnx", "m.onnx", "onnxscript"), ("openvino", "m.xml", "openvino"),
+         ("bundle", "m.zip", "torch")]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "name", "package"), KINDS)
+def test_an_export_without_room_is_one_error_and_leaves_nothing(tmp_path, tiny_checkpoint, kind, name, package):
+    """A limit of 20 kB for each file fails as a full disk does."""
+    pytest.importorskip(package)
+    resource = pytest.importorskip("resource")
+    command = [sys.executable, "-m", "kits_unet3d.pipeline.cli", "export", kind, "--bundle", BUNDLE]
+    command += ["--checkpoint", str(tiny_checkpoint), "-o", str(tmp_path / "out" / name)]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+    )
+    assert done.returncode == 2 and not list((tmp_path / "out").iterdir()), done.stderr[-2000:]
+    last = [line for line in done.stderr.splitlines() if line][-1]
+    assert last.startswith(f"error: {tmp_path}/out/") and "cannot be written (File too large)" in last
+
+
 def test_openvino_reads_what_is_exported_for_it(tmp_path, tiny_checkpoint):
     pytest.importorskip("openvino")
     out = tmp_path / "model.xml"

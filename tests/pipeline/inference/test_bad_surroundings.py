@@ -110,7 +110,10 @@ def test_an_unusable_model_is_exit_code_3(tmp_path, model_file, capsys):
     damaged.write_bytes(model_file.read_bytes()[:3000])
     content = torch.load(model_file, weights_only=True)
     torch.save({**content, "model": UNet3D(channels=(2, 8)).state_dict()}, other)
-    for path, message in ((damaged, "damaged.pt: damaged"), (other, "(4, 2, 3, 3, 3) in the network")):
+    small = tmp_path / "small.pt"
+    torch.save({**content, "preprocessing_parameters": {"roi_size": [1, 1, 1]}}, small)
+    refused = ((damaged, "damaged.pt: damaged"), (other, "(4, 2, 3, 3, 3) in the network"))
+    for path, message in (*refused, (small, "small.pt: its network cannot take windows of its roi_size 1 x 1 x 1")):
         assert main(["predict", scan, "-o", out, "--checkpoint", str(path)]) == 3
         assert message in capsys.readouterr().err
 

@@ -92,6 +92,39 @@ def test_another_scans_result_of_the_same_name_is_kept(tmp_path, scans, model, c
     assert (out / "scan0_seg.nii.gz").read_bytes() == before
 
 
+def test_a_mask_of_another_origin_is_kept(tmp_path, scans, model, capsys, monkeypatch):
+    monkeypatch.chdir(scans)
+    mine = scans / "scan1_seg.nii.gz"
+    mine.write_bytes(b"drawn by hand")
+    assert run(".", ".", model, "--no-html-report") == 1
+    error = capsys.readouterr().err
+    assert "scan1_seg.nii.gz in . exists already and is not a result of this program; use another dir" in error
+    assert mine.read_bytes() == b"drawn by hand" and not (scans / "scan1_report.json").exists()
+    assert [name for name, case in cases(scans).items() if case["outcome"] == "failed"] == ["scan1"]
+    assert run(".", ".", model, "--no-html-report") == 1 and mine.read_bytes() == b"drawn by hand"
+    assert run(".", ".", model, "--no-html-report", "--overwrite") == 0 and nib.load(mine).shape == (16, 16, 12)
+
+
+def test_results_are_known_without_their_summary(tmp_path, scans, model):
+    """A killed run may have written a mask and not yet recorded it."""
+    assert run(scans, tmp_path / "out", model, "--probabilities") == 0
+    for name in ("summary.json", "summary.csv"):
+        (tmp_path / "out" / name).unlink()
+    assert run(scans, tmp_path / "out", model, "--probabilities") == 0
+    (tmp_path / "out" / "summary.json").unlink()
+    (tmp_path / "out" / "scan2_seg.nii.gz").write_bytes(b"drawn by hand")
+    assert run(scans, tmp_path / "out", model) == 1
+    assert (tmp_path / "out" / "scan2_seg.nii.gz").read_bytes() == b"drawn by hand"
+
+
+@pytest.mark.parametrize(("name", "content"), [("summary.csv", "id,age\n1,63\n"), ("summary.json", '{"patients": 3}')])
+def test_a_report_of_another_origin_is_kept(scans, model, capsys, name, content):
+    (scans / name).write_text(content)
+    assert run(scans, scans, model, "--no-html-report") == 2
+    assert f"{scans / name}: exists already and is not a report of this program" in capsys.readouterr().err
+    assert (scans / name).read_text() == content and not list(scans.glob("*_seg*"))
+
+
 def test_the_report_and_the_table_tell_of_every_case(tmp_path, scans, model, capsys):
     (scans / "bad.nii.gz").write_bytes(b"no image")
     assert run(scans, tmp_path / "out", model) == 1

@@ -3,13 +3,14 @@ import os
 import re
 
 import nibabel as nib
+import niftis
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from conftest import shared
 from dicoms import write_series
 
-from kits_unet3d.pipeline.inference import Grid, find_scans, read_scan, write_mask
+from kits_unet3d.pipeline.inference import Grid, ReadOptions, find_scans, read_scan, write_mask
 from kits_unet3d.pipeline.io.labels import read_labels
 from kits_unet3d.pipeline.runtime.errors import CaseError, UsageError
 
@@ -264,3 +265,32 @@ def test_a_grid_survives_as_text(tmp_path):
         mask = np.ones(grid.shape, np.uint8)
         first = write_mask(mask, grid, tmp_path / "1").read_bytes()
         assert write_mask(mask, again, tmp_path / "2").read_bytes() == first
+
+
+def only_qform(path, qfac, code=0, **fields):
+    def change(header):
+        header.set_qform(niftis.AFFINE, 1)
+        header["sform_code"], header["pixdim"][0] = code, qfac
+        for name, value in fields.items():
+            header[name] = value
+
+    return niftis.nifti(path, change=change)
+
+
+def test_a_qfac_of_0_counts_as_1(tmp_path):
+    scan = read_scan(only_qform(tmp_path / "a.nii", 0))
+    assert np.allclose(scan.affine, niftis.AFFINE) and "its qfac (pixdim[0]) is 0 and counts as 1" in scan.warnings[0]
+    written = nib.load(write_mask(np.zeros(scan.voxels.shape, np.uint8), scan.grid, tmp_path / "out"))
+    assert np.allclose(written.affine, niftis.AFFINE)
+
+
+@pytest.mark.parametrize(("qfac", "fields"), [(5, {}), (np.nan, {}), (1, {"quatern_b": 1.0, "quatern_c": 1.0})])
+def test_an_invalid_qform_is_refused_with_advice_that_helps(tmp_path, qfac, fields):
+    with pytest.raises(CaseError, match=r"its qform is invalid .*; correct the header, or export it again"):
+        read_scan(only_qform(tmp_path / "a.nii", qfac, **fields))
+    both = only_qform(tmp_path / "b.nii", qfac, code=1, **fields)
+    with pytest.raises(CaseError, match=r"its qform is invalid .*; use --trust sform"):
+        read_scan(both, ReadOptions(trust="qform"))
+    for options in (ReadOptions(trust="sform"), ReadOptions()):
+        scan = read_scan(both, options)
+        assert np.allclose(scan.affine, niftis.AFFINE) and "its sform is used" in scan.warnings[0]

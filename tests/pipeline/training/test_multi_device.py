@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -9,12 +10,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, TINY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from kits_unet3d.pipeline.data import preprocess_dataset
+from kits_unet3d.pipeline.data import Index, preprocess_dataset
 from kits_unet3d.pipeline.phantoms import write_dataset
 from kits_unet3d.pipeline.training.checkpoint import last_checkpoints
 from kits_unet3d.transforms import PreprocessingParameters
@@ -38,8 +40,8 @@ def train(tmp_path_factory, tiny_config, preprocessed):
     settings = json.loads(tiny_config.read_text())
     overlay.write_text(json.dumps({**settings, "epochs": 3, "first_evaluation": 3, "save_every": 1}))
 
-    def command(directory, processes, *more, restarts=0):
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes),
+    def command(directory, processes, *more, restarts=0, launch="torch.distributed.run"):
+        launcher = ["-m", launch, "--standalone", "--nproc_per_node", str(processes),
                     "--max-restarts", str(restarts)] if processes > 1 else []  # fmt: skip
         configs = ["bundle/configs/train.json", *(["bundle/configs/multi_device.json"] * (processes > 1)), overlay]
         return [
@@ -132,6 +134,59 @@ def test_a_dead_worker_stops_the_others_and_a_restart_goes_on(tmp_path, train, p
     kill_one_after(reached // 4 + 2)
     assert launcher.wait(60) != 0, "the others went on without it"
     assert not children(launcher.pid)
+
+
+LAUNCH = "kits_unet3d.pipeline.runtime.launch"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a process of its parent's end")
+def test_processes_end_with_a_killed_launcher_and_a_restart_goes_on(tmp_path, train):
+    log = tmp_path / "log"
+    more = ["--batch_size", "1", "--first_evaluation", "2000", "--resume", "True"]
+    command = train(tmp_path, 2, *more, "--epochs", "2000", launch=LAUNCH)
+    launcher = subprocess.Popen(command, cwd=ROOT, stdout=log.open("w"), stderr=subprocess.STDOUT)
+    until = time.monotonic() + 120
+    while not last_checkpoints(tmp_path):
+        assert time.monotonic() < until and launcher.poll() is None, log.read_text()[-3000:]
+        time.sleep(0.02)
+    processes = children(launcher.pid)
+    assert len(processes) == 2
+    launcher.kill()
+    launcher.wait()
+    until = time.monotonic() + 20
+    while any(Path(f"/proc/{process}").exists() for process in processes) and time.monotonic() < until:
+        time.sleep(0.1)
+    left = [process for process in processes if Path(f"/proc/{process}").exists()]
+    for process in left:
+        os.kill(process, signal.SIGKILL)
+    assert not left, "they outlive their launcher"
+    reached = int(last_checkpoints(tmp_path)[-1].stem[5:])
+    assert "continue with `--resume True`" in log.read_text()
+    done = finish(train(tmp_path, 2, *more, "--epochs", str(reached // 4 + 2), launch=LAUNCH))
+    assert f"iteration {reached}" in done.stdout + done.stderr and not (tmp_path / ".lock").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--epochs", "ten"], "epochs must be a whole number, at least 1, got 'ten'"),
+        (["--dataset_dir", "none"], "none: contains no preprocessed data"),
+    ],
+)
+def test_processes_that_fail_alike_report_it_once(tmp_path, train, more, message):
+    command = train(tmp_path, 2, *more, launch=LAUNCH)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and done.stderr.count("error: ") == 1 and f"error: {message}" in done.stderr
+    assert "Traceback" not in done.stderr and "failed (exitcode" not in done.stderr
+
+
+def test_the_cause_of_a_failure_is_reported_and_not_what_follows_from_it(tmp_path, train, preprocessed):
+    bad = Path(shutil.copytree(preprocessed, tmp_path / "bad"))
+    for case in sorted(Index.read(bad).data_list("training"), key=lambda case: case["case_id"])[:1]:
+        np.load(case["label"], mmap_mode="r+")[:] = 7
+    command = train(tmp_path, 2, "--dataset_dir", str(bad), "--batch_size", "1", launch=LAUNCH)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and done.stderr.count("error: ") == 1 and "contains the value 7" in done.stderr
 
 
 def test_too_few_cases_for_the_processes_is_said_before_anything_starts(tmp_path, train):

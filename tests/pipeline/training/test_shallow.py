@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from conftest import bundle_config
 from monai.networks.nets import DynUNet
 
 from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline.device import resolve
-from kits_unet3d.pipeline.training import refuse_shallow_bf16
+from kits_unet3d.pipeline.training import refuse_patch, refuse_shallow_bf16
 
 pytestmark = pytest.mark.numeric
 
@@ -35,6 +36,25 @@ def test_a_convolution_two_slices_deep_is_refused_in_bf16_alone(network, roi, ca
     said = capsys.readouterr().err
     assert ended.value.code == 2 and " x ".join(map(str, roi)) in said and "--precision fp32" in said
     assert weights == [p.data_ptr() for p in network.parameters()]  # neither moved nor replaced
+
+
+@pytest.mark.parametrize(
+    ("network", "roi", "reason"),
+    [
+        (UNet3D(channels=CHANNELS), (1, 1, 1), "Expected more than 1 spatial element"),
+        (UNet3D(channels=CHANNELS), (16, 16, 16), "Expected more than 1 spatial element"),
+        (UNet3D(channels=CHANNELS), (32, 32, 40), "must be a multiple of 16"),
+        (DynUNet(**DYNUNET), (8, 8, 9), "Sizes of tensors must match"),
+    ],
+)
+def test_a_patch_that_the_network_cannot_take_is_refused(network, roi, reason, capsys):
+    refuse_patch(network, (32, 32, 32))
+    with pytest.raises(SystemExit) as ended:
+        refuse_patch(network, roi)
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and error.count("\n") == 1 and reason in error
+    assert f"roi_size {' x '.join(map(str, roi))}: the network cannot take such patches" in error
+    assert "$training.refuse_patch(@network_def, @roi_size)" in bundle_config("train")["training"]
 
 
 @pytest.mark.parametrize("depth", [1, 3, 4, 8])
