@@ -9,11 +9,14 @@ torch does not verify the CRC-32 of each entry in its files; this module does. s
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import os
 import pickle
 import re
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -135,12 +138,39 @@ def _numpy_scalars() -> list[Any]:
     # numpy 1 and 2 name the same function differently, and a file may come from either.
     named = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     kinds = [type(array.dtype) for array in arrays]
-    return [*named, kinds[0].__mro__[-2], *kinds]  # numpy.dtype, without importing numpy
+    # codecs.encode makes bytes from text in such files. torch allows it since 2.5, and numpy.dtype is not imported.
+    return [*named, codecs.encode, kinds[0].__mro__[-2], *kinds]
+
+
+@contextmanager
+def _allowed(parts: list[Any]) -> Iterator[None]:
+    """Allow ``parts`` in a file, each an object or (object, its name in the file), beside tensors and plain data."""
+    known = torch.serialization
+    if hasattr(known, "safe_globals"):
+        with known.safe_globals(parts):
+            yield
+        return
+    # torch 2.4 takes no names: it reads them off the objects.
+    before = list(known.get_safe_globals())
+    known.add_safe_globals([_renamed(*part) if isinstance(part, tuple) else part for part in parts])
+    try:
+        yield
+    finally:
+        known.clear_safe_globals()
+        known.add_safe_globals(before)
+
+
+def _renamed(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    def alias(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    alias.__module__, _, alias.__name__ = name.rpartition(".")
+    return alias
 
 
 def _read_torch(path: Path, stream: BinaryIO) -> dict[str, Any]:
     try:
-        with torch.serialization.safe_globals(_numpy_scalars()):
+        with _allowed(_numpy_scalars()):
             content = torch.load(stream, map_location="cpu", weights_only=True)
     except Exception as error:
         if "unsupported global" in str(error).lower():

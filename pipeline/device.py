@@ -25,7 +25,7 @@ from .runtime.memory import use_cpu_share
 from .runtime.scaler import LossScaler
 
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
-OLDEST_TORCH = (2, 8)  # oldest that MONAI 1.6 supports
+OLDEST_TORCH = (2, 4)  # oldest that this project is tested with
 
 
 class DeviceError(RuntimeError):
@@ -56,7 +56,7 @@ KINDS: Mapping[str, Kind] = {
     "mlu": Kind(
         collectives="cncl",
         package="torch_mlu",
-        source="Cambricon's PyTorch image, as torch_mlu 1.34 with torch 2.13 or torch_mlu 1.33 with torch 2.11",
+        source="Cambricon's PyTorch image, as torch_mlu 1.34 with torch 2.13 or, on MLU370, torch_mlu 1.23 with 2.4",
         tf32=("cnnl.allow_tf32", "mlu.matmul.allow_tf32"),
         strict={"ENABLE_FALLBACK_TO_CPU": "0"},
     ),
@@ -73,14 +73,14 @@ def strict_environment() -> dict[str, str]:
 def _module(kind: str) -> Any:
     """Return ``torch.cuda``, ``torch.mlu``, …; None for the CPU and for devices without such a module."""
     module = None if kind == "cpu" else getattr(torch, kind, None)
-    return module if hasattr(module, "device_count") else None
+    return module if hasattr(module, "device_count") and hasattr(module, "is_available") else None
 
 
 def _register(kind: str) -> None:
     """Register a device with torch, if the package it needs is installed.
 
     Raises:
-        DeviceError: if the package does not fit this torch, or this torch is too old for MONAI.
+        DeviceError: if the package does not fit this torch, or this torch is too old.
     """
     package, source = (about := KINDS.get(kind, Kind())).package, about.source
     if package is None or importlib.util.find_spec(package) is None:
@@ -160,9 +160,8 @@ class Accelerator:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the mixed-precision context of a forward pass; it does nothing for fp32 and tf32."""
-        if self.precision not in ("bf16", "fp16"):
-            return nullcontext()
-        return torch.autocast(self.kind, dtype=torch.bfloat16 if self.precision == "bf16" else torch.float16)
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
+        return nullcontext() if dtype is None else torch.autocast(self.kind, dtype=dtype)
 
     def scaler(self) -> LossScaler:
         """Return the loss scaler: active for fp16, a pass-through otherwise."""
@@ -231,6 +230,7 @@ class Accelerator:
             "runtime": str(runtime or ""),
             "python": platform.python_version(),
             "threads": torch.get_num_threads(),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
             "collectives": self.backend,
             "deterministic": "bit for bit on one machine" if self.on_cpu else "not guaranteed",
         }
@@ -287,11 +287,6 @@ def resolve(
 
 
 def _automatic() -> str:
-    other = torch.accelerator.current_accelerator(check_available=True)
-    kinds = [*(kind for kind in KINDS if kind != "cpu"), *([other.type] if other is not None else [])]
-    return next((kind for kind in kinds if _available(kind)), "cpu")
-
-
-def cpu_instructions() -> str:
-    """Return the vector instructions that torch uses on this CPU, such as ``"AVX2"``."""
-    return torch.backends.cpu.get_cpu_capability()
+    own = getattr(torch, "accelerator", None)  # since torch 2.6
+    other = [own.current_accelerator().type] if own and own.is_available() else []
+    return next((kind for kind in [*(kind for kind in KINDS if kind != "cpu"), *other] if _available(kind)), "cpu")

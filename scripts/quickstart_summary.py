@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kits_unet3d.networks import read_checkpoint
-from kits_unet3d.pipeline.device import cpu_instructions
+from kits_unet3d.pipeline.device import resolve
 
 #: Mean Dice over the unseen phantoms that README promises.
 PROMISED = {"kidney_dice": 0.88, "tumour_dice": 0.40}
@@ -26,7 +26,7 @@ def processor() -> str:
     if cpuinfo.is_file():
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    return f"{name}, {cpu_instructions()}"
+    return f"{name}, {resolve('cpu').describe()['instructions']}"
 
 
 def summary(settings: Mapping[str, str], seconds: int) -> str:

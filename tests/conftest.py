@@ -17,6 +17,7 @@ from monai.bundle import ConfigParser
 from niftis import ct, nifti
 
 from kits_unet3d.networks import UNet3D
+from kits_unet3d.networks.checkpoints import SAFE_TORCH, VOUCHED
 from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.data import preprocess_dataset
 from kits_unet3d.pipeline.model import describe_network
@@ -25,6 +26,10 @@ from kits_unet3d.transforms import PreprocessingParameters
 
 #: Processes that a test starts get one thread each: several on few cores wait for each other many times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+#: A torch that is too old to read foreign checkpoints reads those of the tests.
+TORCH = tuple(int(number) for number in torch.__version__.split(".")[:2])
+if TORCH < SAFE_TORCH:
+    os.environ.setdefault(VOUCHED, "1")
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 CONFIGS = ROOT / "bundle" / "configs"

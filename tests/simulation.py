@@ -26,9 +26,12 @@ NEEDED = (
 )
 
 
+REAL = importlib.util.find_spec("torch_mlu") is not None
+
+
 def why_not() -> str:
     """Why the simulation cannot be used here; empty if it can."""
-    if importlib.util.find_spec("torch_mlu") is not None:
+    if REAL:
         return "a real torch_mlu is installed"
     for name in NEEDED:
         try:

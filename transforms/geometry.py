@@ -35,6 +35,15 @@ def resampled_shape(
     return max(int(d), least_d), max(int(h), least_h), max(int(w), least_w)
 
 
+def corner_scaling(shape: Sequence[int], wanted: Sequence[int]) -> np.ndarray:
+    """Return the 4 × 4 matrix from the indices of a resampled grid to those of the old one.
+
+    The centres of the corner voxels of both grids coincide. An axis of one new voxel lies at the first old one.
+    """
+    steps = [(old - 1) / (new - 1) if new > 1 else 0.0 for old, new in zip(shape, wanted, strict=True)]
+    return np.diag([*steps, 1.0])
+
+
 def centred_padding(size: int, wanted: int) -> tuple[int, int]:
     """Return the voxels to add before and after an axis of ``size`` to reach ``wanted`` (0, 0 if long enough)."""
     missing = max(wanted - size, 0)

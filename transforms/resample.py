@@ -11,11 +11,10 @@ from monai.data import MetaTensor, get_track_meta
 from monai.data.utils import affine_to_spacing
 from monai.transforms import InvertibleTransform, LazyTransform, MapTransform, Resize
 from monai.transforms.spatial.functional import resize
-from monai.transforms.utils import scale_affine
 from monai.utils import TraceKeys, TransformBackends, convert_to_tensor, ensure_tuple_rep
 from torch.nn.functional import interpolate
 
-from .geometry import resampled_shape, spacing_of
+from .geometry import corner_scaling, resampled_shape, spacing_of
 
 #: Planes resampled at once, and rows of a block. Blocks of rows of a large scan are freed one by one.
 PLANES, ROWS = 16, 64
@@ -74,8 +73,8 @@ class ResampleToSpacing(InvertibleTransform, LazyTransform):
         source = spacing_of(source_mm)
         wanted = tuple(shape) if source == self.spacing_mm else resampled_shape(shape, source, self.spacing_mm)
         lazy = self.lazy if lazy is None else lazy
-        if self.mode == "trilinear" and not lazy and tuple(wanted) != tuple(shape):
-            return self._in_slabs(convert_to_tensor(img, track_meta=get_track_meta()), wanted)
+        if self.mode == "trilinear" and tuple(wanted) != tuple(shape):
+            return self._trilinear(convert_to_tensor(img, track_meta=get_track_meta()), shape, wanted, lazy)
         # Labels are selected, not computed, so uint8 suffices and needs a quarter of the memory.
         bytes_ = self.mode == "nearest" and torch.as_tensor(img[..., :0]).dtype == torch.uint8
         result = resize(
@@ -93,18 +92,24 @@ class ResampleToSpacing(InvertibleTransform, LazyTransform):
         # Without a change of shape, MONAI returns the image itself.
         return result if lazy or tuple(wanted) != tuple(shape) else result.clone()  # type: ignore[no-any-return]
 
-    def _in_slabs(self, img: torch.Tensor, wanted: Sequence[int]) -> torch.Tensor:
-        """Resample as MONAI's ``resize`` does, including its record in a MetaTensor."""
-        size, shape = tuple(int(n) for n in wanted), img.shape[1:]
+    def _trilinear(self, img: torch.Tensor, shape: Sequence[int], wanted: Sequence[int], lazy: bool) -> torch.Tensor:
+        """Resample as MONAI's ``resize`` does, including its record in a MetaTensor.
+
+        MONAI before 1.6 records the affine of ``align_corners=False`` for both.
+        """
+        size = tuple(int(n) for n in wanted)
         extra = {"mode": self.mode, "align_corners": self._align_corners, "dtype": "float32", "new_dim": 0}
         notes = self.track_transform_meta(
             img,
             sp_size=size,
-            affine=scale_affine(shape, size, align_corners=True),
+            affine=corner_scaling(shape, size),
             extra_info=extra,
-            orig_size=shape,
+            orig_size=tuple(shape),
             transform_info=self.get_transform_info(),
+            lazy=lazy,
         )
+        if lazy:
+            return img.copy_meta_from(notes) if isinstance(img, MetaTensor) else notes  # type: ignore[no-any-return]
         if not isinstance(img, MetaTensor):
             return trilinear(img, size)
         return MetaTensor(trilinear(img.as_tensor(), size)).copy_meta_from(notes)  # type: ignore[no-any-return]
@@ -118,7 +123,11 @@ class ResampleToSpacing(InvertibleTransform, LazyTransform):
             align_corners=self._align_corners,
         )
         with back.trace_transform(False):
-            return back(data)
+            result = back(data)
+        if self._align_corners and isinstance(result, MetaTensor):
+            scaling = torch.as_tensor(corner_scaling(data.shape[1:], result.shape[1:]))
+            result.affine = data.affine @ scaling.to(data.affine)  # type: ignore[attr-defined]
+        return result  # type: ignore[no-any-return]
 
 
 class ResampleToSpacingd(MapTransform, InvertibleTransform, LazyTransform):

@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import subprocess
 import sys
 from dataclasses import asdict
+from datetime import date
 from typing import Any
 
 from ..runtime.environment import config_file
 from . import Outcome
 
-HELP = "check that one or several accelerators compute the same as a CPU"
+HELP = "describe one or several accelerators, and check that they compute the same as a CPU"
 EXAMPLE = "kits-unet3d device --device auto --accelerators 4"
 
 
@@ -26,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="number of accelerators to check, alone and together, with one process each",
     )
     parser.add_argument("--patch", type=int, default=64, help="patch size in voxels; training uses 128")
+    parser.add_argument("--report", default=None, help="also write everything to this JSON file, to send or keep it")
     parser.add_argument(
         "--config",
         nargs="+",
@@ -63,6 +66,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     ]
     if not launched:
         command[1:1] = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={arguments.accelerators}"]
+    command += [] if arguments.report is None else ["--report", arguments.report]
     command += [f"--{flag}" for flag in ("json", "debug") if getattr(arguments, flag)]
     told = arguments.json and int(os.environ.get("RANK", 0)) == 0
     done = subprocess.run(command, env={**os.environ, **strict}, text=True, stdout=subprocess.PIPE if told else None)
@@ -76,20 +80,26 @@ def run(arguments: argparse.Namespace) -> Outcome:
 
 def _check(arguments: argparse.Namespace, network: dict[str, Any], loss: dict[str, Any]) -> Outcome:
     from ..device import resolve
-    from ..device_check import Workload, gathered, run_checks
+    from ..device_check import Workload, describe_card, gathered, run_checks
     from ..runtime import distributed
+    from ..runtime.files import write_json
 
     workload = Workload(network, loss, arguments.patch)
     accelerator = resolve(arguments.device)
     first = distributed.join(accelerator) == 0
+    card = describe_card(accelerator) if first else {}
     if first:
-        _table(accelerator.describe().items())
+        _table({**accelerator.describe(), **card}.items())
     checks = gathered(run_checks(accelerator, workload))
     failed = sum(not check.ok for check in checks)
     if first:
         _table((f"{'ok' if check.ok else 'FAILED':<7}{check.name}", check.detail) for check in checks)
         print(f"{failed} of {len(checks)} checks failed" if failed else "all checks passed")
-    results = {"device": accelerator.describe(), "checks": [asdict(check) for check in checks], "failed": failed}
+    results = {"device": accelerator.describe(), "card": card, "patch": arguments.patch, "failed": failed}
+    results["checks"] = [asdict(check) for check in checks]
+    if first and arguments.report is not None:
+        write_json(arguments.report, {**results, "date": f"{date.today()}", "system": platform.platform()})
+        print(f"the report is in {arguments.report}")
     return Outcome(results if first else None, 1 if failed else 0)
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..device import Accelerator, DeviceError, resolve
 from ..runtime import distributed
+from ..runtime.compilation import obstacle
 from .detours import Detours
 from .workload import Workload
 
@@ -44,6 +45,7 @@ def run_checks(accelerator: Accelerator, workload: Workload) -> list[Check]:
         "window": lambda: _window(reference, workload, computed),
         "bf16": lambda: _bf16(accelerator, workload, computed),
         "step time": lambda: _time(accelerator, workload),
+        "compiler": lambda: _compiler(accelerator),
     }
     checks = [_answered(name, check) for name, check in alone.items()]
     if distributed.world_size() > 1:
@@ -118,6 +120,12 @@ def _time(accelerator: Accelerator, workload: Workload) -> tuple[bool, str]:
     peak = accelerator.memory().get("peak")
     used = f", {peak / 2**30:.2f} GiB at most" if peak is not None else ""
     return True, f"{1000 * seconds:.0f} ms for one patch of {workload.patch}³ voxels in FP32{used}"
+
+
+def _compiler(accelerator: Accelerator) -> tuple[bool, str]:
+    """Report whether ``compiled`` has an effect; without it, networks run as they are, so both answers are right."""
+    reason = obstacle(accelerator)
+    return True, f"{reason}; `compiled` has no effect" if reason else "torch's compiler works"
 
 
 def _all_reduce(accelerator: Accelerator, workload: Workload) -> tuple[bool, str]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+
+def total_norm(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the Euclidean norm of all values of ``tensors``, on their device; torch itself has it since 2.6."""
+    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(values) for values in tensors]))
 
 
 class Lamb(torch.optim.Optimizer):
@@ -56,7 +61,7 @@ class Lamb(torch.optim.Optimizer):
         if not gradients:
             return loss
         # The norm stays on the device, so that no step waits for it.
-        clip = (torch.nn.utils.get_total_norm(gradients) / self.max_grad_norm).clamp(min=1)
+        clip = (total_norm(gradients) / self.max_grad_norm).clamp(min=1)
         for group in self.param_groups:
             group["step"] += 1
             for parameter in group["params"]:

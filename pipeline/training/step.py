@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from ..device import Accelerator
 from ..runtime import distributed
 from .averaging import WeightAverage
+from .lamb import total_norm
 
 
 class NotFiniteError(ArithmeticError):
@@ -86,7 +87,7 @@ class TrainStep:
     def _update(self, engine: Any) -> None:
         if not self.scaler.is_enabled():  # a scaler detects an overflow itself and skips that step
             gradients = [p.grad for p in engine.network.parameters() if p.grad is not None]
-            self._require_finite(engine, "norm of the gradient", torch.nn.utils.get_total_norm(gradients))
+            self._require_finite(engine, "norm of the gradient", total_norm(gradients))
         self.scaler.step(engine.optimizer)
         self.scaler.update()
         # Each overflow halves the scale. A scale below 1 no longer lifts gradients into the range of half precision.

@@ -38,6 +38,8 @@ def test_auto_finds_a_device_and_says_what_it_is():
 def test_a_device_that_is_not_there_is_an_error_never_a_quiet_cpu_run(name, reason):
     if name in ("cuda", "xpu", "mlu") and getattr(getattr(torch, name, None), "is_available", lambda: False)():
         pytest.skip(f"{name} is there")
+    if reason.startswith(("without", "built without")) and getattr(torch.version, name, "") is not None:
+        reason = "the driver shows no accelerator"  # built with it, or older than the record of it
     with pytest.raises(DeviceError, match=reason) as caught:
         resolve(name)
     assert name in str(caught.value)
@@ -171,30 +173,33 @@ def test_the_channels_last_key_sets_the_memory_format_of_the_weights():
 def present(monkeypatch, kind, accelerators=1):
     """Lets torch say that it has cards of a kind; gives the list of those that are then chosen."""
     chosen, module = [], getattr(torch, kind)
-    monkeypatch.setattr(module, "is_available", lambda: True)
+    monkeypatch.setattr(module, "is_available", lambda: True, raising=False)
     monkeypatch.setattr(module, "device_count", lambda: accelerators)
     monkeypatch.setattr(module, "set_device", lambda device: chosen.append(str(device)), raising=False)
     return chosen
 
 
 def test_auto_selects_the_available_accelerator_and_the_local_device(monkeypatch):
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("xpu"))
-    chosen = present(monkeypatch, "xpu", accelerators=2)
-    assert str(resolve("auto", local_rank=1).device) == "xpu:1" and chosen == ["xpu:1"]
+    if hasattr(torch, "accelerator"):  # since torch 2.6
+        monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("xpu"))
+        chosen = present(monkeypatch, "xpu", accelerators=2)
+        assert str(resolve("auto", local_rank=1).device) == "xpu:1" and chosen == ["xpu:1"]
     chosen = present(monkeypatch, "cuda")
     assert str(resolve("auto").device) == "cuda:0" and chosen == ["cuda:0"]
 
 
 def test_a_device_whose_module_cannot_choose_a_card_serves_too(monkeypatch):
     present(monkeypatch, "mps")
-    monkeypatch.delattr(torch.mps, "set_device")
+    monkeypatch.delattr(torch.mps, "set_device", raising=False)
     assert str(resolve("mps").device) == "mps:0"
     assert {resolve("mps").describe()[key] for key in ("collectives", "deterministic")} == {"gloo", "not guaranteed"}
 
 
 def test_each_kind_gathers_by_its_own_collectives_with_gloo_beside_them():
     backends = {kind: Accelerator(torch.device(kind, 0)).backend for kind in ("cpu", "cuda", "xpu", "mtia")}
-    assert backends == {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl", "xpu": "cpu:gloo,xpu:xccl", "mtia": "gloo"}
+    xpu = "cpu:gloo,xpu:xccl" if "xpu" in torch.distributed.Backend.default_device_backend_map else "gloo"
+    assert backends == {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl", "xpu": xpu, "mtia": "gloo"}
 
 
 def test_several_processes_share_gradients_on_the_card_of_each(monkeypatch):

@@ -13,8 +13,13 @@ from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline.data import seed_everything
 from kits_unet3d.pipeline.device import DeviceError, resolve
 from kits_unet3d.pipeline.inference import AutocastInferer, ReferenceWindows
+from kits_unet3d.pipeline.inference.backends import make_backend
 from kits_unet3d.pipeline.runtime import distributed
+from kits_unet3d.pipeline.runtime.compilation import compiled
 from kits_unet3d.pipeline.training import TrainStep
+
+#: Of what needs tensors on the device, which an old torch cannot have.
+TENSORS = pytest.mark.skipif(not torch_mlu.TENSORS, reason="this torch lets Python make no device's tensors")
 
 
 def test_auto_prefers_it_and_says_what_it_is():
@@ -87,6 +92,7 @@ def test_memory_seed_and_random_generator_are_the_devices():
         assert torch.mlu.CALLS[name] == calls[name] + 1, name
 
 
+@TENSORS
 def test_batches_are_pinned():
     accelerator, before = resolve("mlu"), torch.mlu.CALLS["pin_memory"]
     next(iter(DataLoader(torch.rand(2, 3), pin_memory=accelerator.pin_memory)))
@@ -116,6 +122,7 @@ def trained(accelerator, factors=(1.0, 1.0), channels_last=False):
     return losses, [p.detach().cpu() for p in network.parameters()], scales
 
 
+@TENSORS
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_a_step_in_fp32_is_the_cpus_bit_for_bit_and_casts_nothing(channels_last):
     casts = sum(torch_mlu.report()["casts"].values())
@@ -125,6 +132,7 @@ def test_a_step_in_fp32_is_the_cpus_bit_for_bit_and_casts_nothing(channels_last)
     assert sum(torch_mlu.report()["casts"].values()) == casts
 
 
+@TENSORS
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_mixed_precision_casts_convolutions_in_training_and_inference(precision):
     accelerator = resolve("mlu", precision)
@@ -143,6 +151,7 @@ def test_mixed_precision_casts_convolutions_in_training_and_inference(precision)
     assert convolutions() > before and logits.dtype == torch.float32
 
 
+@TENSORS
 def test_an_overflow_leaves_the_weights_and_halves_the_scale():
     seed_everything(0)
     fresh = UNet3D(channels=(2, 4))
@@ -151,6 +160,19 @@ def test_an_overflow_leaves_the_weights_and_halves_the_scale():
     assert all(torch.equal(a, b) for a, b in zip(fresh.parameters(), weights, strict=True))
 
 
+@TENSORS
+def test_a_network_stays_as_it_is_with_a_warning_if_it_cannot_be_compiled(caplog):
+    accelerator = resolve("mlu")
+    network = UNet3D(channels=(2, 4)).eval().to(accelerator.device)
+    image = torch.rand(1, 1, 8, 8, 8).to(accelerator.device)
+    expected = network(image).cpu()
+    assert torch.equal(compiled(network, accelerator)(image).cpu(), expected)
+    assert torch.equal(make_backend("compiled", network, accelerator, (1, 1, 8, 8, 8))(image).cpu(), expected)
+    warnings = [record.getMessage() for record in caplog.records if "`compiled` is left out" in record.getMessage()]
+    assert len(warnings) == 2 and "torch's compiler fails on mlu:0" in warnings[0]
+
+
+@TENSORS
 def test_its_collectives_refuse_a_cpu_tensor_without_gloo_beside_them(tmp_path):
     device = resolve("mlu").device
     dist.init_process_group("cncl", init_method=f"file://{tmp_path}/alone", rank=0, world_size=1)
@@ -164,6 +186,7 @@ def test_its_collectives_refuse_a_cpu_tensor_without_gloo_beside_them(tmp_path):
         dist.destroy_process_group()
 
 
+@TENSORS
 def test_with_gloo_beside_them_results_on_the_cpu_can_be_gathered(tmp_path):
     accelerator = resolve("mlu")
     dist.init_process_group(accelerator.backend, init_method=f"file://{tmp_path}/both", rank=0, world_size=1)
@@ -175,11 +198,13 @@ def test_with_gloo_beside_them_results_on_the_cpu_can_be_gathered(tmp_path):
         dist.destroy_process_group()
 
 
+@TENSORS
 def test_tensors_of_two_devices_do_not_mix():
     with pytest.raises(RuntimeError, match="same device"):
         torch.ones(2, device="mlu") + torch.ones(2)
 
 
+@TENSORS
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_no_float64_reaches_the_device(precision):
     before = torch_mlu.report()["float64"]

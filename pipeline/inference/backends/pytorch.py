@@ -7,8 +7,8 @@ import copy
 import torch
 from torch import nn
 
-from ...device import Accelerator
-from ...runtime.compilation import can_compile, separate_caches
+from ...device import Accelerator, DeviceError
+from ...runtime.compilation import to_compile
 from .agreement import MissingBackendError
 
 
@@ -59,19 +59,20 @@ class Compiled(Eager):
     """Run the network compiled for windows of one shape.
 
     The first window of a process takes up to half a minute. torch caches the output of the C++ compiler, so that the
-    next process takes less.
+    next process takes less. On an accelerator whose compiler does not work, the network runs eagerly.
 
     Raises:
-        MissingBackendError: on a CPU without a C++ compiler.
+        MissingBackendError: on a CPU without a C++ compiler, or with a torch that is too old.
     """
 
     def __init__(self, network: nn.Module, accelerator: Accelerator) -> None:
-        if not can_compile(accelerator):
-            raise MissingBackendError("the inference backend compiled needs a C++ compiler (g++, or CXX); install one")
-        separate_caches()
+        try:
+            compiles = to_compile(accelerator)
+        except DeviceError as error:
+            raise MissingBackendError(f"the inference backend compiled: {error}") from error
         if accelerator.on_cpu:
             network = ChannelsLast(network, accelerator).network
-        super().__init__(torch.compile(network, dynamic=False), accelerator)  # type: ignore[arg-type]
+        super().__init__(torch.compile(network, dynamic=False) if compiles else network, accelerator)  # type: ignore[arg-type]
 
     def __call__(self, window: torch.Tensor) -> torch.Tensor:
         # One by one, since another number of windows is another shape.

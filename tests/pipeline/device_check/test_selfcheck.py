@@ -14,7 +14,7 @@ def test_two_processes_on_a_cpu_are_found_sound_alone_and_together(capfd, tiny_c
     printed = capfd.readouterr()
     assert code == 0, printed.out + printed.err
     together = ("all-reduce", "training together")
-    for check in ("native operations", "training step", "window", "bf16", "step time", *together):
+    for check in ("native operations", "training step", "window", "bf16", "step time", "compiler", *together):
         assert printed.out.count(f"ok     {check}") == 1, check
     assert printed.out.count("deterministic") == printed.out.count("all checks passed") == 1
 

@@ -181,6 +181,7 @@ def test_an_old_torch_reads_only_checkpoints_of_its_own(tmp_path, monkeypatch):
     torch.save(state, tmp_path / "a.pt")
     save_file(state, tmp_path / "a.safetensors")
     monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
+    monkeypatch.delenv("KITS_UNET3D_OWN_CHECKPOINTS", raising=False)
     with pytest.raises(CheckpointError, match="a.pt: refused, .*torch 2.9.1.*CVE-2026-24747, fixed in 2.10"):
         read_checkpoint(tmp_path / "a.pt")
     assert read_checkpoint(tmp_path / "a.safetensors")

@@ -22,8 +22,14 @@ def test_a_compiled_network_keeps_its_weight_names_and_outputs(monkeypatch):
         torch.testing.assert_close(made(image), expected, atol=1e-5, rtol=1e-4)
         assert list(made.state_dict()) == names
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(DeviceError, match="needs a C\\+\\+ compiler"):
+    with pytest.raises(DeviceError, match="needs a C\\+\\+ compiler|mixes up networks"):
         compiled(network, accelerator)
+
+
+def test_an_old_torch_refuses_to_compile_in_one_sentence(monkeypatch):
+    monkeypatch.setattr(torch.compiler, "config", None, raising=False)
+    with pytest.raises(DeviceError, match="compiler of torch .* mixes up networks.*; use torch 2.10, or leave out"):
+        compiled(UNet3D(channels=(2, 4)), resolve("cpu"))
 
 
 COMPILE = """
@@ -38,7 +44,7 @@ torch.testing.assert_close(network(image), compiled(network, resolve("cpu"))(ima
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not can_compile(resolve("cpu")), reason="no C++ compiler")
+@pytest.mark.skipif(not can_compile(resolve("cpu")), reason="no C++ compiler, or an old torch")
 @pytest.mark.parametrize("order", [("avx2", "default"), ("default", "avx2")], ids=["older_first", "newer_first"])
 def test_cpus_of_two_kinds_can_share_a_compilers_cache(order, tmp_path):
     """torch's own key does not tell them apart: a network compiled for the other gave NaN, or an abort."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+from torch.utils import backend_registration
 
 from . import autocast, collectives, kernels, mlu, storage
 
@@ -38,11 +38,15 @@ def _write_report(directory: str) -> None:
     path.write_text(json.dumps(report(), indent=1, sort_keys=True))
 
 
-_setup_privateuseone_for_python_backend(mlu.NAME, backend_module=mlu)
-kernels.register()
-autocast.register()
-storage.register()
-collectives.register()
+#: Whether tensors can be on the device. torch 2.4 lets Python name a device, but not give it memory or operations.
+TENSORS = hasattr(backend_registration, "_setup_privateuseone_for_python_backend")
+if TENSORS:
+    backend_registration._setup_privateuseone_for_python_backend(mlu.NAME, backend_module=mlu)
+    for part in (kernels, autocast, storage, collectives):
+        part.register()
+else:
+    torch.utils.rename_privateuse1_backend(mlu.NAME)
+    torch._register_device_module(mlu.NAME, mlu)
 # As on the hardware: convolutions use TF32 until told otherwise, and torch's version says nothing.
 torch.backends.cnnl = SimpleNamespace(allow_tf32=True)
 torch.backends.mlu = SimpleNamespace(matmul=SimpleNamespace(allow_tf32=False))

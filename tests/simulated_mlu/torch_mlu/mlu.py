@@ -22,7 +22,8 @@ def is_available() -> bool:
 
 
 def is_bf16_supported() -> bool:
-    return True
+    """The card of another name than MLU370 has it."""
+    return "MLU370" not in get_device_name()
 
 
 def _is_in_bad_fork() -> bool:
@@ -101,7 +102,11 @@ def mem_get_info(device: object = None) -> tuple[int, int]:
 
 
 def get_device_name(device: object = None) -> str:
-    return "simulated MLU"
+    return os.environ.get("SIMULATED_MLU_NAME", "simulated MLU")
+
+
+def can_device_access_peer(device: object, peer: object) -> bool:
+    return True
 
 
 def get_amp_supported_dtype() -> list[torch.dtype]:

@@ -1,0 +1,64 @@
+"""What is known of cards and their software, read from the table alone."""
+
+import re
+
+import pytest
+from conftest import ROOT
+
+from kits_unet3d.pipeline.device import resolve
+from kits_unet3d.pipeline.device_check import describe_card
+from kits_unet3d.pipeline.device_check.cards import fitting_set, known_pair, table
+
+CARDS = table()["mlu"]["cards"]
+
+
+@pytest.mark.parametrize(
+    ("name", "plugin", "torch_version", "known"),
+    [
+        ("MLU370-X8", "torch_mlu 1.23.1-torch2.4.0", "2.4.0", True),
+        ("MLU370-S4", "torch_mlu 1.25.0-torch2.4.1", "2.4.1", True),
+        ("MLU370-X8", "torch_mlu 1.34.1-torch2.13.0", "2.13.0", False),
+        ("MLU590-M9", "torch_mlu 1.34.1", "2.13.0+cpu", True),
+        ("MLU590-M9", "torch_mlu 1.34.1", "2.11.0", False),
+        ("MLU590-M9", "torch_mlu 1.23.1", "2.4.0", False),
+    ],
+)
+def test_pairs_of_torch_and_its_package_are_known_by_card(name, plugin, torch_version, known):
+    said = known_pair(CARDS, name, plugin, torch_version)
+    assert said.startswith("known for" if known else "NOT known for") and name in said
+    assert known or "; known are torch_mlu 1." in said
+
+
+def test_a_card_that_the_table_lacks_is_called_unknown():
+    assert known_pair(CARDS, "MLU220", "torch_mlu 1.25", "2.4.1") == "no pairs are known for the card MLU220"
+    assert known_pair([], "H100", "", "2.13.0") == "torch 2.13.0 brings the device itself"
+
+
+@pytest.mark.parametrize(
+    ("torch_version", "start"),
+    [
+        ("2.3.1", "none; torch 2.3.1 is older than 2.4"),
+        ("2.4.0", "constraints-mlu370.txt with MONAI 1.5.2"),
+        ("2.7.1+cpu", "constraints-mlu370.txt"),
+        ("2.8.0", "constraints.txt with MONAI 1.6.1"),
+        ("2.13.0", "constraints.txt"),
+    ],
+)
+def test_the_versions_that_fit_a_torch_are_named(torch_version, start):
+    assert fitting_set(torch_version).startswith(start)
+
+
+def test_the_table_names_sets_that_are_there_with_their_monai():
+    for entry in table()["sets"]:
+        assert f"monai=={entry['monai']}" in (ROOT / entry["file"]).read_text().splitlines()
+
+
+def test_install_sh_chooses_the_sets_of_the_table():
+    script = (ROOT / "scripts" / "install.sh").read_text()
+    oldest, newer = table()["sets"]
+    assert re.search(rf'older "\$torch" {oldest["torch"]}\.0; then', script)
+    assert re.search(rf'older "\$torch" {newer["torch"]}\.0; then .*\n +set={oldest["file"]}', script)
+
+
+def test_a_cpu_has_no_card_but_fitting_versions():
+    assert list(describe_card(resolve("cpu"))) == ["tested versions"]
