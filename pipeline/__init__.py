@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .runtime.environment import name_user
+from .runtime.paths import name_user
 
 if TYPE_CHECKING:
     from .inference import Predictor

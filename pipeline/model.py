@@ -21,7 +21,7 @@ from kits_unet3d.networks import CheckpointError, Ensemble, FlipTTA, load_weight
 from kits_unet3d.transforms import PreprocessingParameters
 
 from .runtime.errors import errors_reported
-from .runtime.overrides import require_plain
+from .runtime.files import require_plain
 
 logger = logging.getLogger("kits_unet3d.model")
 

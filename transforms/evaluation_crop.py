@@ -12,7 +12,7 @@ from monai.transforms import BorderPad, InvertibleTransform, MapTransform
 from monai.transforms.croppad.functional import crop_func
 from monai.utils import TraceKeys, TransformBackends, convert_to_tensor, ensure_tuple_rep
 
-from .geometry import crop_to_stride
+from .resample import crop_to_stride
 
 
 class CropToStride(InvertibleTransform):

@@ -32,7 +32,7 @@ from torch import nn
 from torch.nn import functional
 
 from kits_unet3d.transforms import PreprocessingParameters
-from kits_unet3d.transforms.geometry import resampled_shape
+from kits_unet3d.transforms.resample import resampled_shape
 
 
 def predict(network: nn.Module, parameters: PreprocessingParameters, scan: Path, directory: Path) -> None:

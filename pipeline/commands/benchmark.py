@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from ..runtime.environment import config_file
+from ..runtime.paths import config_file
 from . import Outcome
 
 HELP = "measure speed and memory, and compare them with a baseline of stock MONAI"

@@ -17,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> Outcome:
     from pathlib import Path
 
-    from ..runtime.environment import bundle_directory, config_file
     from ..runtime.errors import UsageError
+    from ..runtime.paths import bundle_directory, config_file
 
     known = sorted((bundle_directory() / "configs").glob("*.json"))
     files = [config_file(name) for name in arguments.names] or [str(path) for path in known]

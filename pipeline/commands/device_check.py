@@ -12,7 +12,7 @@ from dataclasses import asdict
 from datetime import date
 from typing import Any
 
-from ..runtime.environment import config_file
+from ..runtime.paths import config_file
 from . import Outcome
 
 HELP = "describe one or several accelerators, and check that they compute the same as a CPU"

@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     from ..evaluation import scoring_of
     from ..evaluation.directories import score_directories, without_prediction
     from ..evaluation.lesions import detection_rows
-    from ..io.scan_lists import ending_of
+    from ..io.scan_files import ending_of
     from ..runtime.errors import UsageError
     from ..runtime.files import writing_into
     from ..runtime.output import show

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..runtime.environment import bundle_directory, config_file
+from ..runtime.paths import bundle_directory, config_file
 from . import Outcome
 
 HELP = "write a trained model as a MONAI bundle, TorchScript, ONNX or OpenVINO, or a data set for nnU-Net"

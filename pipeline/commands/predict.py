@@ -93,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Outcome:
     from ..io import find_scans
-    from ..io.scan_lists import ending_of
+    from ..io.scan_files import ending_of
     from ..runtime.errors import UsageError
     from ..runtime.memory import memory_limit
     from ..runtime.paths import require_checkpoints, require_writable
@@ -138,7 +138,8 @@ def _predict(
     from ..runtime.distributed import join, rank
     from ..weights import default_checkpoint
 
-    postprocessing = PostProcessing(arguments.keep_kidneys, arguments.tumour_touches_kidney, arguments.min_tumour_mm3)
+    chosen = (arguments.keep_kidneys, arguments.tumour_touches_kidney, arguments.min_tumour_mm3)
+    postprocessing = PostProcessing(*chosen) if any(chosen) else None
     if arguments.postprocessing is not None:
         postprocessing = PostProcessing.read(arguments.postprocessing)
     results = Results(
@@ -183,7 +184,7 @@ def require_one_mask(arguments: argparse.Namespace, scans: Sequence[Found], targ
     Raises:
         UsageError: for several scans, other results than a mask, or a format other than the scan's.
     """
-    from ..io.scan_lists import MASK_ENDINGS, ending_of
+    from ..io.scan_files import MASK_ENDINGS, ending_of
     from ..runtime.errors import UsageError
 
     if len(scans) > 1:
@@ -216,7 +217,7 @@ def write_one_mask(
 ) -> Outcome:
     """Predict one scan and write its mask as the file ``target``, without a report."""
     from ..inference.prefetch import ScansAhead
-    from ..io.deidentification import without_names
+    from ..inference.results import without_names
     from ..runtime.errors import CaseError
     from ..runtime.files import part_directory
     from ..runtime.output import device_line, show

@@ -6,10 +6,10 @@ import argparse
 import json
 from pathlib import Path
 
-from ..runtime.environment import config_file
 from ..runtime.errors import UsageError
 from ..runtime.files import write_json
 from ..runtime.output import show
+from ..runtime.paths import config_file
 from . import Outcome, add_reading_options, reading_options, whole_number
 
 HELP = "preprocess raw cases as the MLPerf reference does: resample, clip, normalise and pad"

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..runtime.environment import config_file
+from ..runtime.paths import config_file
 from . import Outcome
 
 HELP = "train on all training cases, or on those outside one fold"

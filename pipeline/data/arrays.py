@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from kits_unet3d.transforms import PreprocessingParameters, component_boxes
 
-from ..runtime.environment import user_cache
 from ..runtime.errors import UsageError
 from ..runtime.files import file_hash, only_run, write_json, writing_into
+from ..runtime.paths import user_cache
 from .datasets import KITS19, known_cases
 
 

@@ -12,11 +12,11 @@ import nibabel as nib
 import numpy as np
 
 from kits_unet3d.transforms import PreprocessingParameters
-from kits_unet3d.transforms.geometry import resampled_shape
+from kits_unet3d.transforms.resample import resampled_shape
 
 from ..io import ReadOptions
 from ..io.scan import read_volume
-from ..io.scan_lists import NIFTI, ending_of
+from ..io.scan_files import NIFTI, ending_of
 from ..io.voxels import Collector
 from .cases import AXCODES, RawCase
 

@@ -14,7 +14,7 @@ from kits_unet3d.transforms import PreprocessingParameters
 
 from ..io import ReadOptions
 from ..io.labels import read_labels
-from ..io.scan_lists import scan_name
+from ..io.scan_files import scan_name
 from ..runtime.errors import CaseError, UsageError
 from .cases import RawCase
 from .nnunet import is_nnunet, nnunet_files

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..io import ReadOptions
-from ..io.scan_lists import NIFTI, ending_of
+from ..io.scan_files import NIFTI, ending_of
 from ..runtime.errors import UsageError
 from ..runtime.files import whole_file, write_json
 from .cases import RawCase

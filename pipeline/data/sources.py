@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from ..io.scan_lists import ending_of, stem
+from ..io.scan_files import ending_of, stem
 from ..runtime.errors import UsageError
 from ..runtime.files import file_hash
 from .cases import RawCase

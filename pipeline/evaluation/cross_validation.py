@@ -13,8 +13,8 @@ from ..data import RawCase
 from ..device import Accelerator
 from ..inference import PostProcessing, Predictor, Results
 from ..inference.batch import Batch
+from ..inference.results import anonymous
 from ..io import Found
-from ..io.deidentification import anonymous
 from ..io.labels import LabelMap, read_labels
 from ..io.scan import Scan, read_scan, same_grid
 from ..runtime.errors import CaseError, UsageError

@@ -11,7 +11,7 @@ import numpy as np
 from ..io import ReadOptions
 from ..io.labels import LabelMap, read_labels
 from ..io.scan import same_grid
-from ..io.scan_lists import ending_of, stem
+from ..io.scan_files import ending_of, stem
 from ..runtime.errors import CaseError, UsageError
 from .scores import KITS19, Scores, Scoring
 

@@ -14,9 +14,9 @@ from typing import Any
 from kits_unet3d.networks import CheckpointError, read_with_digest
 
 from ..model import Model, build_network, model_in, with_description
-from ..runtime.environment import bundle_directory
 from ..runtime.errors import UsageError
-from ..runtime.overrides import require_plain
+from ..runtime.files import require_plain
+from ..runtime.paths import bundle_directory
 
 logger = logging.getLogger("kits_unet3d.export")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from monai.data.torchscript_utils import save_net_with_metadata
 
-from ..inference.backends.agreement import require_same_logits
-from ..inference.backends.openvino import shared_core
+from ..inference.agreement import require_same_logits
+from ..inference.openvino import shared_core
 from ..runtime.errors import UsageError
 from ..runtime.files import part_directory, require_space, whole_file
 from .description import Description

@@ -5,11 +5,10 @@ from ..io.mask import write_mask
 from ..io.scan import Scan, read_scan
 from ..masks.postprocessing import PostProcessing
 from ..runtime.memory import available_bytes, memory_limit
-from .backends import BackendInferer
-from .backends.inferer import AutocastInferer
-from .bundle_io import LoadImageScand, MaskWriter, OrientScand, PostProcessMaskd, mask_saver, scan_preprocessing
+from .bundle_io import MaskWriter, PostProcessMaskd, mask_saver
+from .geometry import LoadImageScand, OrientScand, RestoreToScand, labels_on_grid, scan_preprocessing
+from .inferer import AutocastInferer, BackendInferer
 from .predictor import Prediction, Predictor
-from .restore import RestoreToScand, labels_on_grid
 from .results import Results
 from .sliding_windows import ReferenceWindows, reference_weights
 from .window_selection import make_windows

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from ..io import Found, ReadOptions, find_scans
-from ..io.deidentification import anonymous, without_names
 from ..io.scan import Scan
 from ..report.html_report import write_html_report
 from ..report.summary import DONE, FAILED, REVIEW, Report
@@ -25,7 +24,7 @@ from ..runtime.output import device_line, lasting_output, show
 from ..runtime.paths import require_writable
 from .predictor import Predictor
 from .prefetch import ScansAhead
-from .results import Results
+from .results import Results, anonymous, without_names
 
 logger = logging.getLogger("kits_unet3d.inference")
 

@@ -23,10 +23,8 @@ from ..masks.postprocessing import PostProcessing, split_kidneys
 from ..model import Model, read_model
 from ..report.overlays import picture
 from ..runtime.errors import CaseError, UsageError
-from .backends import BackendInferer
-from .backends.inferer import AutocastInferer
-from .bundle_io import scan_preprocessing
-from .restore import labels_on_grid
+from .geometry import labels_on_grid, scan_preprocessing
+from .inferer import AutocastInferer, BackendInferer
 from .window_selection import DEFAULT, make_windows
 
 if TYPE_CHECKING:
@@ -115,14 +113,14 @@ class Predictor:
             if ready
             else BackendInferer(sliding, self.accelerator, None if inferer else parameters.roi_size, backend)
         )
-        self.postprocessing = postprocessing or PostProcessing()
+        self.postprocessing = postprocessing or None
         #: Settings that a result depends on, besides the model; inference backends give the same.
         self.settings: dict[str, Any] = {
             "precision": self.accelerator.precision,
             "windows": sorted(windows),
             "roi": roi,
             "tta": self.model.tta,
-            **vars(self.postprocessing),
+            **(vars(self.postprocessing) if self.postprocessing else {}),
         }
         self.preprocessing = scan_preprocessing(parameters)
 
@@ -160,4 +158,6 @@ class Predictor:
             nullcontext() if probabilities is None else probabilities_file(Path(probabilities), scan.grid, len(classes))
         ) as also:
             mask = labels_on_grid(values, affine, scan.grid.shape, scan.affine, also=also)
-        return Prediction(scan, self.postprocessing(mask, scan), classes)
+        if self.postprocessing:
+            mask = self.postprocessing(mask, scan)
+        return Prediction(scan, mask, classes)

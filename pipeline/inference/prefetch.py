@@ -10,7 +10,7 @@ from threading import Event
 import numpy as np
 
 from kits_unet3d.transforms import PreprocessingParameters
-from kits_unet3d.transforms.geometry import resampled_shape
+from kits_unet3d.transforms.resample import resampled_shape
 
 from ..io import Found, Grid, ReadOptions
 from ..io.scan import Scan, read_scan

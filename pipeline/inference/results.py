@@ -1,14 +1,17 @@
-"""Write the results of one scan: mask, probabilities, DICOM segmentation, pictures and measures."""
+"""Write the results of scans into one directory, and keep patients' names out of them."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..io.dicom.segmentation import require_highdicom, segmentation_path, write_segmentation
+from ..io.discovery import Found
 from ..io.mask import FORMATS, mask_path, probabilities_path
 from ..io.scan import Scan
 from ..report.html_report import PICTURE, SLICES, html_report_wanted, require_html_report, save_slices
@@ -16,6 +19,46 @@ from ..report.overlays import save_picture
 from ..runtime.errors import CaseError, UsageError
 from ..runtime.files import file_hash, whole_files, write_json
 from .predictor import Predictor
+
+#: Replacement for a hidden word.
+HIDDEN = "***"
+#: A word written as DICOM writes names: ``Doe^Jane``.
+CARETS = re.compile(r"[^/\s'\"():,]*\^[^/\s'\"():,]*")
+#: Characters that must not stand beside a word's first or last letter, by the kind of that letter. A word may end
+#: between a letter and a digit (``P4711``). Chinese words lack boundaries.
+BESIDE = {"letter": r"[^\W\d_\u2e80-\U0003ffff]", "digit": r"\d"}
+
+
+def without_names(text: str, identity: Iterable[str]) -> str:
+    """Replace the words of ``identity``, and text written as ``Doe^Jane``, by asterisks."""
+    text = CARETS.sub(HIDDEN, text)
+    words = sorted(identity, key=lambda word: (-len(word), word))
+    return re.sub("|".join(map(_whole, words)), HIDDEN, text, flags=re.IGNORECASE) if words else text
+
+
+def _whole(word: str) -> str:
+    """Return a pattern that matches a word alone, not inside another: ``Miss`` is not in ``missing``."""
+    first, last = _beside(word[0]), _beside(word[-1])
+    return (f"(?<!{first})" if first else "") + re.escape(word) + (f"(?!{last})" if last else "")
+
+
+def _beside(letter: str) -> str:
+    if letter.isdigit():
+        return BESIDE["digit"]
+    return BESIDE["letter"] if letter.isalpha() and letter < "\u2e80" else ""
+
+
+def anonymous(scan: Found, identity: Iterable[str]) -> Found:
+    """Return the scan, renamed if its name contains the patient's.
+
+    The new name is the same at every run and differs between scans. Only words of ``identity`` found beside the scan
+    count, so the name does not depend on the other patients in a batch.
+    """
+    if without_names(scan.name, scan.patient.intersection(identity)) == scan.name:
+        return scan
+    digest = hashlib.sha256(f"{scan.path.absolute()}\n{scan.series}".encode("utf-8", "surrogateescape"))
+    return replace(scan, name=f"scan-{digest.hexdigest()[:10]}")
+
 
 #: End of the name of a scan's report.
 REPORT = "_report.json"

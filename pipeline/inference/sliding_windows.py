@@ -14,9 +14,17 @@ from monai.inferers import SlidingWindowInferer
 from monai.utils import ensure_tuple_rep
 from torch.nn import functional
 
-from kits_unet3d.transforms.geometry import padding_to_stride
+from kits_unet3d.transforms.resample import padding_to_stride
 
-from .body_region import Box, like
+#: (first, last + 1) along D, H, W.
+Box = tuple[tuple[int, int], ...]
+
+
+def like(inputs: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Return ``values``, with affine and history of ``inputs`` if that is a MetaTensor."""
+    if isinstance(inputs, MetaTensor):
+        return MetaTensor(values, meta=inputs.meta, applied_operations=inputs.applied_operations)
+    return values
 
 
 def reference_weights(roi_size: Sequence[int], sigma_scale: float = 0.125) -> torch.Tensor:

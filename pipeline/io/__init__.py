@@ -2,6 +2,6 @@
 
 from .discovery import Found, find_scans
 from .grid import Grid
-from .options import Admission, ReadOptions, Stored
+from .voxels import Admission, ReadOptions, Stored
 
 __all__ = ["Admission", "Found", "Grid", "ReadOptions", "Stored", "find_scans"]

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from ..runtime.errors import UsageError
 from .dicom import DicomDirectory, Slice, is_dicom, read_slice, sort_series
-from .options import ReadOptions
-from .scan_lists import ITK, NIFTI, directories_of_results, ending_of, is_list, read_list, scan_name, stem
+from .scan_files import ITK, NIFTI, directories_of_results, ending_of, is_list, read_list, scan_name, stem
+from .voxels import ReadOptions
 
 #: Endings of scans that are not supported, and advice on each.
 UNREAD = {

@@ -12,9 +12,8 @@ import SimpleITK as sitk
 
 from ..runtime.errors import CaseError
 from .nifti import choose_volume
-from .options import Admission, ReadOptions, Stored
-from .signature import check_packed, first_bytes, require_bytes, require_no_more
-from .voxels import Collect, Hounsfield, require_numbers, steps
+from .scan_files import check_packed, first_bytes, require_bytes, require_no_more
+from .voxels import Admission, Collect, Hounsfield, ReadOptions, Stored, require_numbers, steps
 
 #: Convert world axes of ITK (left, posterior, superior) to those of NIfTI (right, anterior, superior).
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])

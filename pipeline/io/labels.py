@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ..runtime.errors import CaseError
-from .options import ReadOptions
 from .scan import Volume, read_volume
-from .voxels import require_numbers
+from .voxels import ReadOptions, require_numbers
 
 #: A float may be this far from a whole number: programs that resample or save as floats leave such traces.
 TOLERANCE = 1e-3

@@ -10,9 +10,18 @@ import numpy as np
 
 from ..runtime.errors import CaseError
 from ..runtime.files import DAMAGED, open_packed
-from .options import Admission, ReadOptions, Stored
-from .signature import GZIP, TAIL, endless, first_bytes, require_bytes, require_no_more
-from .voxels import Collect, Hounsfield, believable, require_numbers, require_regular, steps
+from .scan_files import GZIP, TAIL, endless, first_bytes, require_bytes, require_no_more
+from .voxels import (
+    Admission,
+    Collect,
+    Hounsfield,
+    ReadOptions,
+    Stored,
+    believable,
+    require_numbers,
+    require_regular,
+    steps,
+)
 
 #: Relative difference allowed between two descriptions of one geometry.
 AGREEMENT = 0.01

@@ -12,8 +12,7 @@ from . import Admission, Found, Grid, ReadOptions, Stored, find_scans
 from .dicom import read_dicom
 from .itk import read_itk
 from .nifti import read_nifti
-from .scan_lists import ITK, NIFTI, ending_of, scan_name
-from .signature import first_bytes
+from .scan_files import ITK, NIFTI, ending_of, first_bytes, scan_name
 from .voxels import Collect, Hounsfield, check_geometry
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ..io.mask import COLOURS, segments_of
 from ..io.scan import Scan
-from ..io.segments import COLOURS, segments_of
 from ..masks.connected_components import TUMOUR
 from ..runtime.errors import UsageError
 from ..runtime.files import whole_file

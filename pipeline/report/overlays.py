@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..io.labels import read_labels
+from ..io.mask import colour_of, segments_of
 from ..io.scan import Scan, read_scan, same_grid
-from ..io.segments import colour_of, segments_of
 from ..masks.connected_components import TUMOUR
 from ..runtime.errors import CaseError
 from ..runtime.files import whole_file

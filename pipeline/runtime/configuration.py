@@ -12,8 +12,8 @@ from typing import Any
 
 from kits_unet3d.transforms import PreprocessingParameters
 
-from .environment import config_file
 from .errors import UsageError
+from .paths import config_file
 
 
 def parameters_of(config: str | Path | None, classes: Sequence[str] | None = None) -> PreprocessingParameters:

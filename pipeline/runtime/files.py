@@ -1,14 +1,15 @@
-"""Write files atomically, compute hashes, read gzip files, and lock directories."""
+"""Write files atomically, compute hashes, read gzip files, lock directories, and check values read from files."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
 import json
+import math
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
@@ -17,6 +18,8 @@ from .errors import UsageError
 
 #: First characters of a cell that spreadsheets read as a formula.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+#: MONAI evaluates text that begins so.
+EXPRESSIONS = ("$", "@", "%")
 
 
 @contextmanager
@@ -209,3 +212,39 @@ def _lock(stream: TextIO, path: Path, wait: bool) -> bool:
         return False
     except OSError:  # a file system without locks
         return True
+
+
+def require_plain(value: Any, name: str) -> None:
+    """Check that ``value`` is plain data that a configuration keeps as it is, however deeply nested.
+
+    Args:
+        value: None, numbers, strings, lists, tuples and dictionaries of these.
+        name: path of the value, for the error message.
+
+    Raises:
+        ValueError: if it contains an object of another type, a number that is not finite, a string that MONAI
+            evaluates, or a key that MONAI interprets (``_target_``, ``a::b``); the message contains the path.
+    """
+    if isinstance(value, str):
+        if value.strip().startswith(EXPRESSIONS):
+            raise ValueError(
+                f"{name}: {value[:40]!r} begins with one of {' '.join(EXPRESSIONS)}, so MONAI would evaluate it"
+            )
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            if (
+                not isinstance(key, str)
+                or key.strip().startswith((*EXPRESSIONS, "_", "+", "~"))
+                or "::" in key
+                or "#" in key
+            ):
+                raise ValueError(f"{name}: the key {str(key)[:40]!r} is not a plain name, so MONAI would interpret it")
+            require_plain(item, f"{name}::{key}")
+    elif isinstance(value, list | tuple):
+        for position, item in enumerate(value):
+            require_plain(item, f"{name}::{position}")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{name}: {value} is not finite")
+    elif value is not None and not isinstance(value, bool | int):
+        raise ValueError(f"{name}: a {type(value).__name__} is not plain data")

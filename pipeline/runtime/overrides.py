@@ -1,17 +1,14 @@
-"""Parse configuration values given as text on a command line, and check values from files.
-
-MONAI evaluates strings by their first character and interprets some keys, wherever they come from.
-"""
+"""Parse configuration values given as text on a command line."""
 
 from __future__ import annotations
 
 import ast
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .errors import UsageError
+from .files import EXPRESSIONS
 
 #: Text, whatever it looks like: paths and names. Their defaults are null or expressions, which do not show the type.
 TEXT = {
@@ -30,8 +27,6 @@ NUMBERS = {"average_decay", "crop_component_power", "hu_offset", "max_minutes", 
 SWITCHES = {"html_report"}
 LISTS = {"class_weights", "crop_class_weights", "spacing"}
 KNOWN = {*TEXT, *SWITCHES_OR_TEXT, *COUNTS, *NUMBERS, *SWITCHES, *LISTS}
-#: MONAI evaluates text that begins so.
-EXPRESSIONS = ("$", "@", "%")
 WORDS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -174,39 +169,3 @@ def _unquoted(text: str) -> str:
             return text
         return value if isinstance(value, str) else text
     return text
-
-
-def require_plain(value: Any, name: str) -> None:
-    """Check that ``value`` is plain data that a configuration keeps as it is, however deeply nested.
-
-    Args:
-        value: None, numbers, strings, lists, tuples and dictionaries of these.
-        name: path of the value, for the error message.
-
-    Raises:
-        ValueError: if it contains an object of another type, a number that is not finite, a string that MONAI
-            evaluates, or a key that MONAI interprets (``_target_``, ``a::b``); the message contains the path.
-    """
-    if isinstance(value, str):
-        if value.strip().startswith(EXPRESSIONS):
-            raise ValueError(
-                f"{name}: {value[:40]!r} begins with one of {' '.join(EXPRESSIONS)}, so MONAI would evaluate it"
-            )
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            if (
-                not isinstance(key, str)
-                or key.strip().startswith((*EXPRESSIONS, "_", "+", "~"))
-                or "::" in key
-                or "#" in key
-            ):
-                raise ValueError(f"{name}: the key {str(key)[:40]!r} is not a plain name, so MONAI would interpret it")
-            require_plain(item, f"{name}::{key}")
-    elif isinstance(value, list | tuple):
-        for position, item in enumerate(value):
-            require_plain(item, f"{name}::{position}")
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError(f"{name}: {value} is not finite")
-    elif value is not None and not isinstance(value, bool | int):
-        raise ValueError(f"{name}: a {type(value).__name__} is not plain data")

@@ -13,8 +13,8 @@ from typing import Any
 
 from kits_unet3d.networks import CheckpointError
 
-from ..runtime.environment import user_cache
 from ..runtime.errors import UsageError
+from ..runtime.paths import user_cache
 
 #: Environment variable with the directory of this program's own files.
 HOME = "KITS_UNET3D_HOME"

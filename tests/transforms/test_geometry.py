@@ -1,6 +1,6 @@
 import pytest
 
-from kits_unet3d.transforms.geometry import centred_padding, crop_to_stride, padding_to_stride, resampled_shape
+from kits_unet3d.transforms.resample import centred_padding, crop_to_stride, padding_to_stride, resampled_shape
 
 
 def test_the_shape_is_truncated_not_rounded():

@@ -10,7 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ...runtime.errors import CaseError
-from ..signature import first_bytes
+from ..scan_files import first_bytes
 from .identity import identity_of
 
 CT, ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1"

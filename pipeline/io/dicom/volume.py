@@ -10,8 +10,7 @@ import SimpleITK as sitk
 
 from ...runtime.errors import CaseError
 from ..itk import LPS_TO_RAS
-from ..options import Admission, ReadOptions, Stored
-from ..voxels import AIR, DENSEST, Hounsfield
+from ..voxels import AIR, DENSEST, Admission, Hounsfield, ReadOptions, Stored
 from .headers import Slice, require_pixels, unreadable
 from .series import SAME_MM, DicomDirectory, Series
 

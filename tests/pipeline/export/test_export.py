@@ -19,7 +19,7 @@ from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.export import describe, pack, unpack
 from kits_unet3d.pipeline.export.description import filled
-from kits_unet3d.pipeline.inference.backends.openvino import shared_core
+from kits_unet3d.pipeline.inference.openvino import shared_core
 from kits_unet3d.pipeline.model import read_model
 
 BUNDLE = str(ROOT / "bundle")

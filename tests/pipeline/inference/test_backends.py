@@ -12,16 +12,10 @@ from torch import nn
 from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline import Predictor
 from kits_unet3d.pipeline.device import resolve
-from kits_unet3d.pipeline.inference import BackendInferer
-from kits_unet3d.pipeline.inference.backends import (
-    BACKENDS,
-    DisagreementError,
-    MissingBackendError,
-    inferer,
-    make_backend,
-    require_agreement,
-)
-from kits_unet3d.pipeline.inference.backends import openvino as intel
+from kits_unet3d.pipeline.inference import BackendInferer, inferer
+from kits_unet3d.pipeline.inference import openvino as intel
+from kits_unet3d.pipeline.inference.agreement import DisagreementError, MissingBackendError, require_agreement
+from kits_unet3d.pipeline.inference.inferer import BACKENDS, make_backend
 
 pytestmark = pytest.mark.numeric
 
@@ -99,7 +93,7 @@ TWO_BACKENDS = """
 import signal, subprocess
 from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline.device import resolve
-from kits_unet3d.pipeline.inference.backends import make_backend
+from kits_unet3d.pipeline.inference.inferer import make_backend
 signal.signal(signal.SIGCHLD, lambda *_: None)
 backends = [make_backend("openvino", UNet3D(channels=(2, 4)).eval(), resolve("cpu"), (1, 1, 16, 16, 16)) for _ in "ab"]
 while backends:

@@ -6,7 +6,6 @@ import torch
 from monai.data import MetaTensor
 
 from kits_unet3d.pipeline import Predictor
-from kits_unet3d.pipeline.inference.body_region import SURE, InBody, SkipAir, body_box, grown
 from kits_unet3d.pipeline.inference.sliding_windows import (
     EvenWindows,
     ReferenceWindows,
@@ -14,7 +13,15 @@ from kits_unet3d.pipeline.inference.sliding_windows import (
     even_stride,
     reference_weights,
 )
-from kits_unet3d.pipeline.inference.window_selection import CoarseToFine, make_windows
+from kits_unet3d.pipeline.inference.window_selection import (
+    SURE,
+    CoarseToFine,
+    InBody,
+    SkipAir,
+    body_box,
+    grown,
+    make_windows,
+)
 from kits_unet3d.transforms import PreprocessingParameters
 
 pytestmark = pytest.mark.numeric

@@ -15,9 +15,8 @@ from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.evaluation.directories import find_masks
 from kits_unet3d.pipeline.io.dicom.segmentation import write_segmentation
 from kits_unet3d.pipeline.io.labels import read_labels
-from kits_unet3d.pipeline.io.mask import write_mask
+from kits_unet3d.pipeline.io.mask import COLOURS, segments_of, write_mask
 from kits_unet3d.pipeline.io.scan import read_scan
-from kits_unet3d.pipeline.io.segments import COLOURS, segments_of
 
 CLASSES = ("background", "kidney", "tumour")
 

@@ -9,7 +9,7 @@ import torch
 
 from kits_unet3d.networks import CheckpointError
 
-from ...runtime.errors import UsageError
+from ..runtime.errors import UsageError
 
 #: Largest difference of a logit, by precision; relative to the largest logit if that exceeds 1.
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.1}

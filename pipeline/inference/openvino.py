@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...device import Accelerator
-from ...runtime.environment import user_cache
-from ...runtime.files import whole_file
+from ..device import Accelerator
+from ..runtime.files import whole_file
+from ..runtime.paths import user_cache
 from .agreement import MissingBackendError
 
 logger = logging.getLogger("kits_unet3d.inference")

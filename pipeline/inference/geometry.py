@@ -1,9 +1,10 @@
-"""Resample values to another grid, slab by slab: scans to the body's axes, logits to the scan's own grid."""
+"""Bring scans onto the grid of the network, and labels and logits back onto the grid of the scan."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import nibabel as nib
@@ -11,10 +12,16 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform
+from monai.transforms import Compose, LoadImaged, MapTransform
+from monai.utils import MetaKeys, SpaceKeys
 from torch.nn import functional
 
-from ..io import Grid
+from kits_unet3d.transforms import PreprocessingParameters, preprocessing
+
+from ..io import Grid, ReadOptions
+from ..io.scan import Scan, read_scan
+from ..io.scan_files import scan_name
+from ..io.voxels import AIR, DENSEST
 
 #: Voxels of the target grid that are held at a time, with the values of all channels.
 SLAB_VOXELS = 1 << 21
@@ -160,6 +167,97 @@ def along_the_body(voxels: np.ndarray, grid: Grid, outside: float) -> tuple[torc
         part = (start, min(start + slab, shape[0]))
         result[part[0] : part[1]] = _sampled(source, matrix, part, shape, "zeros")[0].add_(outside)
     return result, affine
+
+
+class LoadImageScand(LoadImaged):
+    """Replace scans by MetaTensors (X, Y, Z) in HU, as they are stored, after all the checks of :func:`read_scan`.
+
+    A value may be a Scan, a result of :func:`find_scans`, or a path. The meta data hold the scan's grid as text, so
+    that a mask can be written without reading the scan again.
+
+    It is a subclass of MONAI's LoadImaged, and named so, for programs that look for the reader of a bundle. They
+    leave it out if they bring images themselves.
+
+    Args:
+        keys: of the scans.
+        options: for reading.
+        allow_missing_keys: skip keys that the dictionary lacks.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, options: ReadOptions | None = None, allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys=allow_missing_keys)
+        self.options = options
+
+    def __call__(self, data: Mapping[Hashable, Any], reader: Any = None) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            scan = d[key] if isinstance(d[key], Scan) else read_scan(d[key], self.options)
+            # torch takes a view with any order of axes, but none with flipped axes
+            voxels = scan.voxels if min(scan.voxels.strides) >= 0 else scan.voxels.copy()
+            affine = torch.from_numpy(scan.affine)
+            meta = {"grid": scan.grid.to_text(), "filename_or_obj": str(scan.path), MetaKeys.SPACE: SpaceKeys.RAS}
+            meta |= {MetaKeys.ORIGINAL_AFFINE: affine.clone(), MetaKeys.SPATIAL_SHAPE: np.array(voxels.shape)}
+            d[key] = MetaTensor(torch.from_numpy(voxels), affine=affine, meta=meta)
+        return d
+
+
+class OrientScand(MapTransform):
+    """Replace scans by float32 MetaTensors (1, D, H, W) in HU whose axes run to inferior, posterior, left.
+
+    Takes (X, Y, Z) or (1, X, Y, Z) from :class:`LoadImageScand` or another source of MetaTensors in HU. For other
+    sources the grid is made from shape and affine.
+
+    Args:
+        keys: of the scans.
+        allow_missing_keys: skip keys that the dictionary lacks.
+    """
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            image = d[key]
+            if not isinstance(image, MetaTensor) or image.ndim - (image.ndim == 4 and len(image) == 1) != 3:
+                raise ValueError(f"{key} must be a MetaTensor (X, Y, Z) or (1, X, Y, Z)")
+            voxels = image.as_tensor().cpu().numpy()
+            voxels = voxels[0] if voxels.ndim == 4 else voxels
+            grid = Grid.from_text(image.meta["grid"]) if "grid" in image.meta else _grid_of(image, voxels.shape)
+            if "grid" not in image.meta:  # other readers may keep padding, which must not be resampled
+                voxels = voxels.clip(AIR, DENSEST)
+            rotated, affine = _oriented(voxels, grid)
+            meta = {name: value for name, value in image.meta.items() if name != MetaKeys.AFFINE}
+            meta |= {"grid": grid.to_text(), MetaKeys.ORIGINAL_CHANNEL_DIM: 0}
+            d[key] = MetaTensor(rotated[None], affine=torch.from_numpy(affine), meta=meta)
+        return d
+
+
+def _grid_of(image: MetaTensor, shape: tuple[int, ...]) -> Grid:
+    """Return the grid of an image from another reader."""
+    affine = np.array(image.affine.cpu().numpy(), dtype=np.float64)
+    if image.meta.get(MetaKeys.SPACE) == SpaceKeys.LPS:
+        affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    path = Path(str(image.meta.get("filename_or_obj", "scan")))
+    x, y, z = shape
+    return Grid(path, scan_name(path), (x, y, z), affine)
+
+
+def _oriented(voxels: np.ndarray, grid: Grid) -> tuple[torch.Tensor, np.ndarray]:
+    if grid.oblique:
+        return along_the_body(voxels, grid, AIR)
+    # Oriented as a view, for one copy; MONAI's Orientation and LoadImage would make three.
+    rotated, affine = grid.facing(voxels)
+    return torch.from_numpy(np.array(rotated, dtype=np.float32, order="C")), affine
+
+
+def scan_preprocessing(
+    parameters: PreprocessingParameters, key: str = "image", options: ReadOptions | None = None
+) -> Compose:
+    """Return the transforms from a scan to the network's input, a MetaTensor (1, D, H, W) that holds both grids."""
+    return Compose([LoadImageScand(key, options), OrientScand(key), preprocessing(parameters, key)])
 
 
 class RestoreToScand(MapTransform):
