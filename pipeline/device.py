@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from .runtime.memory import use_cpu_share
 from .runtime.scaler import LossScaler
 
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
@@ -272,7 +271,6 @@ def resolve(
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    use_cpu_share()
     kind = (wanted := find(device, local_rank)).type
     getattr(_module(kind), "set_device", lambda _: None)(wanted)  # kinds with a single device lack this call
     if precision == "auto":

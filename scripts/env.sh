@@ -25,6 +25,8 @@ fi
 OVERLAYS=() DATASET=()
 # On hardware a missing operation must be an error, not a slow training.
 export ENABLE_FALLBACK_TO_CPU=${ENABLE_FALLBACK_TO_CPU:-0}
+# MONAI warns before each run that configurations are code.
+export PYTHONWARNINGS=${PYTHONWARNINGS-ignore::UserWarning:monai.bundle.scripts}
 
 # On a CPU without data: a network that a CPU can train, and phantoms for it (in PHANTOMS, by default beside the
 # checkpoints; none if that is set to nothing), one in five for evaluation, two of those for each process.

@@ -18,6 +18,7 @@ from ..io import ReadOptions
 from ..runtime.errors import CaseError, UsageError
 from ..runtime.files import file_hash, only_run, whole_file, writing_into
 from ..runtime.memory import available_bytes
+from ..runtime.output import LogFile
 from .arrays import array_files
 from .case_memory import needed_bytes, run_bounded
 from .cases import RawCase, read_case
@@ -122,7 +123,9 @@ def preprocess_dataset(
                 f"{directory}: contains {index.name} preprocessed with {index.parameters.as_dict()}; choose another "
                 f"--output-dir for {name} with {parameters.as_dict()}"
             )
-        return _complete(index, cases, workers, available_bytes() if limit is None else limit)
+        with LogFile(directory):
+            logger.debug("%s: %d cases of %s, %s", data_dir, len(cases), name, parameters.as_dict())
+            return _complete(index, cases, workers, available_bytes() if limit is None else limit)
 
 
 def _complete(index: Index, cases: list[RawCase], workers: int, limit: float) -> dict[str, str]:
@@ -139,9 +142,11 @@ def _complete(index: Index, cases: list[RawCase], workers: int, limit: float) ->
     with tqdm(total=len(cases), initial=len(cases) - len(todo), desc="prepare", unit="case") as bar:
         for case, outcome in _preprocess_all(todo, index.directory, index.parameters, workers, limit):
             if isinstance(outcome, dict):
+                logger.debug("%s: %s", case.image, {key: outcome[key] for key in outcome if key != "boxes"})
                 index.cases[case.case_id] = outcome
                 index.write()
             else:
+                logger.debug("%s", outcome, exc_info=outcome)
                 failed[case.case_id] = str(outcome)
             bar.update()
     return {case.case_id: failed[case.case_id] for case in todo if case.case_id in failed}

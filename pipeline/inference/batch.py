@@ -20,7 +20,7 @@ from ..report.summary import DONE, FAILED, REVIEW, Report
 from ..runtime.distributed import from_first, gather_by_case, join, rank, share, world_size
 from ..runtime.errors import CaseError, errors_reported
 from ..runtime.files import only_run
-from ..runtime.output import device_line, lasting_output, show
+from ..runtime.output import LogFile, device_line, lasting_output, show
 from ..runtime.paths import require_writable
 from .predictor import Predictor
 from .prefetch import ScansAhead
@@ -96,13 +96,16 @@ class Batch:
             "warning": model.warning,
         }
         self.report.options = {**self.predictor.settings, **vars(self.results)}
-        if rank() == 0:
-            show(f"model: {model.description or 'unknown'}")
-            show(device_line(self.report.device))
-            logger.debug("device: %s", self.report.device)
         self.report.part = rank() if world_size() > 1 else None
-        with only_run(self.directory, ADVICE) if rank() == 0 else nullcontext():
+        with (
+            only_run(self.directory, ADVICE) if rank() == 0 else nullcontext(),
+            LogFile(self.directory, self._anonymised),
+        ):
+            logger.debug("device: %s", self.report.device)
+            logger.debug("options: %s, %s", self.report.options, vars(self.options))
             if rank() == 0:
+                show(f"model: {model.description or 'unknown'}")
+                show(device_line(self.report.device))
                 if not self.overwrite:
                     self.report.require_own()
                 self._write_or_note(lambda: self.report.take_over({_source(found): found.name for found in named}))
@@ -119,15 +122,15 @@ class Batch:
                 self._write_or_note(self.report.write)
                 if self.pictures:
                     self._write_or_note(lambda: write_html_report(self.report))
-        review, failed = (
-            [found.name for found in named if self.report.cases[found.name]["outcome"] == outcome]
-            for outcome in (REVIEW, FAILED)
-        )
-        for names, what, error in ((review, "need a review", False), (failed, "failed", True)):
-            if names and rank() == 0:
-                more = f", … and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-                listed = ", ".join(names[:MOST_NAMED])
-                show(f"{len(names)} of {len(named)} scans {what} ({listed}{more})", error=error)
+            review, failed = (
+                [found.name for found in named if self.report.cases[found.name]["outcome"] == outcome]
+                for outcome in (REVIEW, FAILED)
+            )
+            for names, what, error in ((review, "need a review", False), (failed, "failed", True)):
+                if names and rank() == 0:
+                    more = f", … and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+                    listed = ", ".join(names[:MOST_NAMED])
+                    show(f"{len(names)} of {len(named)} scans {what} ({listed}{more})", error=error)
         if self._unwritten is not None and rank() == 0:
             raise CaseError(
                 f"{self.directory}: the report could not be written ({self._unwritten.strerror}); free disk space, "
@@ -157,6 +160,7 @@ class Batch:
         ) as ahead:
             for number, (found, scan) in enumerate(ahead, start=1):
                 case = self._predict_one(found, scan)
+                logger.debug("%s: %s", found.name, {key: case[key] for key in case if key not in ("scan", "error")})
                 self._write_or_note(lambda name=found.name, case=case: self.report.add(name, case))  # type: ignore[misc]
                 left = time_left(time.monotonic() - began, number, len(pending))
                 self._print_result(case, f"[{number}/{len(pending)}]", left)
@@ -213,6 +217,7 @@ class Batch:
             }
             if case["files"]:
                 case["error"] += "; earlier results of this name are kept"
+            logger.debug("%s", case["error"], exc_info=None if isinstance(error, CaseError) else error)
         return case
 
     def _print_result(self, case: dict[str, Any], count: str, left: str) -> None:

@@ -23,6 +23,7 @@ from ..masks.postprocessing import PostProcessing, split_kidneys
 from ..model import Model, read_model
 from ..report.overlays import picture
 from ..runtime.errors import CaseError, UsageError
+from ..runtime.memory import use_cpu_share
 from .geometry import labels_on_grid, scan_preprocessing
 from .inferer import AutocastInferer, BackendInferer
 from .window_selection import DEFAULT, make_windows
@@ -102,6 +103,7 @@ class Predictor:
     ) -> None:
         if tta and isinstance(model, Model) and not model.tta:
             raise UsageError("tta does not apply to a model that was read already; use read_model(…, tta=True)")
+        use_cpu_share()
         self.accelerator = device if isinstance(device, Accelerator) else resolve(device)
         self.model = model if isinstance(model, Model) else read_model(model, tta=tta)
         self.network = self.model.network.to(self.accelerator.device).eval()

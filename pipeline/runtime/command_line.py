@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from .configuration import unknown_key, unread_key
 from .errors import UsageError, exit_code, report
+from .memory import use_cpu_share
 from .output import quieten_libraries
 from .overrides import protected, require_types, typed
 
@@ -51,6 +52,7 @@ def run_from_command_line(argv: Sequence[str] | None = None) -> None:
     _running.add(id(workflow))
     if not MONAIEnvVars.debug():
         quieten_libraries()
+    use_cpu_share()
     try:
         for key, override in read_overrides(argv).items():
             value = protected(override.value)

@@ -6,6 +6,7 @@ configuration, 3 checkpoint (:class:`kits_unet3d.networks.CheckpointError`).
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -43,6 +44,11 @@ def exit_code(error: BaseException) -> int:
     return int(getattr(cause(error), "exit_code", 2))
 
 
+#: Receives what is printed for a person, for the log file alone.
+shown = logging.getLogger("kits_unet3d.shown")
+shown.propagate = False
+shown.addHandler(logging.NullHandler())
+
 #: Variable in which the launcher of several processes names an open file of its own, through which they agree.
 LAUNCHER = "KITS_UNET3D_LAUNCHER"
 
@@ -68,6 +74,7 @@ def report(error: BaseException) -> str:
     """
     error = cause(error)
     text = _of_worker(str(error)) or type(error).__name__
+    shown.error("error: %s", text, exc_info=error)
     if not _reported_by_another():
         tqdm.write(f"error: {text}", file=sys.stderr)  # on a line of its own, also below a progress bar
     return text

@@ -1,15 +1,20 @@
-"""Print lines to any output: closed, of another encoding, or a pipe whose reader has gone."""
+"""Print lines to any output: closed, of another encoding, or a pipe whose reader has gone; keep them in a log file."""
 
 from __future__ import annotations
 
 import errno
 import logging
 import os
+import platform
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, TextIO
+
+from .errors import shown
 
 
 class Output:
@@ -97,11 +102,79 @@ def device_line(about: Mapping[str, Any]) -> str:
     return "device: {name} ({device}), {precision}, torch {torch}".format(**about)
 
 
+class LogFile(logging.Handler):
+    """Append a run's details to ``kits-unet3d.log`` while it is open: what is shown, and what only ``--debug`` shows.
+
+    Each record is appended at once and as a whole, also by several processes. What cannot be written is left out.
+    Opening one closes an earlier one of this process.
+
+    Args:
+        directory: directory of the file.
+        anonymised: removes patients' names from a text.
+        everything: also take the records of libraries.
+    """
+
+    NAME = "kits-unet3d.log"
+    _open: LogFile | None = None
+
+    def __init__(self, directory: str | Path, anonymised: Callable[[str], str] = str, everything: bool = False) -> None:
+        super().__init__()
+        self.path, self.anonymised = Path(directory) / self.NAME, anonymised
+        self.ours = logging.getLogger("kits_unet3d")
+        self.loggers = (logging.getLogger() if everything else self.ours, shown)
+        self._levels: dict[logging.Handler | logging.Logger, int] = {}
+        self.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
+
+    def __enter__(self) -> LogFile:
+        if LogFile._open is not None:
+            LogFile._open.close()
+        LogFile._open = self
+        # Details go to the file, not to the screen.
+        level, screen = self.ours.getEffectiveLevel(), logging.getLogger().handlers
+        leveled: list[logging.Handler | logging.Logger] = [self.ours, *screen]
+        self._levels = {one: one.level for one in leveled}
+        for handler in screen:
+            handler.setLevel(max(level, handler.level))
+        self.ours.setLevel(logging.DEBUG)
+        for logger in self.loggers:
+            logger.addHandler(self)
+        self.ours.debug("%s, Python %s, %s", _version(), platform.python_version(), platform.platform())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.anonymised(self.format(record)) + "\n"
+        with suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "ab", buffering=0) as stream:
+                stream.write(text.encode("utf-8", "backslashreplace"))
+
+    def close(self) -> None:
+        """Stop writing; further calls do nothing."""
+        for logger in self.loggers:
+            logger.removeHandler(self)
+        for one, level in self._levels.items():
+            one.setLevel(level)
+        self._levels = {}
+        LogFile._open = None
+        super().close()
+
+
+def _version() -> str:
+    try:
+        return f"kits-unet3d {version('kits-unet3d')}"
+    except PackageNotFoundError:
+        return "kits-unet3d"
+
+
 def show(text: str, error: bool = False) -> None:
     """Print a line to the standard output or standard error, with ``\\u60a3`` for a character it cannot encode.
 
     Results are written before they are shown, and a name must not end the command.
     """
+    shown.log(logging.ERROR if error else logging.INFO, "%s", text)
     stream = sys.stderr if error else sys.stdout
     if stream is None:  # closed by whoever started the command
         return

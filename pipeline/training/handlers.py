@@ -18,6 +18,8 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import scalar
 from tqdm import tqdm
 
+from ..device import Accelerator
+from ..runtime.output import LogFile
 from .run_state import RunState
 from .schedule import Clock, Schedule
 
@@ -200,6 +202,35 @@ class Curves:
             if not self.failed:
                 logger.warning("%s: curves cannot be written (%s); the training goes on", self.path, error.strerror)
             self.failed = True
+
+
+class Log:
+    """Append the run's messages, and loss and learning rate of each epoch, to ``kits-unet3d.log``.
+
+    Attach it before the other handlers, in the first process alone.
+
+    Args:
+        directory: directory of the file.
+        accelerator: is described in it.
+    """
+
+    def __init__(self, directory: str | Path, accelerator: Accelerator) -> None:
+        self.file, self.accelerator = LogFile(directory, everything=True), accelerator
+        self._loss = from_engine("loss", first=True)
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._started)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
+        engine.add_event_handler(Events.COMPLETED, self.file.close)
+
+    def _started(self) -> None:
+        self.file.__enter__()  # after an error it stays open for the message
+        logger.debug("device: %s", self.accelerator.describe())
+
+    def _epoch(self, engine: Engine) -> None:
+        rate = engine.optimizer.param_groups[0]["lr"]  # type: ignore[attr-defined]
+        loss, state = float(self._loss(engine.state.output)), engine.state
+        logger.debug("epoch %d, step %d: loss %.5f, learning rate %.3g", state.epoch, state.iteration, loss, rate)
 
 
 class Progress:

@@ -236,6 +236,16 @@ BUNDLE = ["-m", "monai.bundle", "run", "inferring", "--config_file", str(ROOT / 
           "--backend", "eager", "--html_report", "false"]  # fmt: skip
 
 
+@pytest.mark.slow
+def test_the_bundle_shows_no_warnings_of_libraries(scans):
+    """MONAI warns of eval() before the bundle is read; the launch scripts silence that by the environment."""
+    (silence,) = re.findall(r"PYTHONWARNINGS-(\S+)}", (ROOT / "scripts" / "env.sh").read_text())
+    environment = {**os.environ, "PYTHONWARNINGS": silence}
+    done = subprocess.run([sys.executable, *BUNDLE], env=environment, check=True, capture_output=True, text=True)
+    assert not re.search(r"Warning|nvImageCodec|eval\(\)|as written", done.stdout + done.stderr)
+    assert "[2/2]" in done.stdout
+
+
 @pytest.mark.parametrize("program", [["-c", PREDICTOR], pytest.param(BUNDLE, marks=pytest.mark.slow)])
 def test_a_predictor_and_the_bundle_use_a_containers_share(tmp_path, scans, program):
     place = limits(tmp_path / "cgroup", {"cpu.max": "100000 100000\n"})

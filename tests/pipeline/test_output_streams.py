@@ -2,11 +2,15 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
-from niftis import nifti
+from dicoms import write_series
+from niftis import ct, nifti
+
+from kits_unet3d.pipeline.runtime.output import LogFile, show
 
 CLI = f"{sys.executable} -m kits_unet3d.pipeline.cli"
 
@@ -36,6 +40,56 @@ def test_a_full_disk_behind_the_output_is_reported_after_the_batch(batch):
     done = subprocess.run(["bash", "-c", f"{command} --json >/dev/full"], capture_output=True, text=True)
     assert done.returncode == 1 and "error: the output could not be written (No space left" in done.stderr
     assert len(list(out.glob("*_seg.nii.gz"))) == 2
+
+
+def log_of(directory):
+    """The records of a log file, each as it was written: from its time to the next one's."""
+    text = (directory / "kits-unet3d.log").read_text(encoding="utf-8")
+    return re.split(r"\n(?=\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} )", text.removesuffix("\n"))
+
+
+def test_a_log_file_keeps_what_is_shown_and_what_is_not(batch):
+    command, out = batch
+    (out.parent / "in" / "bad.nii.gz").write_bytes(b"")
+    shown = subprocess.run(command.split(), capture_output=True, text=True)
+    first = log_of(out)
+    for line in (*shown.stdout.splitlines(), *shown.stderr.splitlines()):
+        assert any(record.endswith(f": {line}") for record in first), line
+    assert any("options: {'precision': 'fp32'" in record for record in first) and "options:" not in shown.stdout
+    assert "DEBUG" not in shown.stdout + shown.stderr and "'threads':" not in shown.stderr
+    subprocess.run(command.split(), capture_output=True)
+    assert log_of(out)[: len(first)] == first and len(log_of(out)) > len(first)
+
+
+def test_a_log_file_names_no_patient(tmp_path, model_file):
+    write_series(tmp_path / "in" / "DOE_JANE" / "ct", ct().T, PatientName="Doe^Jane", PatientID="4711-0815")
+    (tmp_path / "in" / "DOE_JANE" / "bad.nii.gz").write_bytes(b"")
+    command = f"{CLI} predict {tmp_path / 'in'} -o {tmp_path / 'out'} --checkpoint {model_file} --device cpu"
+    assert subprocess.run(command.split(), capture_output=True).returncode == 1
+    text = (tmp_path / "out" / "kits-unet3d.log").read_text()
+    assert "failed: " in text and not re.search("doe|jane|4711", text, re.IGNORECASE)
+
+
+def test_records_of_several_processes_stay_whole(tmp_path):
+    program = (
+        "import logging, sys\n"
+        "from kits_unet3d.pipeline.runtime.output import LogFile\n"
+        "with LogFile(sys.argv[1]):\n"
+        "    for number in range(200): logging.getLogger('kits_unet3d').debug('%s end', sys.argv[2] * 5000)\n"
+    )
+    running = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path), name]) for name in "ab"]
+    assert [process.wait(60) for process in running] == [0, 0]
+    records = [record for record in log_of(tmp_path) if record.endswith(" end")]
+    assert len(records) == 400 and all(
+        record.endswith((5000 * "a" + " end", 5000 * "b" + " end")) for record in records
+    )
+
+
+def test_a_log_file_that_cannot_be_written_ends_nothing(tmp_path, capfd):
+    (tmp_path / "kits-unet3d.log").mkdir()
+    with LogFile(tmp_path):
+        show("result")
+    assert capfd.readouterr() == ("result\n", "")
 
 
 def test_names_that_the_output_cannot_encode_are_escaped(batch):

@@ -206,6 +206,8 @@ def test_a_label_that_is_no_class_ends_a_training_with_one_line(
     (line,) = re.findall(r"error: .*", error)
     assert re.search(r"(case_\d+)_y\.npy: contains the value 7, but the labels of \1 must be 0 to 2; .*verify", line)
     assert "Traceback" not in error and "exception" not in error
+    log = (tmp_path / "run" / "eval" / "kits-unet3d.log").read_text()
+    assert line in log and "Traceback" in log and "'threads': " in log
 
 
 def test_a_label_that_is_no_class_is_refused_in_an_evaluation(preprocessed_phantoms, tiny_parameters, tmp_path):

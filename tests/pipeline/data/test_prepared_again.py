@@ -133,6 +133,15 @@ def test_a_scan_that_is_replaced_while_it_is_read_fails(raw, tmp_path, tiny_para
     assert file_hash(image) != first
 
 
+def test_a_log_file_tells_what_was_done_with_each_case(raw, tmp_path, capfd):
+    (raw / "case_00001" / "imaging.nii.gz").write_bytes(b"")
+    command = ["prepare", "--data-dir", str(raw), "-o", str(tmp_path / "out"), "--config", str(tmp_path / "tiny.json")]
+    assert main(command) == 1
+    log = (tmp_path / "out" / "kits-unet3d.log").read_text()
+    assert "case_00000/imaging.nii.gz: {'split': " in log and "case_00001/imaging.nii.gz: the file is empty" in log
+    assert "DEBUG" not in capfd.readouterr().err
+
+
 def limited():
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
@@ -143,7 +152,7 @@ def test_a_full_disk_is_blamed_and_not_the_scan(raw, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limited)
     assert done.returncode == 2 and f"{tmp_path / 'out'}: cannot be written" in done.stderr
     assert "export it again" not in done.stderr and "Traceback" not in done.stderr
-    assert not [path for path in (tmp_path / "out").iterdir() if path.name != "index.json"]
+    assert not [path for path in (tmp_path / "out").iterdir() if path.suffix not in (".json", ".log")]
 
 
 def test_an_output_that_is_a_file_is_named(raw, tmp_path, capsys):
@@ -152,7 +161,7 @@ def test_an_output_that_is_a_file_is_named(raw, tmp_path, capsys):
         assert main(["prepare", "--data-dir", str(raw), "-o", str(out)]) == 2
         assert f"{out}: nothing can be written there" in capsys.readouterr().err
         assert main(["phantom", "--cases", "1", "-o", str(out)]) == 2
-        assert f"{out}: cannot be written" in capsys.readouterr().err
+        assert f"{out}: nothing can be written there" in capsys.readouterr().err
         assert main(["download", "--cases", "1", "-o", str(out)]) == 2
         assert f"{out}: cannot be written" in capsys.readouterr().err
 

@@ -74,7 +74,7 @@ def test_a_full_disk_keeps_finished_files_and_no_partial_ones(tmp_path, model_fi
     error = capsys.readouterr().err
     assert "b.nii" in error and "No space left" in error and "1 of 3 scans failed (b)" in error
     finished = {f"{name}_{ending}" for name in "ac" for ending in ("seg.nii.gz", "probabilities.npy", "report.json")}
-    assert {path.name for path in out.iterdir()} == {*finished, "summary.json", "summary.csv"}
+    assert {path.name for path in out.iterdir()} == {*finished, "summary.json", "summary.csv", "kits-unet3d.log"}
 
 
 def test_an_unwritable_report_is_reported_and_all_scans_finish(tmp_path, model_file, capsys):
