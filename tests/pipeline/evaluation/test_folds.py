@@ -12,8 +12,13 @@ import torch
 from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.data import Index, RawCase, evaluation_list, folds_of, training_list
 from kits_unet3d.pipeline.device import resolve
-from kits_unet3d.pipeline.evaluation import Scores
-from kits_unet3d.pipeline.evaluation.cross_validation import Choice, choose_postprocessing, out_of_fold_masks
+from kits_unet3d.pipeline.evaluation import KITS23, Scores
+from kits_unet3d.pipeline.evaluation.cross_validation import (
+    Choice,
+    choose_postprocessing,
+    out_of_fold_masks,
+    score_masks,
+)
 from kits_unet3d.pipeline.evaluation.fold_results import FoldResult, read_results, require_alike
 from kits_unet3d.pipeline.inference import PostProcessing
 from kits_unet3d.pipeline.runtime.errors import UsageError
@@ -207,3 +212,18 @@ def test_a_held_out_case_is_found_again_whatever_it_is_called(raw_phantoms, tiny
     masks = out_of_fold_masks(result, cases, resolve("cpu", "fp32"), "eager")
     assert sorted(masks) == ["Doe^Jane", "volume"] and masks["volume"].name == "volume_seg.nii.gz"
     assert masks["Doe^Jane"].is_file() and "Doe" not in masks["Doe^Jane"].name
+
+
+def test_kits23_is_judged_by_its_hierarchy_with_surfaces_and_lesions(scored):
+    mask, case = scored
+    candidates = [PostProcessing(), PostProcessing(min_tumour_mm3=20), PostProcessing(min_tumour_mm3=100)]
+    choice = choose_postprocessing({"a": mask}, {"a": case}, candidates, KITS23)
+    # The cyst, which both lack, has a Dice of 1 that does not count.
+    assert list(choice.means.values()) == pytest.approx([(2000 / 2001 + 2 * 16 / 17) / 3, 1, 1 / 3])
+    assert choice.chosen_by_others([["a"]]) == {}
+    plain = score_masks({"a": mask}, {"a": case}, {"a": PostProcessing()}, KITS23)
+    assert 0.9 < plain.by_case["a"]["masses_surface_dice"] < 1 and plain.by_case["a"]["cyst_surface_dice"] == 1
+    sizes = plain.as_dict()["detection"]["by_size"]["tumour"]
+    assert sizes["0-10"]["found"] == sizes["all"]["lesions"] == 1
+    chosen = score_masks({"a": mask}, {"a": case}, {"a": candidates[1]}, KITS23)
+    assert chosen.by_case["a"]["masses_surface_dice"] == 1

@@ -6,7 +6,9 @@ import logging
 import shutil
 from functools import partial
 
+import monai.bundle
 import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, TINY
@@ -20,6 +22,7 @@ from kits_unet3d.pipeline.export import describe
 from kits_unet3d.pipeline.inference.agreement import MissingBackendError
 from kits_unet3d.pipeline.inference.inferer import make_backend
 from kits_unet3d.pipeline.model import describe_network, read_model
+from kits_unet3d.pipeline.phantoms import write_dataset
 from kits_unet3d.pipeline.training import recomputed
 
 CONFIGS = ROOT / "bundle" / "configs"
@@ -266,3 +269,29 @@ def test_what_cannot_be_trained_is_said_in_a_sentence(given, message, capsys, mo
 def test_a_factory_of_positional_arguments_is_no_description():
     with pytest.raises(ValueError, match="keyword arguments"):
         describe_network(partial(DynUNet, 3))
+
+
+@pytest.mark.slow
+def test_kits23_trains_four_classes_and_is_scored_by_its_hierarchy(tmp_path, tiny_config, capsys):
+    """From phantoms with cysts to the masks: the classes come with the data, the preset and the checkpoint."""
+    write_dataset(tmp_path / "raw", 3, seed=5, shape=(40, 72, 72), spacing_mm=(8.0, 6.0, 6.0), cysts=True)
+    prepared, out = str(tmp_path / "prepared"), tmp_path / "out"
+    assert main(["prepare", "--data-dir", str(tmp_path / "raw"), "-o", prepared, "--config", str(tiny_config)]) == 0
+    configs = ["train", "kits23", str(tiny_config)]
+    assert main(["train", "-o", str(out), "--dataset-dir", prepared, "--config", *configs, "--set", "seed=1"]) == 0
+    mean = json.loads((out / "result.json").read_text())["scores"]["mean"]
+    named = [mean[f"{name}_dice"] for name in ("kidney_and_masses", "masses", "tumour")]
+    assert mean["mean_dice"] == pytest.approx(np.mean(named)) and {"cyst_dice", "masses_surface_dice"} <= mean.keys()
+    capsys.readouterr()
+    scan = str(tmp_path / "raw" / "case_00000" / "imaging.nii.gz")
+    model = str(out / "models" / "model_final.pt")
+    assert main(["predict", scan, "-o", str(tmp_path / "masks"), "--checkpoint", model, "--no-html-report"]) == 0
+    assert "classes kidney, tumour and cyst" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "-o", str(tmp_path / "no"), "--dataset-dir", prepared, "--config", "train", *configs[2:]])
+    assert stop.value.code == 2 and "train, dynunet_ds and kits23" in capsys.readouterr().err
+    files = [str(CONFIGS / f"{name}.json") for name in ("train", "evaluate")]
+    places = {"ckpt_path": model, "dataset_dir": prepared, "output_dir": str(tmp_path / "again")}
+    monai.bundle.run("evaluating", config_file=files, logging_file=False, device_name="cpu", **places)
+    again = json.loads((tmp_path / "again" / "scores.json").read_text())["mean"]
+    assert again == pytest.approx(mean, abs=1e-4)
