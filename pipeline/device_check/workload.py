@@ -46,6 +46,8 @@ class Workload:
             UsageError: if it does not.
         """
         try:
+            if self.patch < 1:
+                raise ValueError("it has no voxels")
             with torch.device("meta"):
                 build_network(self.network)(torch.empty(1, 1, *[self.patch] * 3))
         except CheckpointError:
