@@ -6,5 +6,7 @@ checkpoint=$CHECKPOINTS/model.pt
 if [ $# -gt 0 ] && [ "${1#--}" = "$1" ]; then
     checkpoint=$1
     shift
+else
+    export KITS_UNET3D_OWN_CHECKPOINTS=1 # this directory's own training, so that an old torch may read it
 fi
 timed run_bundle "${ACCELERATORS:-1}" evaluating bundle/configs/evaluate.json -- --ckpt_path "$checkpoint" "$@"

@@ -15,6 +15,8 @@ fi
 overlays="'bundle/configs/dynunet_ds.json','bundle/configs/dynunet_ds_cpu.json','bundle/configs/demo.json'"
 
 make_environment figures
+# The checkpoints are the quickstart's own, so that an old torch may read them.
+export KITS_UNET3D_OWN_CHECKPOINTS=1
 kits() { "$PYTHON" -m kits_unet3d.pipeline.cli "$@"; }
 
 echo "== 1/5 phantoms: $CASES simulated CT scans with known kidneys and tumours"

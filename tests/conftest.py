@@ -30,6 +30,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 TORCH = tuple(int(number) for number in torch.__version__.split(".")[:2])
 if TORCH < SAFE_TORCH:
     os.environ.setdefault(VOUCHED, "1")
+#: Of what an old torch cannot do, with the reason; scripts/check_versions.sh lists what it left out.
+needs_scripted_onnx = pytest.mark.skipif(TORCH < (2, 6), reason="torch before 2.6: no scripted instance norm in ONNX")
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 CONFIGS = ROOT / "bundle" / "configs"

@@ -76,7 +76,7 @@ class Workload:
             train_data_loader=[self.batch() if batch is None else batch],
             network=network,
             optimizer=torch.optim.SGD(network.parameters(), self.rate, momentum=0.9, nesterov=True),
-            loss_function=self._loss(),
+            loss_function=self.loss_function(),
             inferer=SimpleInferer(),
             iteration_update=TrainStep(accelerator),  # type: ignore[arg-type]
             decollate=False,
@@ -105,7 +105,12 @@ class Workload:
         image = self.batch()["image"].to(accelerator.device)
         return inferer(image, self.fresh_network(accelerator).eval())
 
-    def _loss(self) -> nn.Module:
+    def loss_function(self) -> nn.Module:
+        """Create the loss.
+
+        Raises:
+            UsageError: if it is not one of MONAI's.
+        """
         name = str(self.loss.get("_target_", "")).rpartition(".")[2]
         if not hasattr(monai.losses, name):
             raise UsageError(f"the configuration's loss {name!r} is not MONAI's; check the device with another one")

@@ -6,7 +6,9 @@ import json
 import logging
 import os
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import torch
 from monai.data.torchscript_utils import save_net_with_metadata
@@ -86,6 +88,9 @@ def export_onnx(described: Description, path: str | Path) -> Path:
     for name in ("onnx_ir", "onnxscript"):  # they log a line for every tensor they simplify
         logging.getLogger(name).setLevel(logging.WARNING)
     network = described.model.network.cpu().eval()
+    # torch 2.4 has only the older exporter, which always writes a single file.
+    newer = "external_data" in signature(torch.onnx.export).parameters
+    options: dict[str, Any] = {"dynamo": True, "external_data": False} if newer else {}
     with whole_file(path) as temporary:
         require_space(temporary, _largest(network))
         torch.onnx.export(
@@ -94,9 +99,8 @@ def export_onnx(described: Description, path: str | Path) -> Path:
             str(temporary),
             input_names=["image"],
             output_names=["pred"],
-            dynamo=True,
-            external_data=False,
             verbose=False,
+            **options,
         )
         session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
 

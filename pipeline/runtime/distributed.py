@@ -58,13 +58,19 @@ def _end_with_launcher() -> None:
 
 
 def _leave(patience: float = 10.0) -> None:
-    """Leave the process group, and wait until gloo's threads are idle, but not longer than ``patience`` seconds.
+    """Leave the process group while gloo's threads are idle, and wait again, each time ``patience`` seconds at most.
 
     gloo's threads release the tensors of the last messages after the receiving process has gone on. A thread that does
-    so while the interpreter shuts down aborts the process (seen with torch 2.13).
+    so while the interpreter shuts down aborts the process (seen with torch 2.13). One that does so while the group is
+    destroyed waits for the GIL forever, since that waits for the thread and holds the GIL (torch 2.4).
     """
     if dist.is_initialized():
+        _wait_for_gloo(patience)
         dist.destroy_process_group()
+    _wait_for_gloo(patience)
+
+
+def _wait_for_gloo(patience: float) -> None:
     until, idle = time.perf_counter() + patience, 0
     while idle < 2 and time.perf_counter() < until:
         time.sleep(0.01)  # a sleeping thread releases the GIL, which gloo's threads need

@@ -1,6 +1,7 @@
 """Every journey on a simulated mlu (tests/simulated_mlu), each in a process of its own, against the same on the CPU."""
 
 import json
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -8,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from simulation import MARKS, SIMULATION, counted, device_check, run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kits_unet3d.pipeline.model import read_model
 
 pytestmark = MARKS
+TORCH_VERSION = ".".join(torch.__version__.split(".")[:2])
 BEST = ["bundle/configs/dynunet_ds.json", "bundle/configs/dynunet_ds_cpu.json"]
 
 
@@ -109,15 +112,20 @@ def inferred(trained, infer, reports):
 
 @pytest.fixture(scope="module")
 def with_options(trained, train, infer, tiny_config, tmp_path_factory) -> Path:
-    """Reports of what needs other operations: mixed precision, other optimisers and losses, averages, mirroring, two
-    cards."""
+    """Reports of what needs other operations: mixed precision, other optimisers and losses, averages, mirroring, the
+    quickstart's network, inference backends, two windows of a scan, two cards."""
     reports = tmp_path_factory.mktemp("options")
     adam = {"overlays": ["bundle/configs/adam.json"], "precision": "fp16", "average_decay": 0.9}
     together({
         "adam": partial(train, "mlu", reports=reports, **adam),
         "bf16": partial(train, "mlu", reports=reports, precision="bf16", batch_dice=True, epochs=1),
         "best": partial(train, "mlu", reports=reports, overlays=BEST, precision="bf16", epochs=1, channels=[4, 8, 8]),
+        "lamb": partial(train, "mlu", reports=reports, overlays=["bundle/configs/lamb.json"], epochs=1),
+        "demo": partial(train, "mlu", reports=reports, overlays=[*BEST, "bundle/configs/demo.json"], epochs=1),
+        "memory": partial(train, "mlu", reports=reports, epochs=1, recompute=True, channels_last=True),
         "tta": partial(infer, trained["mlu"], "mlu", reports, precision="bf16", tta=True),
+        "backend": partial(infer, trained["mlu"], "mlu", reports, backend="channels_last"),
+        "coarse": partial(infer, trained["mlu"], "mlu", reports, roi="coarse"),
         "cards": partial(device_check(tiny_config), "--accelerators", 2, reports=reports, MLU_VISIBLE_DEVICES="0,1"),
     })  # fmt: skip
     return reports
@@ -204,16 +212,63 @@ def test_fp32_casts_nothing_and_bf16_casts_every_convolution_of_inference(traine
     assert sum(count for name, count in casts.items() if "conv" in name) == ran["aten::convolution"] > 0
 
 
+def listed() -> dict[str, tuple[str, str]]:
+    """Operations by name: the first torch_mlu whose list of native operations has it, and its name there."""
+    rows = [line.split() for line in (SIMULATION / "operations.txt").read_text().splitlines()[1:]]
+    assert [row[0] for row in rows] == sorted({row[0] for row in rows})
+    return {row[0]: (row[1], row[2] if row[2:] else row[0].removeprefix("aten::")) for row in rows}
+
+
+def later_than_first() -> list[str]:
+    """Operations that the oldest torch_mlu of the supported ones lacks."""
+    return [name for name, (since, _) in listed().items() if since != "1.22"]
+
+
 def test_each_operation_on_the_device_is_a_known_one(
     trained, continued, evaluated, inferred, exported, reports, with_options
 ):
     """A new one may fall back to the CPU on the hardware: tests/simulated_mlu/README.md says what to do."""
-    header, *known = (SIMULATION / "operations.txt").read_text().split("\n")[:-1]
-    version = ".".join(torch.__version__.split(".")[:2])
-    if header != f"# torch {version}":
-        pytest.skip(f"the list is of {header[2:]}, this is torch {version}, which may take operations apart otherwise")
+    header, version = (SIMULATION / "operations.txt").read_text().split("\n")[0], TORCH_VERSION
+    if not header.startswith(f"# torch {version}:"):
+        pytest.skip(f"{header[2:13]} has other operations than torch {version}, which may take them apart otherwise")
     ran = {what for directory in (reports, with_options) for what in counted(directory, "operations")}
-    new = sorted(ran - set(known))
+    new = sorted(ran - set(listed()))
     assert not new, "\n".join(new)
     assert {"aten::flip", "aten::sqrt.out", "aten::_amp_foreach_non_finite_check_and_unscale_"} <= ran
-    assert known == sorted(known)
+
+
+def test_operations_that_an_older_torch_mlu_lacks_are_documented():
+    document = (ROOT / "docs" / "devices.md").read_text()
+    assert f"send {len(listed())} operations to the device" in document
+    rows = re.findall(r"^\| (`[^|]+`) \| ([\d.]+) \|", document, re.MULTILINE)
+    told = {(name, since) for names, since in rows for name in re.findall(r"`([^`]+)`", names)}
+    known = listed()
+    assert told == {(known[name][1].split(".")[0], known[name][0]) for name in later_than_first()}
+
+
+@pytest.mark.parametrize(
+    ("overlays", "options"),
+    [
+        ([], {}),
+        (["bundle/configs/dynunet_ds.json", "bundle/configs/dynunet_ds_cpu.json"], {"supervised_heads": 0}),
+        ([*BEST, "bundle/configs/demo.json"], {"supervised_heads": 0}),
+    ],
+    ids=["mlperf", "dynunet_ds", "demo"],
+)
+def test_an_mlu370_trains_each_recipe_without_the_operations_it_lacks(
+    overlays, options, tmp_path, preprocessed_phantoms, tiny_config
+):
+    """The operations are refused, as ENABLE_FALLBACK_TO_CPU=0 does on the hardware."""
+    configs = str(["bundle/configs/train.json", *overlays, str(tiny_config)])
+    settings = {"epochs": 1, "dataset_dir": preprocessed_phantoms, "ckpt_dir": tmp_path, "output_dir": tmp_path / "out"}
+    settings |= {"device_name": "mlu", "precision": "fp32", **({"channels": [4, 8, 8]} if overlays else {}), **options}
+    done = run(
+        "-m", "monai.bundle", "run", "training", "--config_file", configs,
+        *(part for key, value in settings.items() for part in (f"--{key}", str(value))),
+        reports=tmp_path / "reports", SIMULATED_MLU_NAME="MLU370-X8", ENABLE_FALLBACK_TO_CPU="0",
+        SIMULATED_MLU_MISSING=",".join(later_than_first()),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    content = torch.load(tmp_path / "model_final.pt", weights_only=True)
+    assert content["epoch"] == 1 and content["device"]["name"] == "MLU370-X8" and not content["device"]["bf16"]
+    assert counted(tmp_path / "reports", "operations")["aten::convolution"] > 0

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import bundle_config
+from conftest import bundle_config, needs_scripted_onnx
 from monai.bundle import ckpt_export, load, onnx_export
 
 from kits_unet3d.networks import UNet3D
@@ -55,6 +55,7 @@ def test_torchscript_goes_out_and_comes_back(copied_bundle, tiny_checkpoint):
             network(torch.zeros(1, 1, 20, 32, 32))
 
 
+@needs_scripted_onnx
 def test_onnx_gives_the_same_logits(copied_bundle, tiny_checkpoint):
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
