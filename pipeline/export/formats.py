@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import torch
 from monai.data.torchscript_utils import save_net_with_metadata
@@ -79,7 +80,7 @@ def export_onnx(described: Description, path: str | Path) -> Path:
     network = described.model.network.cpu().eval()
     # torch 2.4 has only the older exporter, which always writes a single file.
     newer = "external_data" in signature(torch.onnx.export).parameters
-    options = {"dynamo": True, "external_data": False} if newer else {}
+    options: dict[str, Any] = {"dynamo": True, "external_data": False} if newer else {}
     with whole_file(path) as temporary:
         torch.onnx.export(
             network,
