@@ -3,9 +3,10 @@
 import re
 
 import pytest
+import torch
 from conftest import ROOT
 
-from kits_unet3d.pipeline.device import resolve
+from kits_unet3d.pipeline.device import Accelerator, resolve
 from kits_unet3d.pipeline.device_check import describe_card
 from kits_unet3d.pipeline.device_check.cards import fitting_set, known_pair, table
 
@@ -62,3 +63,25 @@ def test_install_sh_chooses_the_sets_of_the_table():
 
 def test_a_cpu_has_no_card_but_fitting_versions():
     assert list(describe_card(resolve("cpu"))) == ["tested versions"]
+
+
+def test_a_gpu_is_described_by_its_vendors_program_and_torch(tmp_path, monkeypatch):
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 570.86.15\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    for name, value in {
+        "device_count": 2, "get_device_name": "GPU", "is_bf16_supported": True, "mem_get_info": (1 << 33, 1 << 34),
+        "memory_allocated": 0, "max_memory_allocated": 0, "memory_reserved": 0, "can_device_access_peer": False,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, lambda *_, answer=value, **__: answer)
+    monkeypatch.setattr(torch.version, "cuda", "12.1")
+    card = describe_card(Accelerator(torch.device("cuda", 0)))
+    assert card.pop("tested versions").startswith("constraints")
+    assert card == {
+        "driver": "570.86.15",
+        "libraries": "CUDA 12.1",
+        "memory": "16.0 GiB",
+        "link": "direct between 0 of 2 pairs of accelerators",
+        "torch and its package": f"torch {torch.__version__} brings the device itself",
+    }
