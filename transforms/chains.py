@@ -142,7 +142,7 @@ def preprocessing(
     label_key: str = "label",
     source_key: str | None = None,
 ) -> Compose:
-    """Preprocess a CT in HU and an optional label, each (1, D, H, W) in IPL order.
+    """Preprocess a CT in HU and an optional label, each (1, D, H, W) with axes to inferior, posterior, left (IPL).
 
     The chain resamples, clips, normalises and pads each axis with edge values to the patch size. Training and
     inference share it. ``source_key`` names the voxel size in the dictionary; without it the affine gives the size.

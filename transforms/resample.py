@@ -94,7 +94,7 @@ class ResampleToSpacing(InvertibleTransform, LazyTransform):
         lazy: record the operation instead of executing it. MONAI's grid sampling executes it later, and its
             arithmetic differs from the reference's.
 
-    Source: MLPerf training's image segmentation benchmark, preparation.
+    Source: MLPerf training's image segmentation benchmark, preprocessing.
     """
 
     backend = [TransformBackends.TORCH]

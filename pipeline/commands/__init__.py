@@ -71,7 +71,7 @@ def add_reading_options(parser: argparse.ArgumentParser, scans: bool = True, dic
         reading.add_argument("--hu-offset", type=float, default=None, help=offset)
     reading.add_argument("--spacing", type=float, nargs=3, default=None, metavar="MM", help="voxel size along X, Y, Z")
     reading.add_argument(
-        "--trust", choices=("sform", "qform"), default=None, help="which one to use where the two disagree"
+        "--trust", choices=("sform", "qform"), default=None, help="NIfTI form to use if sform and qform disagree"
     )
 
 

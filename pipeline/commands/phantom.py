@@ -7,7 +7,7 @@ import argparse
 from ..runtime.errors import UsageError
 from . import Outcome, whole_number
 
-HELP = "make a data set of synthetic CT scans in the layout of KiTS19 or KiTS23"
+HELP = "make a data set of phantoms (simulated CT scans) in the layout of KiTS19 or KiTS23"
 EXAMPLE = "kits-unet3d phantom --cases 10 -o path/to/phantoms"
 
 
@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--contrast",
         choices=("enhanced", "wide"),
         default="enhanced",
-        help="enhanced: late arterial to portal venous, as in KiTS19; wide: none to late",
+        help="enhanced: late arterial phase, as in KiTS19, to portal venous phase; "
+        "wide: no contrast medium, or early arterial to late phase",
     )
     parser.add_argument(
         "--cysts",

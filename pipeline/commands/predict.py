@@ -48,14 +48,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         choices=fewer,
         default=["body", "skip-air"],
-        help="default: fewer sliding windows than the reference; reference: the same",
+        help="sliding windows. body: only around the patient; skip-air: none of air alone; even: fewer, evenly spread; "
+        "reference: as the MLPerf reference, without the others",
     )
     parser.add_argument("--roi", choices=("full", "coarse"), default="full", help="coarse: find the kidneys first")
     parser.add_argument(
         "--format",
         choices=("scan", "seg-nrrd"),
         default="scan",
-        help="of the masks; scan: the scan's own, seg-nrrd: a segmentation for 3D Slicer",
+        help="format of the masks. scan: the scan's own; seg-nrrd: a segmentation for 3D Slicer",
     )
     parser.add_argument("--split-kidneys", action="store_true", help="make two classes of right and left kidney")
     parser.add_argument("--probabilities", action="store_true", help="write class probabilities too")
@@ -83,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="MM3",
-        help="remove connected components of tumour below this volume",
+        help="make connected components of tumour below this volume kidney if they touch it, else remove them",
     )
     masks.add_argument(
         "--postprocessing", default=None, metavar="JSON", help="use the file that `folds` wrote, instead of these"

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--against",
         choices=("auto", "kits19", "index"),
         default="auto",
-        help="auto: kits19, unless it is another data set",
+        help="auto: index for another data set or other preprocessing parameters, else kits19",
     )
     parser.add_argument("--all", action="store_true", help="list every file, matching and missing ones too")
 

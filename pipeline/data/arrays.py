@@ -33,7 +33,7 @@ def array_shape(path: Path, dtype: np.dtype) -> tuple[int, ...]:
     """Return the shape of a whole ``.npy`` file.
 
     Raises:
-        ValueError: if the file is none, has another data type or is truncated.
+        ValueError: if the file is not a ``.npy`` file, has another data type or is truncated.
         OSError: if it cannot be read.
     """
     with open(path, "rb") as stream:

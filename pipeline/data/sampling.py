@@ -56,8 +56,8 @@ class Seeds:
 class CaseSampler(DistributedSampler):  # type: ignore[type-arg]
     """Yield this process's share of each epoch's order as (epoch, index), for a :class:`SeededDataset`.
 
-    Each epoch has a new order. Cases that do not divide evenly among processes are omitted, others each time, so
-    that a case never occurs twice in an epoch. MONAI's backends set the epoch.
+    Each epoch has a new order. If the cases do not divide evenly among the processes, the rest is omitted, so that a
+    case never occurs twice in an epoch. The omitted cases change from epoch to epoch. MONAI's trainer sets the epoch.
 
     Attributes:
         skip: number of this process's samples to omit once, in the next pass; a resumed run has seen them.

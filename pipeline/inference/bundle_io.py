@@ -21,7 +21,7 @@ from ..masks.postprocessing import PostProcessing
 class PostProcessMaskd(MapTransform):
     """Post-process labels (1, X, Y, Z) on the stored grid of the scan, as :class:`RestoreToScand` leaves them.
 
-    The scan is read again, since its HU show where the body is; only if a step is enabled.
+    If a step is enabled, the scan is read again, because its HU show where the body is.
 
     Args:
         keys: of the labels.

@@ -125,8 +125,8 @@ def make_backend(name: str, network: nn.Module, accelerator: Accelerator, window
 def choose_backend(network: nn.Module, accelerator: Accelerator, window: Sequence[int], windows: float) -> Backend:
     """Return the fastest installed inference backend that agrees with the network.
 
-    On accelerators and for little work that is eager: another backend would take longer to create than it saves. It is
-    also eager if the operations cannot be counted.
+    On accelerators and for little work the backend is ``eager``, because another one would take longer to create than
+    it saves. It is also ``eager`` if the operations cannot be counted.
 
     Args:
         network: on the device, in evaluation mode.
@@ -233,9 +233,9 @@ class BackendInferer(Inferer):
 class AutocastInferer(Inferer):
     """Run another inferer with the network in the accelerator's precision and everything else in FP32.
 
-    MONAI's backends mix precision on one vendor's devices only. Theirs is therefore off (``amp=False``), and this is
-    their inferer. Only the network's forward pass is cast. Its output becomes float32 again, so that windows are
-    weighted and summed exactly as without autocast.
+    MONAI's trainer and evaluator support mixed precision on one vendor's devices only. It is therefore switched off
+    there (``amp=False``), and the evaluator uses this inferer. Only the network's forward pass is cast. Its output
+    becomes float32 again, so that windows are weighted and summed exactly as without autocast.
 
     Args:
         inferer: runs the network over a volume.

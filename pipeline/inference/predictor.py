@@ -78,8 +78,8 @@ class Predictor:
         progress: show a bar over the windows.
         postprocessing: removes or relabels components of the masks; none if not given. Probabilities do not change.
         backend: inference backend; see :class:`BackendInferer`. For an ``inferer`` of your own it is eager.
-        tta: use TTA by flipping, which takes eight times as long; for a model that is read here.
-        windows, roi: select the sliding windows; see :func:`make_windows`. They only describe a given ``inferer``.
+        tta: use TTA by flipping, which takes eight times as long; only if ``model`` is given by its path.
+        windows, roi: select the sliding windows; see :func:`make_windows`. With an ``inferer`` they are only recorded.
 
     Raises:
         UsageError: if ``tta`` is set for a model that is loaded without it.

@@ -65,7 +65,7 @@ class ScansAhead:
 
 
 def stored_bytes(shape: Sequence[int]) -> float:
-    """Return the most bytes of a scan's voxels; those of whole HU take half."""
+    """Return the most bytes that a scan's voxels can take (float32); int16 voxels take half."""
     return float(np.prod(shape, dtype=np.float64)) * 4
 
 

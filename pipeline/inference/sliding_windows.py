@@ -153,11 +153,11 @@ SLACK = 0.25
 
 
 class EvenWindows(ReferenceWindows):
-    """Cover each axis with as few windows as have about the requested overlap; see :class:`ReferenceWindows`.
+    """Cover each axis with as few windows as possible at about the given overlap; see :class:`ReferenceWindows`.
 
     The reference pads to a multiple of the stride, so that the last window may hold little but padding. Here the
     distance between windows grows by up to a quarter if that saves one, or shrinks so that they end with the volume.
-    A volume of up to one window has one.
+    An axis that is not longer than a window has one window.
     """
 
     def __call__(  # type: ignore[override]

@@ -156,8 +156,8 @@ class CoarseToFine(Inferer):
         coarse: predicts the whole volume quickly.
         fine: predicts the box around each connected component found.
         roi_size: window in voxels; the smallest box.
-        least: voxels to be found in each half of the volume's last axis; with fewer the coarse pass does not count.
-            Otherwise the surroundings of a missed kidney would be missed too.
+        least: smallest number of voxels that the coarse pass must find in each half of the volume's last axis (left
+            and right). With fewer it may have missed a kidney, and the full pass covers the whole volume.
         margin: voxels predicted around each component.
 
     Components smaller than a fiftieth of the largest are left out, unless they lie in another one's box.

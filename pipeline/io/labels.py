@@ -98,7 +98,7 @@ def read_labels(source: str | Path, options: ReadOptions | None = None) -> Label
 
     Args:
         source: its file.
-        options: ways out of what would otherwise be refused.
+        options: allow files that would otherwise be refused.
 
     Raises:
         CaseError: naming the file and the reason, if it cannot be read or holds anything but whole numbers from 0 to

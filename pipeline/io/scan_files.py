@@ -137,10 +137,10 @@ def require_bytes(path: Path, wanted: int, following: int, packed: bool) -> None
 
 
 def require_no_more(path: Path, wanted: int, following: int, slice_bytes: int) -> list[str]:
-    """Compare a header with the bytes after it; return a warning about a few more.
+    """Compare a header with the number of bytes after it; return a warning if there are a few too many.
 
-    A slice or more indicates a wrong shape or voxel type, which would put voxels at wrong places. No format forbids
-    fewer, and some programs fill the last block of a file.
+    Too many by a slice or more indicate a wrong shape or voxel type, which would put voxels at wrong places. No format
+    forbids a few extra bytes, and some programs fill the last block of a file.
 
     Raises:
         CaseError: if a slice or more follows the voxels.

@@ -116,8 +116,9 @@ class Checkpoints:
 class Resume:
     """Resume from a checkpoint when the trainer starts; attach it before the handler that logs the run.
 
-    The first process chooses and reads the checkpoint for all, so hosts need not share a directory. The directory is
-    locked meanwhile and until the trainer ends, so that a second run does not overwrite the checkpoints.
+    The first process chooses and reads the checkpoint for all, so the other hosts need not see the directory. After a
+    restart by torchrun another host may have the first process; then all hosts need one shared directory. The directory
+    is locked until the trainer ends, so that a second run does not overwrite the checkpoints.
 
     Args:
         wanted: True resumes from the newest checkpoint in ``directory``, if any. A file resumes from that file. False

@@ -12,8 +12,9 @@ from torch import nn
 class DeepSupervision(nn.Module):
     """Average a loss over a network's output and its coarser heads, weighted 1, ½, ¼ … and divided by the sum.
 
-    Head k belongs to a level 2ᵏ times as coarse and repeats each value 2ᵏ times along each axis. Only the repeat just
-    after the middle is compared with its label. This uses every value of the head, at an eighth of the work per level.
+    Head k is 2ᵏ times as coarse as the output. At full size it repeats each of its values 2ᵏ times along each axis. The
+    loss of head k uses only one voxel of these repeats, the one just after their middle, and the label there. So it
+    uses each value of the head once, and each level takes an eighth of the work of the level before.
 
     Args:
         loss: takes logits (B, C, D, H, W) and a label (B, 1, D, H, W).

@@ -116,8 +116,9 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of <malloc.h>
 def keep_freed_memory(accelerator: Accelerator, keep: bool = True) -> None:
     """Keep freed memory on a CPU for the next tensors, as accelerators do by default, or stop doing so.
 
-    glibc returns a tensor of more than 32 MB to the system at once. The next one gets pages that are zeroed first,
-    which takes a quarter of a training step. Kept memory does not fall between steps. Other C libraries are unchanged.
+    glibc returns a freed tensor of more than 32 MB to the system at once. The next tensor gets new pages, which the
+    system zeroes first. This takes up to half of a training step (``docs/performance.md``). If memory is kept, its use
+    does not fall between steps. Other C libraries are unchanged.
     """
     if accelerator.on_cpu and platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt
