@@ -20,8 +20,10 @@ from kits_unet3d.networks import UNet3D
 from kits_unet3d.networks.checkpoints import SAFE_TORCH, VOUCHED
 from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.data import preprocess_dataset
+from kits_unet3d.pipeline.device import resolve
 from kits_unet3d.pipeline.model import describe_network
 from kits_unet3d.pipeline.phantoms import write_dataset
+from kits_unet3d.pipeline.runtime.compilation import obstacle
 from kits_unet3d.transforms import PreprocessingParameters
 
 #: Processes that a test starts get one thread each: several on few cores wait for each other many times as long.
@@ -31,6 +33,7 @@ TORCH = tuple(int(number) for number in torch.__version__.split(".")[:2])
 if TORCH < SAFE_TORCH:
     os.environ.setdefault(VOUCHED, "1")
 #: Of what an old torch cannot do, with the reason; scripts/check_versions.sh lists what it left out.
+needs_compiler = pytest.mark.skipif(bool(obstacle(resolve("cpu"))), reason=obstacle(resolve("cpu")))
 needs_scripted_onnx = pytest.mark.skipif(TORCH < (2, 6), reason="torch before 2.6: no scripted instance norm in ONNX")
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"

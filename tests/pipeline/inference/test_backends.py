@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from conftest import needs_compiler
 from monai.inferers import SimpleInferer, SlidingWindowInferer
 from torch import nn
 
@@ -42,7 +43,7 @@ def require(name):
         pytest.importorskip("openvino")
 
 
-SLOW = pytest.param("compiled", marks=pytest.mark.slow)
+SLOW = pytest.param("compiled", marks=[pytest.mark.slow, needs_compiler])
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

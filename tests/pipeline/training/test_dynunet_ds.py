@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, needs_compiler
 from monai.bundle import ConfigParser
 from monai.networks.nets import DynUNet
 
@@ -156,6 +156,7 @@ def test_an_engine_takes_the_network(checkpoints, name, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@needs_compiler
 def test_the_compiler_takes_the_network(checkpoints):
     network, x = read_model(checkpoints[0]).network.eval(), torch.randn(1, 1, 16, 16, 16)
     with torch.no_grad():

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from conftest import needs_compiler
 
 from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline.device import DeviceError, resolve
@@ -44,7 +45,7 @@ torch.testing.assert_close(network(image), compiled(network, resolve("cpu"))(ima
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not can_compile(resolve("cpu")), reason="no C++ compiler, or an old torch")
+@needs_compiler
 @pytest.mark.parametrize("order", [("avx2", "default"), ("default", "avx2")], ids=["older_first", "newer_first"])
 def test_cpus_of_two_kinds_can_share_a_compilers_cache(order, tmp_path):
     """torch's own key does not tell them apart: a network compiled for the other gave NaN, or an abort."""
