@@ -40,7 +40,7 @@ step() {
     echo "== $name"
     "$@" >"$log" 2>&1 || { verdict="FAILED, see $log" failed=1; }
     local counted
-    counted=$(grep -E '[0-9]+ (passed|failed)|kidney Dice [0-9]|parts failed' "$log" | tail -n 1 | tr -s '= ' ' ' || true)
+    counted=$(grep -E '[0-9]+ (passed|failed)|scores +kidney Dice|parts failed' "$log" | tail -n 1 | tr -s '= ' ' ' || true)
     table+=("| $name | $verdict | ${counted:-none} | $(((SECONDS - started) / 60)) min |")
 }
 table=()
