@@ -127,7 +127,7 @@ def train_step(setting: Setting) -> Iterator[Row]:
 
 
 def _keeping_memory(work: Workload, precision: str, channels_last: bool, compile: bool) -> Callable[[], object]:
-    """Return a training step with the bundle's keys ``channels_last`` and ``compile``, and with freed memory kept."""
+    """Return a training step with the bundle's keys ``channels_last`` and ``compiled``, and with freed memory kept."""
     accelerator = resolve("cpu", precision)
     keep_freed_memory(accelerator)
     network = build_network(work.network)

@@ -8,32 +8,19 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from ..io.scan_files import ending_of, stem
+from ..io.scan_files import files_of
 from ..runtime.errors import UsageError
 from ..runtime.files import file_hash
 from .cases import RawCase
 from .datasets import KITS19, KITS23, kits23_splits, known_cases
 from .index import Index
 
-#: Endings of headers whose voxels are in another file of the same name.
-HEADERS = (".mhd", ".nhdr")
-
 logger = logging.getLogger("kits_unet3d.data")
-
-
-def _files_of(path: Path) -> list[Path]:
-    """Return the files that make up a scan or a label map: several for a DICOM series or a header with its data."""
-    if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.is_file())
-    if ending_of(path) in HEADERS:
-        others = (file for file in path.parent.iterdir() if file.name.startswith(f"{stem(path)}."))
-        return [path, *sorted(file for file in others if file != path)]
-    return [path]
 
 
 def source_hash(path: Path) -> str:
     """Return the SHA-256 of a file; for several files, that of their names and hashes."""
-    files = _files_of(path)
+    files = files_of(path)
     if files == [path]:
         return file_hash(path)
     return hashlib.sha256("".join(f"{file.name} {file_hash(file)}\n" for file in files).encode()).hexdigest()
@@ -47,7 +34,7 @@ def source_hashes(case: RawCase) -> dict[str, str]:
 def source_state(case: RawCase) -> list[tuple[int, ...]]:
     """Return what changes if a file of a case is replaced or written to; nothing for a missing file."""
     states: list[tuple[int, ...]] = []
-    for file in (*_files_of(case.image), *_files_of(case.label)):
+    for file in (*files_of(case.image), *files_of(case.label)):
         try:
             status = file.stat()
         except OSError:

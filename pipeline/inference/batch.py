@@ -15,6 +15,7 @@ from typing import Any
 
 from ..io import Found, ReadOptions, find_scans
 from ..io.scan import Scan
+from ..io.scan_files import files_of
 from ..report.html_report import write_html_report
 from ..report.summary import DONE, FAILED, REVIEW, Report
 from ..runtime.distributed import from_first, gather_by_case, join, rank, share, world_size
@@ -171,9 +172,10 @@ class Batch:
 
     def _digest_of_inputs(self, found: Found) -> str:
         """Digest all that a result depends on; files by size and time, since reading them all takes long."""
-        paths = [found.path]
         if found.dicom is not None:
             paths = sorted(one.path for series in found.dicom.series for one in series.slices)
+        else:
+            paths = files_of(found.path)
         states = [(os.path.realpath(p), s.st_size, s.st_mtime_ns) for p in paths if p.exists() for s in (p.stat(),)]
         content: list[Any] = [states, found.series, self._model, vars(self.options), self.predictor.settings]
         content += [vars(self.results), self.pictures, self._anonymised(os.path.realpath(found.path))]

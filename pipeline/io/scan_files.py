@@ -12,11 +12,23 @@ NIFTI = (".nii.gz", ".nii")
 ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
 #: Ending of a mask by that of its scan, where they differ: always one file, and NIfTI for DICOM.
 MASK_ENDINGS = {".mhd": ".mha", ".nhdr": ".nrrd", "": ".nii.gz"}
+#: Endings of headers whose voxels are in another file of the same name.
+HEADERS = (".mhd", ".nhdr")
 
 
 def ending_of(path: Path) -> str:
     """Return the ending that identifies an image's format, in lower case; empty if not supported."""
     return next((ending for ending in (*NIFTI, *ITK) if path.name.lower().endswith(ending)), "")
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the files that make up a scan or a label map: several for a DICOM series or a header with its data."""
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    if ending_of(path) in HEADERS:
+        others = (file for file in path.parent.iterdir() if file.name.startswith(f"{stem(path)}."))
+        return [path, *sorted(file for file in others if file != path)]
+    return [path]
 
 
 def scan_name(path: Path) -> str:

@@ -1,7 +1,7 @@
 """Define and report the errors that a user can correct.
 
 Each error message names the object, the reason and the remedy. Exit codes: 1 some cases failed, 2 usage or
-configuration, 3 checkpoint (:class:`kits_unet3d.networks.CheckpointError`).
+configuration, 3 checkpoint (:class:`kits_unet3d.networks.CheckpointError`, or none found), 130 interrupted.
 """
 
 from __future__ import annotations

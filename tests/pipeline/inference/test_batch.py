@@ -8,6 +8,7 @@ from contextlib import closing
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from dicoms import write_series
 from niftis import nifti
 from test_bad_dicom import BAD_DICOM
@@ -50,6 +51,19 @@ def run(scans, out, model, *more):
 
 def cases(out):
     return json.loads((out / "summary.json").read_text())["cases"]
+
+
+def test_a_scan_whose_voxels_are_replaced_beside_its_header_is_predicted_again(tmp_path, model, capsys):
+    scan, header = nib.load(scan_file(tmp_path / "scan.nii.gz")), tmp_path / "in" / "scan.mhd"
+    header.parent.mkdir()
+    image = sitk.GetImageFromArray(np.asarray(scan.dataobj).T)
+    image.SetSpacing((6.0, 6.0, 8.0))
+    sitk.WriteImage(image, header)
+    assert run(header.parent, tmp_path / "out", model) == 0
+    voxels = np.fromfile(header.with_suffix(".raw"), np.int16)
+    (voxels + 50).astype(np.int16).tofile(header.with_suffix(".raw"))
+    capsys.readouterr()
+    assert run(header.parent, tmp_path / "out", model) == 0 and "[1/1]" in capsys.readouterr().out
 
 
 def test_a_rerun_does_only_what_is_missing_changed_or_damaged(tmp_path, scans, model, capsys):
