@@ -20,7 +20,7 @@ from ..device import Accelerator, resolve
 from ..device_check import Workload
 from ..inference import Predictor
 from ..inference.agreement import MissingBackendError
-from ..inference.inferer import BACKENDS, Backend, make_backend
+from ..inference.backends import BACKENDS, Backend, make_backend
 from ..inference.window_selection import DEFAULT
 from ..model import build_network
 from ..runtime.compilation import can_compile

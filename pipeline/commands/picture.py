@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         raise UsageError(f"{output}: is a directory; name a file in it")
     require_existing(arguments.scan, arguments.mask, arguments.ground_truth)
 
-    from ..report.overlays import picture_of_files
+    from ..report.pictures import picture_of_files
 
     try:
         with writing_into(output):

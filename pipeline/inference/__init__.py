@@ -5,11 +5,11 @@ from ..io.mask import write_mask
 from ..io.scan import Scan, read_scan
 from ..masks.postprocessing import PostProcessing
 from ..runtime.memory import available_bytes, memory_limit
-from .bundle_io import MaskWriter, PostProcessMaskd, mask_saver
-from .geometry import LoadImageScand, OrientScand, RestoreToScand, labels_on_grid, scan_preprocessing
-from .inferer import AutocastInferer, BackendInferer
+from .backends import AutocastInferer, BackendInferer
+from .mask_transforms import MaskWriter, PostProcessMaskd, mask_saver
 from .predictor import Prediction, Predictor
 from .results import Results
+from .scan_transforms import LoadImageScand, OrientScand, RestoreToScand, labels_on_grid, scan_preprocessing
 from .sliding_windows import ReferenceWindows, reference_weights
 from .window_selection import make_windows
 

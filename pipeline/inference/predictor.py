@@ -21,11 +21,11 @@ from ..io.scan import Scan, read_scan
 from ..masks.measurements import measure, volumes_ml
 from ..masks.postprocessing import PostProcessing, split_kidneys
 from ..model import Model, read_model
-from ..report.overlays import picture
+from ..report.pictures import picture
 from ..runtime.errors import CaseError, UsageError
 from ..runtime.memory import use_cpu_share
-from .geometry import labels_on_grid, scan_preprocessing
-from .inferer import AutocastInferer, BackendInferer
+from .backends import AutocastInferer, BackendInferer
+from .scan_transforms import labels_on_grid, scan_preprocessing
 from .window_selection import DEFAULT, make_windows
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from ..io.discovery import Found
 from ..io.mask import FORMATS, mask_path, probabilities_path
 from ..io.scan import Scan
 from ..report.html_report import PICTURE, SLICES, html_report_wanted, require_html_report, save_slices
-from ..report.overlays import save_picture
+from ..report.pictures import save_picture
 from ..runtime.errors import CaseError, UsageError
 from ..runtime.files import file_hash, whole_files, write_json
 from .predictor import Predictor

@@ -6,7 +6,7 @@ import matplotlib.figure
 import numpy as np
 
 from kits_unet3d.pipeline.evaluation.comparison import Runs
-from kits_unet3d.pipeline.report.overlays import picture_of_files
+from kits_unet3d.pipeline.report.pictures import picture_of_files
 
 #: Steps over which the loss is averaged, since single steps vary strongly.
 WINDOW = 25

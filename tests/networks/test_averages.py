@@ -9,7 +9,7 @@ from torch import nn
 from kits_unet3d.networks import CheckpointError, Ensemble, FlipTTA, UNet3D
 from kits_unet3d.pipeline import Predictor
 from kits_unet3d.pipeline.device import resolve
-from kits_unet3d.pipeline.inference.inferer import BackendInferer, averaged
+from kits_unet3d.pipeline.inference.backends import BackendInferer, averaged
 from kits_unet3d.pipeline.model import describe_network, model_of_run, read_model
 from kits_unet3d.pipeline.runtime.errors import UsageError
 from kits_unet3d.transforms import PreprocessingParameters

@@ -13,7 +13,7 @@ from conftest import ROOT
 from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline.cli import COMMANDS, build_parser, main
 from kits_unet3d.pipeline.device import PRECISIONS
-from kits_unet3d.pipeline.inference.inferer import BACKENDS
+from kits_unet3d.pipeline.inference.backends import BACKENDS
 from kits_unet3d.pipeline.inference.window_selection import OPTIONS, ROIS
 from kits_unet3d.pipeline.io.mask import FORMATS
 

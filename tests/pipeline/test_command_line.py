@@ -279,7 +279,7 @@ def test_names_are_no_formulas_in_the_table(tmp_path):
 def test_a_cached_network_with_a_flipped_bit_is_made_again(tmp_path, monkeypatch, caplog):
     pytest.importorskip("openvino")
     from kits_unet3d.pipeline.device import resolve
-    from kits_unet3d.pipeline.inference.inferer import make_backend
+    from kits_unet3d.pipeline.inference.backends import make_backend
     from kits_unet3d.pipeline.inference.openvino import cache_directory
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -13,10 +13,11 @@ from torch import nn
 from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline import Predictor
 from kits_unet3d.pipeline.device import resolve
-from kits_unet3d.pipeline.inference import BackendInferer, inferer
+from kits_unet3d.pipeline.inference import BackendInferer
+from kits_unet3d.pipeline.inference import backends as all_backends
 from kits_unet3d.pipeline.inference import openvino as intel
 from kits_unet3d.pipeline.inference.agreement import DisagreementError, MissingBackendError, require_agreement
-from kits_unet3d.pipeline.inference.inferer import BACKENDS, make_backend
+from kits_unet3d.pipeline.inference.backends import BACKENDS, make_backend
 
 pytestmark = pytest.mark.numeric
 
@@ -94,7 +95,7 @@ TWO_BACKENDS = """
 import signal, subprocess
 from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline.device import resolve
-from kits_unet3d.pipeline.inference.inferer import make_backend
+from kits_unet3d.pipeline.inference.backends import make_backend
 signal.signal(signal.SIGCHLD, lambda *_: None)
 backends = [make_backend("openvino", UNet3D(channels=(2, 4)).eval(), resolve("cpu"), (1, 1, 16, 16, 16)) for _ in "ab"]
 while backends:
@@ -132,7 +133,7 @@ def test_what_computes_something_else_is_found_out():
 
 
 def test_auto_falls_back_with_a_warning_to_an_engine_that_agrees(monkeypatch, caplog):
-    monkeypatch.setattr(inferer, "WORTH_MAKING", {"openvino": 0, "channels_last": 0})
+    monkeypatch.setattr(all_backends, "WORTH_MAKING", {"openvino": 0, "channels_last": 0})
 
     class Data(nn.Module):
         """What OpenVINO cannot convert: a step that depends on the values."""
@@ -147,7 +148,7 @@ def test_auto_falls_back_with_a_warning_to_an_engine_that_agrees(monkeypatch, ca
     require("openvino")
     plain = Data().eval()
     with caplog.at_level(logging.WARNING, "kits_unet3d.inference"):
-        backend = inferer.choose_backend(plain, resolve("cpu"), WINDOW, 8)
+        backend = all_backends.choose_backend(plain, resolve("cpu"), WINDOW, 8)
     assert type(backend).__name__ == "ChannelsLast"
     assert "the inference backend openvino is not used" in caplog.text
     image = torch.randn(WINDOW)
@@ -157,17 +158,17 @@ def test_auto_falls_back_with_a_warning_to_an_engine_that_agrees(monkeypatch, ca
 def test_auto_makes_no_engine_for_little_work():
     """A 3³ convolution from 1 channel to 2 on 4³ voxels: 2 · 27 · 1 · 2 · 64 operations."""
     small = nn.Conv3d(1, 2, 3, padding=1)
-    assert inferer.operations(small, (1, 1, 4, 4, 4)) == 2 * 27 * 2 * 64
-    assert type(inferer.choose_backend(small, resolve("cpu"), (1, 1, 4, 4, 4), 10)).__name__ == "Eager"
+    assert all_backends.operations(small, (1, 1, 4, 4, 4)) == 2 * 27 * 2 * 64
+    assert type(all_backends.choose_backend(small, resolve("cpu"), (1, 1, 4, 4, 4), 10)).__name__ == "Eager"
 
 
 def test_auto_outlives_an_engine_that_fails_without_a_word(monkeypatch, caplog):
     def fail(*_):
         raise AssertionError
 
-    monkeypatch.setattr(inferer, "WORTH_MAKING", {"channels_last": 0})
-    monkeypatch.setattr(inferer, "make_backend", fail)
-    assert type(inferer.choose_backend(network(), resolve("cpu"), WINDOW, 8)).__name__ == "Eager"
+    monkeypatch.setattr(all_backends, "WORTH_MAKING", {"channels_last": 0})
+    monkeypatch.setattr(all_backends, "make_backend", fail)
+    assert type(all_backends.choose_backend(network(), resolve("cpu"), WINDOW, 8)).__name__ == "Eager"
     assert "the inference backend channels_last is not used: AssertionError" in caplog.text
 
 
@@ -179,7 +180,7 @@ def test_auto_runs_eagerly_what_cannot_be_counted(caplog):
             return x if x.sum() > 0 else -x
 
     plain = Branching().eval()
-    backend = inferer.choose_backend(plain, resolve("cpu"), WINDOW, 1e9)
+    backend = all_backends.choose_backend(plain, resolve("cpu"), WINDOW, 1e9)
     assert type(backend).__name__ == "Eager" and "operations cannot be counted" in caplog.text
     image = torch.randn(WINDOW)
     assert torch.equal(backend(image), plain(image))
@@ -216,15 +217,15 @@ def test_an_inferer_of_no_fixed_windows_runs_eagerly():
 @pytest.mark.parametrize("name", ["auto", "openvino"])
 def test_the_predictor_finds_the_same_mask_in_another_engine(model_file, raw_phantoms, name, monkeypatch):
     require("openvino")
-    original = inferer.choose_backend
+    original = all_backends.choose_backend
     chosen = []
-    monkeypatch.setattr(inferer, "WORTH_MAKING", dict.fromkeys(BACKENDS, 0.0))  # even for so small a network
+    monkeypatch.setattr(all_backends, "WORTH_MAKING", dict.fromkeys(BACKENDS, 0.0))  # even for so small a network
 
     def choose(*given):
         chosen.append(original(*given))
         return chosen[-1]
 
-    monkeypatch.setattr(inferer, "choose_backend", choose)
+    monkeypatch.setattr(all_backends, "choose_backend", choose)
     scan = raw_phantoms / "case_00000" / "imaging.nii.gz"
     masks = [Predictor(model_file, "cpu", backend=e).predict(scan).mask for e in ("eager", "channels_last", name)]
     assert all((mask == masks[0]).mean() > 0.999 for mask in masks)

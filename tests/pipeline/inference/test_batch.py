@@ -13,7 +13,7 @@ from dicoms import write_series
 from niftis import nifti
 from test_bad_dicom import BAD_DICOM
 from test_bad_files import REFUSED
-from test_restore import BrightIsKidney
+from test_scan_transforms import BrightIsKidney
 
 from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.device import resolve

@@ -24,7 +24,7 @@ from kits_unet3d.pipeline.report.html_report import (
     slices_of,
     write_html_report,
 )
-from kits_unet3d.pipeline.report.overlays import picture, place_to_show
+from kits_unet3d.pipeline.report.pictures import picture, place_to_show
 from kits_unet3d.pipeline.report.summary import Report
 from kits_unet3d.pipeline.runtime.errors import UsageError
 

@@ -20,7 +20,7 @@ from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.device import resolve
 from kits_unet3d.pipeline.export import describe
 from kits_unet3d.pipeline.inference.agreement import MissingBackendError
-from kits_unet3d.pipeline.inference.inferer import make_backend
+from kits_unet3d.pipeline.inference.backends import make_backend
 from kits_unet3d.pipeline.model import describe_network, read_model
 from kits_unet3d.pipeline.phantoms import write_dataset
 from kits_unet3d.pipeline.training import recomputed

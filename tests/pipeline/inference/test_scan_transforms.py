@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline.inference import Grid, Predictor, labels_on_grid
-from kits_unet3d.pipeline.inference.geometry import along_the_body, slabs_on_grid
+from kits_unet3d.pipeline.inference.scan_transforms import along_the_body, slabs_on_grid
 from kits_unet3d.pipeline.model import Model
 from kits_unet3d.transforms import PreprocessingParameters
 
