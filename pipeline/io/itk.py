@@ -168,7 +168,7 @@ def _geometry(
     # ITK makes 1 mm of a voxel size that is not a number.
     given = bool(sizes) and not any(word in value.lower() for value in sizes for word in ("nan", "inf", "none"))
     space = text.entries.get("space", "")
-    if not text.meta and not text.entries.keys() & {"space", "space dimension"}:
+    if not text.meta and "space" not in text.entries:
         warnings.append("the header contains no space: left and right are unknown")
     elif space and space.lower().removesuffix("-time").removesuffix("t") not in BODY_SPACES:
         warnings.append(f"the header's space {space} does not name axes of the body: left and right are unknown")

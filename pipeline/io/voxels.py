@@ -89,6 +89,8 @@ FEW = 0.01
 WRAPPED = 60000
 #: Values that span fewer HU than this, near 0, are labels, or intensities scaled to 0 to 1 or to z-scores.
 NARROW = 50
+#: Largest entry of an affine, in mm; a scan farther from its origin has a damaged header.
+FARTHEST_MM = 1e6
 #: Values below this are air or lung, so they are in HU already.
 AIRY = -500
 
@@ -202,7 +204,7 @@ class Hounsfield:
                 f"{self.path}: values from {thinnest:g} to {self.highest:g} are labels or scaled intensities, not HU; "
                 "name the CT in HU, or state with --hu-offset=0 that they are HU"
             )
-        if thinnest >= 0:
+        if thinnest >= -NARROW:  # fat alone has less
             raise CaseError(
                 f"{self.path}: values from {thinnest:g} to {self.highest:g} without any air near -1000 are not HU; if "
                 "they are HU plus a constant, correct it with --hu-offset (often --hu-offset=-1024); if they are HU, "
@@ -244,8 +246,12 @@ def believable(spacing_mm: Sequence[float] | np.ndarray) -> bool:
 def require_regular(path: Path, affine: np.ndarray) -> None:
     """Raise a CaseError if an affine (4×4) is not finite or puts different voxels at one place."""
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= 1e-3 * np.prod(spacing):
-        raise CaseError(f"{path}: its affine is singular, so the positions of voxels are unknown; export it again")
+    if (
+        not np.isfinite(affine).all()
+        or np.abs(affine).max() > FARTHEST_MM
+        or abs(np.linalg.det(affine[:3, :3])) <= 1e-3 * np.prod(spacing)
+    ):
+        raise CaseError(f"{path}: its affine is singular or far away, so the positions are unknown; export it again")
 
 
 def check_geometry(path: Path, shape: Sequence[int], affine: np.ndarray, way_out: str = "") -> None:

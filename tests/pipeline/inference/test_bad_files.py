@@ -104,6 +104,14 @@ def directory(path):
 
 
 #: Row of the catalogue, how the input is made in a directory, what is said of it, what makes it acceptable if anything.
+def labels():
+    """A label map of many values whose unknown voxels are -1."""
+    return np.random.default_rng(0).integers(-1, 105, ct().shape).astype(np.int16)
+
+
+FAR = AFFINE.copy()
+FAR[:3, 3] = 1e30
+
 REFUSED = [
     (1, lambda d: nifti(d / "bad.nii.gz", np.stack([ct(), ct()], 3)), "--volume 1 to 2", ["--volume=2"]),
     (1, lambda d: nifti(d / "bad.nii", np.stack([ct(), ct()], 3)), "2 volumes, but", ["--volume=2"]),
@@ -146,6 +154,8 @@ REFUSED = [
     (25, lambda d: text(d / "bad.nrrd", "version https://git-lfs.github.com/spec/v1\n"), "download incomplete", None),
     (26, lambda d: directory(d / "bad.nii.gz"), "is a directory", None),
     (26, lambda d: pipe(d / "bad.nii.gz"), "is a pipe", None),
+    (13, lambda d: nifti(d / "bad.nii.gz", labels()), "without any air", ["--hu-offset=0"]),
+    (11, lambda d: nifti(d / "bad.nii.gz", affine=FAR), "far away", None),
     (27, lambda d: bomb(d / "bad.nii.gz"), "decompresses to more", None),
 ]  # fmt: skip
 
