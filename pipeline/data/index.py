@@ -157,13 +157,20 @@ class Index:
 def _valid(cases: Any) -> dict[str, dict[str, Any]]:
     """Return the records of an index; raise a ValueError if one lacks what training and evaluation need."""
     for case_id, record in cases.items():
+        if Path(case_id).name != case_id or not case_id:  # it would read arrays elsewhere
+            raise ValueError(f"the name {case_id!r}")
         boxes = [np.shape(found) for found in record["boxes"].values()]
         if record["split"] not in SIZES or not all(
             len(shape) == 3 and shape[1:] == (3, 2) for shape in boxes if shape[0]
         ):
             raise ValueError(f"the record of {case_id}")
-        if len(record.get("shape", (0, 0, 0))) != 3:
+        shape = record.get("shape", (0, 0, 0))
+        if len(shape) != 3:
             raise ValueError(f"the shape of {case_id}")
+        for found in record["boxes"].values():
+            first, stop = np.asarray(found).reshape(-1, 3, 2).transpose(2, 0, 1)
+            if (first < 0).any() or (first >= stop).any() or ("shape" in record and (stop > shape).any()):
+                raise ValueError(f"the boxes of {case_id}")
         record.get("source_sha256", {}).get("label"), record.get("md5", {}).items()
     return dict(cases)
 

@@ -161,6 +161,8 @@ def test_arrays_unlike_their_index_are_refused_at_once(
         lambda record: record.update(boxes=None),
         lambda record: record.update(shape=None),
         lambda record: record.update(boxes={"1": [[1, 2]]}),
+        lambda record: record.update(boxes={"1": [[[5, 2], [0, 3], [0, 3]]]}),
+        lambda record: record.update(boxes={"1": [[[0, 400], [0, 3], [0, 3]]]}),
         lambda record: record.update(source_sha256=None),
         lambda record: record.clear(),
     ],
@@ -172,6 +174,15 @@ def test_an_index_without_its_values_is_refused_in_a_sentence(preprocessed_phant
     (tmp_path / "case_00001_x.npy").touch()
     assert main(["verify", "--dataset-dir", str(tmp_path)]) == 2
     assert f"{tmp_path / 'index.json'}: not a usable index" in capsys.readouterr().err
+
+
+def test_an_index_that_names_arrays_elsewhere_is_refused(preprocessed_phantoms, tmp_path, capsys):
+    content = json.loads((preprocessed_phantoms / "index.json").read_text())
+    content["cases"]["../case_00001"] = content["cases"].pop("case_00001")
+    (tmp_path / "index.json").write_text(json.dumps(content))
+    (tmp_path / "case_00001_x.npy").touch()
+    assert main(["verify", "--dataset-dir", str(tmp_path)]) == 2
+    assert "not a usable index (the name '../case_00001')" in capsys.readouterr().err
 
 
 def test_deeply_nested_json_is_refused_in_a_sentence(tmp_path, capsys):
