@@ -49,6 +49,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
     if arguments.output_dir is None and arguments.fingerprint is None:
         raise UsageError("the following arguments are required: -o/--output-dir, or --fingerprint")
 
+    if arguments.fingerprint is not None and Path(arguments.fingerprint).is_dir():
+        raise UsageError(f"{arguments.fingerprint}: is a directory; name a file, such as fingerprint.json")
     # Checked before torch is imported, which takes seconds.
     require_existing(arguments.data_dir, arguments.config)
     require_writable(arguments.output_dir or Path(arguments.fingerprint).parent)

@@ -103,6 +103,9 @@ def named_classes(source: str | Path) -> tuple[str, ...]:
 
     They are the ``classes`` of its ``dataset.json``, or its ``labels`` in the form of the Decathlon (name by value) or
     of nnU-Net (value by name), or KiTS23's.
+
+    Raises:
+        UsageError: if a value below the highest has no name.
     """
     source = Path(source)
     described = source if source.suffix == ".json" else source / DATASET_FILE
@@ -117,7 +120,9 @@ def named_classes(source: str | Path) -> tuple[str, ...]:
             for number, name in (pair, pair[::-1]):
                 if str(number).isdigit() and isinstance(name, str):
                     names[int(number)] = name
-    return tuple(names[number] for number in sorted(names)) if sorted(names) == list(range(len(names))) else ()
+    if missing := sorted(set(range(max(names, default=-1) + 1)) - {0} - names.keys()):
+        raise UsageError(f"{described}: labels has no name for {missing[0]}; name every value up to {max(names)}")
+    return tuple(({0: "background"} | names)[number] for number in range(max(names) + 1)) if names else ()
 
 
 DATASET_FILE = "dataset.json"

@@ -15,7 +15,7 @@ from ..io import ReadOptions
 from ..model import PHANTOMS
 from ..runtime.errors import CaseError, UsageError
 from .cases import RawCase, read_case
-from .datasets import KITS19, find_cases, named_classes
+from .datasets import DATASET_FILE, KITS19, find_cases, named_classes
 
 #: HU that are counted; values beyond are counted at the ends. A CT scanner stores -1024 to 3071, or up to 32767.
 LOWEST, HIGHEST = -4096, 32767
@@ -38,7 +38,7 @@ def fingerprint(data_dir: str | Path, options: ReadOptions | None = None) -> tup
         ``padding_value``, the normalised lower end of the window. And the error messages of the cases left out.
 
     Raises:
-        UsageError: if no training case can be read.
+        UsageError: if no training case can be read, or the data set's names do not fit its label maps.
     """
     name, cases = find_cases(data_dir, options)
     counts, values = np.zeros(HIGHEST - LOWEST + 1, dtype=np.int64), np.zeros(VALUES, dtype=np.int64)
@@ -52,14 +52,19 @@ def fingerprint(data_dir: str | Path, options: ReadOptions | None = None) -> tup
         reason = next(iter(failed.values()), "it lists no training case")
         raise UsageError(f"{data_dir}: no training case can be read ({reason})")
     low, high, mean, std = _statistics(counts)
+    highest = int(np.flatnonzero(values).max())
     overlay = {
-        "classes": _class_names(data_dir, name in (KITS19, PHANTOMS), int(np.flatnonzero(values).max())),
+        "classes": _class_names(data_dir, name in (KITS19, PHANTOMS), highest),
         "spacing_mm": [round(float(size), 4) for size in np.median(spacings, axis=0)],
         "hu_window": [float(low), float(high)],
         "hu_mean": round(mean, 2),
         "hu_std": round(std, 2),
         "padding_value": round((low - mean) / std, 3),
     }
+    try:
+        PreprocessingParameters.from_dict(overlay)
+    except (TypeError, ValueError) as error:  # names that MONAI would evaluate, or one name twice
+        raise UsageError(f"{data_dir}: {error}; correct the names in its {DATASET_FILE}") from error
     return overlay, failed
 
 
@@ -86,5 +91,10 @@ def _statistics(counts: np.ndarray) -> tuple[int, int, float, float]:
 def _class_names(source: str | Path, own: bool, highest: int) -> list[str]:
     """Return the names of the values up to ``highest``: as the data set gives them, ``own`` ones, or numbered."""
     names = named_classes(source) or (PreprocessingParameters().classes if own else ())
-    numbered = [f"class_{number}" for number in range(1, highest + 1)]
-    return list(names) if len(names) > highest else ["background", *names[1:], *numbered[max(len(names) - 1, 0) :]]
+    if not names:
+        return ["background", *(f"class_{number}" for number in range(1, highest + 1))]
+    if len(names) <= highest:
+        raise UsageError(
+            f"{source}: its label maps contain {highest}, but the names are {', '.join(names)}; name every value"
+        )
+    return list(names)

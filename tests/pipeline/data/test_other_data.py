@@ -207,3 +207,21 @@ def test_a_list_of_one_case_leaves_nothing_to_train_on(spleens, tmp_path):
     (tmp_path / "list.json").write_text(json.dumps({"training": content["training"][:1]}))
     with pytest.raises(UsageError, match="lists one case, but training and evaluation need one each"):
         find_cases(tmp_path / "list.json")
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"0": "background", "1": "$print(1)"}, "begin with $, @ or %"),
+        ({"0": "background", "2": "spleen"}, "has no name for 1"),
+        ({"background": 0}, "its label maps contain 1"),
+        ({"0": "spleen", "1": "spleen"}, "two or more different names"),
+    ],
+)
+def test_names_that_do_not_fit_the_label_maps_are_refused(spleens, tmp_path, capsys, labels, message):
+    content = json.loads((spleens / "dataset.json").read_text())
+    (spleens / "named.json").write_text(json.dumps({**content, "labels": labels}))
+    command = ["prepare", "--data-dir", str(spleens / "named.json"), "--fingerprint", str(tmp_path / "a.json")]
+    assert main(command) == 2 and message in capsys.readouterr().err
+    assert not (tmp_path / "a.json").exists()
+    assert main([*command[:-1], str(tmp_path)]) == 2 and "is a directory" in capsys.readouterr().err
