@@ -148,7 +148,9 @@ class LogFile(logging.Handler):
         text = self.anonymised(self.format(record)) + "\n"
         with suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "ab", buffering=0) as stream:
+            # Neither a planted link nor a pipe: the file would not be this run's, or writing would wait for a reader.
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+            with open(os.open(self.path, flags, 0o666), "ab", buffering=0) as stream:
                 stream.write(text.encode("utf-8", "backslashreplace"))
 
     def close(self) -> None:

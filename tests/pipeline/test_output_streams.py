@@ -1,6 +1,7 @@
 """Commands whose output is closed, of another encoding, or lost while they run."""
 
 import json
+import logging
 import os
 import re
 import subprocess
@@ -99,3 +100,15 @@ def test_names_that_the_output_cannot_encode_are_escaped(batch):
     )
     assert done.returncode == 0 and r"\u626b\u63cf_seg.nii.gz" in done.stdout
     assert len(list(out.glob("*_seg.nii.gz"))) == 2
+
+
+def test_a_log_file_that_is_a_link_or_a_pipe_is_not_written(tmp_path):
+    (tmp_path / "victim").write_text("keep")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / LogFile.NAME).symlink_to(tmp_path / "victim")
+    (tmp_path / "piped").mkdir()
+    os.mkfifo(tmp_path / "piped" / LogFile.NAME)
+    for directory in ("linked", "piped"):
+        with LogFile(tmp_path / directory):
+            logging.getLogger("kits_unet3d").info("one line")
+    assert (tmp_path / "victim").read_text() == "keep"
