@@ -27,6 +27,8 @@ from .balanced_crop import RandBalancedCropd
 from .evaluation_crop import CropToStrided
 from .resample import ResampleToSpacingd
 
+#: Classes of KiTS that cannot be the background.
+FOREGROUND = ("kidney", "tumour", "cyst")
 #: Largest values that can be meant; a damaged or hostile file may hold others, which would exhaust the memory.
 LARGEST_MM, LARGEST_HU, LARGEST_ROI = 100.0, 1e5, 1024
 
@@ -95,6 +97,8 @@ class PreprocessingParameters:
             raise ValueError(f"overlap must be in [0, 1), got {self.overlap}")
         if not isinstance(self.classes, tuple) or len(self.classes) < 2 or len({*self.classes}) < len(self.classes):
             raise ValueError(f"classes must be two or more different names, background first, got {self.classes!r}")
+        if self.classes[0] in FOREGROUND:
+            raise ValueError(f"classes must begin with the background, got {self.classes!r}")
         for name in self.classes:
             if not _is_name(name):
                 raise ValueError(

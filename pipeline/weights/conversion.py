@@ -108,4 +108,7 @@ def add_weights(file: str | Path, name: str | None = None) -> Path:
             network=reference.network,
             preprocessing_parameters=reference.preprocessing_parameters,
         )
-    return convert(file, weights_directory() / f"{name}{ENDING}", published)
+    target = weights_directory() / f"{name}{ENDING}"
+    if target.is_file() and published.md5 == "":
+        raise UsageError(f"{target}: there are weights of this name already; choose another with --as, or remove them")
+    return convert(file, target, published)

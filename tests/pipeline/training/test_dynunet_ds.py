@@ -257,8 +257,8 @@ def test_folds_are_summed_up_and_their_choice_and_mean_predict(cross_validated, 
         (["--fold", "5"], "fold must be a whole number from 0 and below folds, got 5 of 5"),
         (["--set", "epochs"], "must be KEY=VALUE"),
         (["--set", "epoch=3"], "the nearest known one is epochs"),
-        (["--config", "nowhere.json"], "not a usable configuration"),
-        (["--fold", "0", "--dataset-dir", "nowhere"], "contains no preprocessed data"),
+        (["--config", "nowhere.json"], "nowhere.json: no such file"),
+        (["--fold", "0", "--dataset-dir", "nowhere"], "nowhere: no such file or directory"),
     ],
 )
 def test_what_cannot_be_trained_is_said_in_a_sentence(given, message, capsys, monkeypatch, tmp_path):

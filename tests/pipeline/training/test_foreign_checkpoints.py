@@ -83,6 +83,7 @@ def test_network_arguments_are_plain_data(argument):
         ({"spacing_mm": [1e6, 1.2, 1.2]}, "spacing_mm must be 3 positive numbers up to 100"),
         ({"roi_size": [10**9, 32, 32]}, "roi_size must be 3 positive whole numbers up to 1024"),
         ({"classes": "abc"}, "classes must be two or more different names"),
+        ({"classes": ["kidney", "tumour", "cyst"]}, "classes must begin with the background"),
         ({"classes": ["background", ""]}, "classes must be names"),
         ({"classes": ["background", "a\nb"]}, "classes must be names"),
         ({"classes": ["background", "../kidney"]}, "classes must be names"),

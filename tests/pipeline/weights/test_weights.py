@@ -198,3 +198,13 @@ def test_the_command_lists_what_is_published_and_here(capsys):
     assert main(["weights", "download", "mlperf-kits19", "--offline"]) == 2
     assert "weights add 3dunet_kits19_pytorch_checkpoint.pth" in capsys.readouterr().err
     assert main(["weights", "download", "nothing"]) == 2 and main(["weights", "add"]) == 2
+
+
+def test_added_weights_of_another_name_are_never_replaced(tmp_path):
+    content = {"model": UNet3D(channels=(2, 4)).state_dict(), "network": SMALL}
+    torch.save(content, tmp_path / "own.pt")
+    whole = add_weights(tmp_path / "own.pt").read_bytes()
+    torch.save({**content, "model": UNet3D(channels=(2, 4)).state_dict()}, tmp_path / "own.pt")
+    with pytest.raises(UsageError, match="choose another with --as"):
+        add_weights(tmp_path / "own.pt")
+    assert (weights_directory() / "own.safetensors").read_bytes() == whole
