@@ -131,11 +131,13 @@ class Index:
 
     @property
     def digest(self) -> str:
-        """Return a hash of cases, split and source files, so that a run resumes with its own data only.
+        """Return a hash of cases, split, source files and arrays, so that a run resumes with its own data only.
 
         A moved or repeatedly preprocessed data set keeps its hash.
         """
-        made_of = {case_id: (case["split"], case.get("source_sha256")) for case_id, case in self.cases.items()}
+        made_of = {
+            case_id: [case["split"], case.get("source_sha256"), case.get("md5")] for case_id, case in self.cases.items()
+        }
         return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
 
     def data_list(self, split: str) -> list[dict[str, Any]]:

@@ -149,7 +149,20 @@ def _complete(index: Index, cases: list[RawCase], workers: int, limit: float) ->
                 logger.debug("%s", outcome, exc_info=outcome)
                 failed[case.case_id] = str(outcome)
             bar.update()
+    _require_distinct_arrays(index)
     return {case.case_id: failed[case.case_id] for case in todo if case.case_id in failed}
+
+
+def _require_distinct_arrays(index: Index) -> None:
+    """Check that no scan is in both splits, also if its file was compressed or stored in another way."""
+    seen: dict[str, str] = {}
+    for case_id, record in sorted(index.cases.items()):
+        first = seen.setdefault(record.get("md5", {}).get("image", case_id), case_id)
+        if index.cases[first]["split"] != record["split"]:
+            raise UsageError(
+                f"{index.directory}: {first} and {case_id} are the same scan, but one is for training and one for "
+                "evaluation; keep one of them in the data set and run it again"
+            )
 
 
 def _finished(case: RawCase, index: Index) -> bool:

@@ -1,5 +1,6 @@
 """What a second preparation keeps, makes again, forgets and refuses."""
 
+import gzip
 import json
 import os
 import resource
@@ -72,6 +73,14 @@ def test_a_scan_in_both_splits_under_two_names_is_refused(raw, tmp_path, tiny_pa
     list_cases(raw, [0, 2], [1])
     assert preprocess_dataset(raw, tmp_path / "out", tiny_parameters) == {}
     assert any("is the same scan as" in message for message in caplog.messages)
+
+
+def test_a_scan_in_both_splits_is_refused_if_it_was_compressed_again(raw, tmp_path, tiny_parameters):
+    for name in ("imaging.nii.gz", "segmentation.nii.gz"):
+        stored = gzip.decompress((raw / "case_00000" / name).read_bytes())
+        (raw / "case_00002" / name).write_bytes(gzip.compress(stored, 1))
+    with pytest.raises(UsageError, match="case_00000 and case_00002 are the same scan"):
+        preprocess_dataset(raw, tmp_path / "out", tiny_parameters)
 
 
 def test_a_second_run_into_the_directory_is_kept_apart(raw, tmp_path, tiny_parameters):
