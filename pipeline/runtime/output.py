@@ -91,10 +91,12 @@ def quieten_libraries() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     for name in ("SupervisedTrainer", "SupervisedEvaluator"):
         logging.getLogger(f"ignite.engine.engine.{name}").addFilter(_no_error_that_ends_the_run)
+    logging.getLogger().addFilter(_no_error_that_ends_the_run)  # MONAI's StatsHandler uses it
 
 
 def _no_error_that_ends_the_run(record: logging.LogRecord) -> bool:
-    return "is terminating due to exception" not in record.getMessage()
+    text = record.getMessage()
+    return "is terminating due to exception" not in text and text != "Exception: 130"
 
 
 def device_line(about: Mapping[str, Any]) -> str:
