@@ -115,11 +115,13 @@ def named_classes(source: str | Path) -> tuple[str, ...]:
     if isinstance(named := content.get("classes"), list):
         return tuple(map(str, named))
     names: dict[int, str] = {}
-    if isinstance(labels := content.get("labels"), dict):
-        for pair in labels.items():
-            for number, name in (pair, pair[::-1]):
-                if str(number).isdigit() and isinstance(name, str):
-                    names[int(number)] = name
+    labels = content.get("labels")
+    if not isinstance(labels, dict) or any(isinstance(value, list) for value in labels.values()):  # regions overlap
+        return ()
+    for pair in labels.items():
+        for number, name in (pair, pair[::-1]):
+            if str(number).isdigit() and isinstance(name, str):
+                names[int(number)] = name
     if missing := sorted(set(range(max(names, default=-1) + 1)) - {0} - names.keys()):
         raise UsageError(f"{described}: labels has no name for {missing[0]}; name every value up to {max(names)}")
     return tuple(({0: "background"} | names)[number] for number in range(max(names) + 1)) if names else ()
