@@ -112,13 +112,6 @@ def kits19_scores(
     return KITS19.scores(predicted, ground_truth, spacing_mm)
 
 
-def kits23_scores(
-    predicted: np.ndarray, ground_truth: np.ndarray, spacing_mm: Sequence[float] | None = None
-) -> dict[str, float | None]:
-    """Compute the scores of KiTS23's hierarchical classes and of the cyst, see :meth:`Scoring.scores`."""
-    return KITS23.scores(predicted, ground_truth, spacing_mm)
-
-
 def _foreground(predicted: np.ndarray, ground_truth: np.ndarray) -> tuple[slice, ...]:
     """Return the bounding box of both masks, since no score uses the background around it."""
     low, high = generate_spatial_bounding_box(((predicted > 0) | (ground_truth > 0))[None])

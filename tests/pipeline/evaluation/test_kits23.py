@@ -11,7 +11,7 @@ from conftest import golden, rng, shared
 from scipy import ndimage
 
 from kits_unet3d.pipeline.cli import main
-from kits_unet3d.pipeline.evaluation import KITS19, KITS23, CaseScores, Scores, kits23_scores, scoring_of
+from kits_unet3d.pipeline.evaluation import KITS19, KITS23, CaseScores, Scores, scoring_of
 from kits_unet3d.pipeline.evaluation.lesions import detection, find_lesions
 from kits_unet3d.pipeline.io.labels import read_labels
 
@@ -72,13 +72,13 @@ def challenge(predicted, ground_truth, spacing_mm):
 
 @pytest.mark.parametrize("k", range(HAND_MADE))
 def test_hand_made_pairs_score_as_by_the_challenge(k):
-    np.testing.assert_allclose(table(kits23_scores(*hand_made(k))), golden("kits23")["hand_made"][k], atol=1e-6)
+    np.testing.assert_allclose(table(KITS23.scores(*hand_made(k))), golden("kits23")["hand_made"][k], atol=1e-6)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case_id", REAL)
 def test_real_label_maps_score_as_by_the_challenge(case_id):
-    np.testing.assert_allclose(table(kits23_scores(*real(case_id))), golden("kits23")[case_id], atol=1e-6)
+    np.testing.assert_allclose(table(KITS23.scores(*real(case_id))), golden("kits23")[case_id], atol=1e-6)
 
 
 @pytest.mark.parametrize("k", range(HAND_MADE))
