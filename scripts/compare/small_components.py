@@ -29,7 +29,7 @@ if __name__ == "__main__":
     index, power = Index.read(Path(sys.argv[1])), float(sys.argv[2]) if len(sys.argv) > 2 else -0.3
     training = [case for case in index.cases.values() if case["split"] == "training"]
     by_label = {case["source_sha256"]["label"]: case["boxes"] for case in training}  # one body of each map
-    for number, name in enumerate(index.recipe.classes[1:], start=1):
+    for number, name in enumerate(index.parameters.classes[1:], start=1):
         shares = [share_of_small_components(boxes.get(str(number), []), power) for boxes in by_label.values()]
         some = [share for share in shares if share]
         text = f"{name}: {len(some)} of {len(shares)} label maps have small components"
