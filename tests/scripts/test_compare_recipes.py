@@ -121,7 +121,7 @@ def test_without_arguments_the_usage_is_printed(command):
     ("out", "arguments", "message"),
     [
         ("out", ("--recipes", "mlperf", "unet"), "error: unknown recipe unet; known are mlperf, dynunet_ds, nnunet"),
-        ("out", ("--set", "data.evaluation=[case_00041]"), "has no case_00041; give KiTS19's label maps"),
+        ("out", ("--set", "data.evaluation=[case_00041]"), "has no case_00041; give the plan's label maps"),
         ("my out", (), "the name of OUT must not contain spaces"),
     ],
 )

@@ -29,7 +29,7 @@ from kits_unet3d.pipeline.evaluation.directories import score_directories
 from kits_unet3d.pipeline.inference import ReferenceWindows
 from kits_unet3d.pipeline.runtime.errors import UsageError
 from kits_unet3d.pipeline.runtime.output import device_line
-from kits_unet3d.transforms import evaluation
+from kits_unet3d.transforms import component_boxes, evaluation
 
 SPACING = (3.0, 1.0, 2.0)
 #: What an evaluation's configuration imports.
@@ -184,7 +184,9 @@ def seven_cases(tmp_path_factory, preprocessed_phantoms, tiny_parameters):
             array = np.load(preprocessed_phantoms / f"{case_id}_{key}.npy")
             array = array[:, :, 16 - k : 56, 8 + k : 64]
             np.save(directory / f"case_{k:05d}_{key}.npy", array)
-        index.cases[f"case_{k:05d}"] = source.cases[case_id] | {"split": "evaluation", "shape": array.shape[1:]}
+        boxes = {str(number): found for number, found in component_boxes(array[0]).items()}
+        changed = {"split": "evaluation", "shape": array.shape[1:], "boxes": boxes}
+        index.cases[f"case_{k:05d}"] = source.cases[case_id] | changed
     index.write()
     return directory
 
