@@ -21,14 +21,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from .runtime.errors import DeviceError
 from .runtime.scaler import LossScaler
 
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
-OLDEST_TORCH = (2, 4)  # oldest that this project is tested with
-
-
-class DeviceError(RuntimeError):
-    """Report that a device is missing or lacks a capability."""
+#: Oldest torch of each set of tested versions, the file of that set, and its MONAI.
+TESTED = (("2.4", "constraints-mlu370.txt", "1.5.2"), ("2.8", "constraints.txt", "1.6.1"))
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,10 @@ class Kind:
         source: origin and versions of that package.
         tf32: switches below ``torch.backends`` that make FP32 use fewer bits.
         strict: environment in which an operation that the device lacks is an error, not a silent fallback to the CPU.
+        driver: command that prints the driver's version, and a pattern of that version.
+        libraries: name of the vendor's libraries; unless torch tells their version, also the variable and the default
+            of their directory, and the file with their version.
+        pairs: pattern of cards' names, first and last version of ``package``, versions of torch known to fit these.
     """
 
     collectives: str | None = None
@@ -48,6 +50,9 @@ class Kind:
     source: str = ""
     tf32: tuple[str, ...] = ()
     strict: Mapping[str, str] = field(default_factory=dict)
+    driver: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
+    pairs: tuple[tuple[str, str, str, tuple[str, ...]], ...] = ()
 
 
 #: In the order of preference of "auto".
@@ -58,15 +63,23 @@ KINDS: Mapping[str, Kind] = {
         source="Cambricon's PyTorch image, as torch_mlu 1.34 with torch 2.13 or, on MLU370, torch_mlu 1.23 with 2.4",
         tf32=("cnnl.allow_tf32", "mlu.matmul.allow_tf32"),
         strict={"ENABLE_FALLBACK_TO_CPU": "0"},
+        driver=("cnmon info", r"Driver\s*:?\s*v?(\d+(?:\.\d+)+)"),
+        libraries=("Neuware", "NEUWARE_HOME", "/usr/local/neuware", "version.txt"),
+        pairs=(
+            (r"MLU370", "1.22", "1.25", ("2.1", "2.3", "2.4")),
+            (r"MLU[5-9]\d\d", "1.30", "1.30", ("2.9",)),
+            (r"MLU[5-9]\d\d", "1.33", "1.33", ("2.11", "2.12")),
+            (r"MLU[5-9]\d\d", "1.34", "1.34", ("2.13",)),
+        ),
     ),
-    "cuda": Kind(collectives="nccl", tf32=("cudnn.allow_tf32", "cuda.matmul.allow_tf32")),
+    "cuda": Kind(
+        collectives="nccl",
+        tf32=("cudnn.allow_tf32", "cuda.matmul.allow_tf32"),
+        driver=("nvidia-smi --query-gpu=driver_version --format=csv,noheader", r"(\d+(?:\.\d+)+)"),
+        libraries=("CUDA",),
+    ),
     "cpu": Kind(collectives="gloo"),
 }
-
-
-def strict_environment() -> dict[str, str]:
-    """Return a new process's environment without silent fallback to the CPU; torch reads it at its start."""
-    return {name: value for kind in KINDS.values() for name, value in kind.strict.items()}
 
 
 def _module(kind: str) -> Any:
@@ -76,11 +89,7 @@ def _module(kind: str) -> Any:
 
 
 def _register(kind: str) -> None:
-    """Register a device with torch, if the package it needs is installed.
-
-    Raises:
-        DeviceError: if the package does not fit this torch, or this torch is too old.
-    """
+    """Register a device with torch, if its package is installed; raise a DeviceError if that does not fit torch."""
     package, source = (about := KINDS.get(kind, Kind())).package, about.source
     if package is None or importlib.util.find_spec(package) is None:
         return
@@ -88,9 +97,9 @@ def _register(kind: str) -> None:
         version = str(getattr(importlib.import_module(package), "__version__", ""))
     except Exception as error:  # a package built for another torch fails in many ways
         raise DeviceError(f"{package} fails on torch {torch.__version__} ({error}); take both from {source}") from error
-    present = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    oldest, present = (tuple(map(int, text.split(".")[:2])) for text in (TESTED[0][0], torch.__version__))
     built_for = re.search(r"torch(\d+)\.(\d+)", version)
-    if present < OLDEST_TORCH or (built_for and present != (int(built_for[1]), int(built_for[2]))):
+    if present < oldest or (built_for and present != (int(built_for[1]), int(built_for[2]))):
         raise DeviceError(f"{package} {version} and torch {torch.__version__} do not match; take both from {source}")
 
 

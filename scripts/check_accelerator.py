@@ -18,10 +18,11 @@ import numpy as np
 import torch
 
 from kits_unet3d.networks import UNet3D
-from kits_unet3d.pipeline.device import Accelerator, DeviceError, resolve
+from kits_unet3d.pipeline.device import Accelerator, resolve
 from kits_unet3d.pipeline.device_check import Workload
 from kits_unet3d.pipeline.inference import AutocastInferer, ReferenceWindows
 from kits_unet3d.pipeline.runtime.configuration import section
+from kits_unet3d.pipeline.runtime.errors import DeviceError
 from kits_unet3d.pipeline.runtime.files import whole_file, write_json
 from kits_unet3d.transforms import CropToStride
 

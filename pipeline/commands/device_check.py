@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..device import resolve, strict_environment
+    from ..device import KINDS, resolve
     from ..device_check import Workload
     from ..runtime.configuration import section
     from ..runtime.errors import UsageError
@@ -48,7 +48,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
         raise UsageError(f"--accelerators must be at least 1, got {arguments.accelerators}")
     network, loss = section("network_factory", *arguments.config), section("loss", *arguments.config)
     Workload(network, loss, arguments.patch).require_patch()
-    strict = strict_environment()
+    # Without silent fallback to the CPU; torch reads this when it starts.
+    strict = {name: value for kind in KINDS.values() for name, value in kind.strict.items()}
     launched = int(os.environ.get("WORLD_SIZE", 1)) >= arguments.accelerators
     if launched and strict.items() <= os.environ.items():
         return _check(arguments, network, loss)

@@ -1,32 +1,19 @@
-"""Describe an accelerator and its software, and whether they are known to go together.
-
-The table of cards, their drivers and known pairs of torch and the vendor's package is ``cards.json``.
-"""
+"""Describe an accelerator and its software, and whether they are known to go together."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from ..device import Accelerator
+from ..device import KINDS, TESTED, Accelerator, Kind
 
 UNKNOWN = "unknown"
-
-
-@cache
-def table() -> dict[str, Any]:
-    """Return the content of ``cards.json``: the sets of tested versions, and what is known of each kind of device."""
-    content: dict[str, Any] = json.loads(Path(__file__).with_name("cards.json").read_text(encoding="utf-8"))
-    return content
 
 
 def describe_card(accelerator: Accelerator) -> dict[str, str]:
@@ -34,44 +21,47 @@ def describe_card(accelerator: Accelerator) -> dict[str, str]:
 
     A CPU has only the last of them. A fact that cannot be read is ``"unknown"``; no error is raised.
     """
-    kind, about = table().get(accelerator.kind, {}), accelerator.describe()
+    kind, about = KINDS.get(accelerator.kind, Kind()), accelerator.describe()
     described = {"tested versions": fitting_set(about["torch"])}
     if accelerator.on_cpu:
         return described
-    plugin = about["runtime"] if kind.get("cards") else ""
+    plugin = about["runtime"] if kind.pairs else ""
     return {
-        "driver": _driver(kind.get("driver", {})),
-        "libraries": _libraries(kind.get("libraries", {}), about["runtime"]),
+        "driver": _driver(kind.driver),
+        "libraries": _libraries(kind.libraries, about["runtime"]),
         "memory": _memory(accelerator),
         "link": _link(accelerator),
-        "torch and its package": known_pair(kind.get("cards", []), about["name"], plugin, about["torch"]),
+        "torch and its package": known_pair(kind.pairs, about["name"], plugin, about["torch"]),
         **described,
     }
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """Return the major and minor number of the first version in ``text``; empty if there is none."""
+    """Return the major and minor number of the first version in ``text``, or nothing."""
     found = re.search(r"(\d+)\.(\d+)", text)
     return (int(found[1]), int(found[2])) if found else ()
 
 
 def fitting_set(torch_version: str) -> str:
     """Return the file of tested versions that fits a torch, and the MONAI in it beside the installed one."""
-    fitting = [entry for entry in table()["sets"] if _numbers(entry["torch"]) <= _numbers(torch_version)]
+    fitting = [entry for entry in TESTED if _numbers(entry[0]) <= _numbers(torch_version)]
     if not fitting:
-        return f"none; torch {torch_version} is older than {table()['sets'][0]['torch']}"
+        return f"none; torch {torch_version} is older than {TESTED[0][0]}"
     try:
         installed = version("monai")
     except PackageNotFoundError:
         installed = "absent"
-    return f"{fitting[-1]['file']} with MONAI {fitting[-1]['monai']}; MONAI {installed} is installed"
+    _, file, monai = fitting[-1]
+    return f"{file} with MONAI {monai}; MONAI {installed} is installed"
 
 
-def known_pair(cards: list[Mapping[str, Any]], name: str, plugin: str, torch_version: str) -> str:
+def known_pair(
+    pairs: Sequence[tuple[str, str, str, tuple[str, ...]]], name: str, plugin: str, torch_version: str
+) -> str:
     """Say whether the vendor's package and torch are a pair that is known for a card.
 
     Args:
-        cards: entries of ``cards.json`` of this kind of device.
+        pairs: those of this kind of device, see :class:`~kits_unet3d.pipeline.device.Kind`.
         name: the card's name as its package reports it.
         plugin: the package's name and version; empty for a device that torch itself brings.
         torch_version: torch's version.
@@ -79,40 +69,43 @@ def known_pair(cards: list[Mapping[str, Any]], name: str, plugin: str, torch_ver
     if not plugin:
         return f"torch {torch_version} brings the device itself"
     package = plugin.split()[0]
-    entry = next((card for card in cards if re.match(card["names"], name)), None)
-    if entry is None:
+    known = [pair[1:] for pair in pairs if re.match(pair[0], name)]
+    if not known:
         return f"no pairs are known for the card {name}"
-    for pair in entry["pairs"]:
-        first, last = map(_numbers, pair["plugin"])
-        if first <= _numbers(plugin) <= last and _numbers(torch_version) in map(_numbers, pair["torch"]):
+    for first, last, torches in known:
+        if _numbers(first) <= _numbers(plugin) <= _numbers(last) and _numbers(torch_version) in map(_numbers, torches):
             return f"known for {name}: {plugin} with torch {torch_version}"
-    pairs = [(dict.fromkeys(pair["plugin"]), pair["torch"]) for pair in entry["pairs"]]
-    known = "; ".join(f"{package} {' to '.join(span)} with torch {' or '.join(torches)}" for span, torches in pairs)
-    return f"NOT known for {name}: {plugin} with torch {torch_version}; known are {known}"
+    listed = "; ".join(
+        f"{package} {' to '.join(dict.fromkeys((first, last)))} with torch {' or '.join(torches)}"
+        for first, last, torches in known
+    )
+    return f"NOT known for {name}: {plugin} with torch {torch_version}; known are {listed}"
 
 
-def _driver(about: Mapping[str, Any]) -> str:
+def _driver(about: Sequence[str]) -> str:
     """Ask the vendor's own program for the version of the driver."""
     if not about:
         return UNKNOWN
+    command, pattern = about
     try:
-        shown = subprocess.run(about["command"], capture_output=True, text=True, timeout=20, check=False).stdout
+        shown = subprocess.run(command.split(), capture_output=True, text=True, timeout=20, check=False).stdout
     except (OSError, subprocess.SubprocessError):
-        return f"unknown, since {about['command'][0]} does not run here"
-    found = re.search(about["pattern"], shown)
+        return f"unknown, since {command.split()[0]} does not run here"
+    found = re.search(pattern, shown)
     return found[1] if found else UNKNOWN
 
 
-def _libraries(about: Mapping[str, Any], runtime: str) -> str:
+def _libraries(about: Sequence[str], runtime: str) -> str:
     """Read the version of the vendor's libraries from their directory, or take the one that torch was built with."""
-    if "file" not in about:
-        return " ".join(filter(None, [about.get("name", ""), runtime])) or UNKNOWN
-    path = Path(os.environ.get(about["home"], about["default"])) / about["file"]
+    if len(about) < 2:
+        return " ".join(filter(None, [*about, runtime])) or UNKNOWN
+    name, variable, default, file = about
+    path = Path(os.environ.get(variable, default)) / file
     try:
-        found = re.search(about["pattern"], path.read_text(encoding="utf-8", errors="replace"))
+        found = re.search(r"(\d+(?:\.\d+)+)", path.read_text(encoding="utf-8", errors="replace"))
     except OSError:
         return f"unknown, since {path} cannot be read"
-    return f"{about['name']} {found[1]}" if found else UNKNOWN
+    return f"{name} {found[1]}" if found else UNKNOWN
 
 
 def _memory(accelerator: Accelerator) -> str:

@@ -10,9 +10,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ..device import Accelerator, DeviceError, resolve
+from ..device import Accelerator, resolve
 from ..runtime import distributed
 from ..runtime.compilation import obstacle
+from ..runtime.errors import DeviceError
 from .detours import Detours
 from .workload import Workload
 

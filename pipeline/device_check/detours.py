@@ -15,7 +15,7 @@ class Detours(TorchDispatchMode):
     """Count the operations that the device does not implement, and run them on the CPU.
 
     So one run lists all of them, while an error would stop at the first. The device must refuse such operations instead
-    of its own silent fallback (:func:`kits_unet3d.pipeline.device.strict_environment`).
+    of its own silent fallback (``strict`` of :class:`kits_unet3d.pipeline.device.Kind`).
     """
 
     def __init__(self) -> None:

@@ -98,7 +98,7 @@ class Workload:
             times.append((time.perf_counter() - started) / counted)
         return times[-1]
 
-    @torch.no_grad()  # not inference_mode, in which :class:`Detours` would see operations before their decomposition
+    @torch.no_grad()  # not inference_mode: there :class:`Detours` sees operations before their decomposition
     def window(self, accelerator: Accelerator) -> torch.Tensor:
         """Return the logits of one sliding window, (1, classes, D, H, W), on the CPU."""
         inferer = AutocastInferer(ReferenceWindows(self.patch, stitch_device="cpu"), accelerator)

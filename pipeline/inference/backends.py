@@ -17,8 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from kits_unet3d.networks import Ensemble, FlipTTA
 from kits_unet3d.networks.averages import mean_of, mean_over_flips
 
-from ..device import Accelerator, DeviceError
+from ..device import Accelerator
 from ..runtime.compilation import to_compile
+from ..runtime.errors import DeviceError
 from .agreement import TOLERANCE, MissingBackendError, require_agreement
 from .openvino import OpenVINO
 
@@ -41,7 +42,7 @@ class Eager:
 
 
 class ChannelsLast(Eager):
-    """Run a copy of the network in the memory layout in which a CPU convolves fastest.
+    """Run a copy of the network in the memory layout of a CPU's fastest convolutions.
 
     Instance norm would copy to the other layout and back, which costs the gain. Group norm with one group per channel
     is the same function and keeps the layout. Only its backward pass is slow, and inference does not need it.
@@ -94,8 +95,8 @@ logger = logging.getLogger("kits_unet3d.inference")
 
 #: Maps windows (B, C, D, H, W) to float32 logits (B, classes, D, H, W).
 Backend = Callable[[torch.Tensor], torch.Tensor]
-#: Inference backends by name, the fastest on a CPU first, with the least floating-point operations of a scan for which
-#: creation and comparison pay off.
+#: Inference backends by name, the fastest on a CPU first. A scan must need at least so many floating-point operations,
+#: so that creation and comparison pay off.
 WORTH_MAKING = {"openvino": 2e12, "compiled": 2e13, "channels_last": 2e12, "eager": 0.0}
 BACKENDS = tuple(WORTH_MAKING)
 

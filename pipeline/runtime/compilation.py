@@ -10,7 +10,8 @@ from functools import cache
 import torch
 from torch import nn
 
-from ..device import Accelerator, DeviceError
+from ..device import Accelerator
+from .errors import DeviceError
 
 logger = logging.getLogger(__name__)
 #: Largest accepted difference of a compiled network's values from the network's own.
@@ -34,7 +35,7 @@ def obstacle(accelerator: Accelerator) -> str:
 
 @cache
 def _tried(device: torch.device) -> str:
-    """Compile a small network, compare its results with the network's own, and return what is wrong."""
+    """Compile a small network, compare its results with the network's own, and return the fault."""
     with torch.random.fork_rng(devices=()):
         network = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.InstanceNorm3d(4, affine=True), nn.ReLU()).to(device)
     image = torch.linspace(-1, 1, 512).reshape(1, 1, 8, 8, 8).to(device)

@@ -28,6 +28,10 @@ class CaseError(ValueError):
     exit_code = 1
 
 
+class DeviceError(RuntimeError):
+    """Report that a device is missing or lacks a capability."""
+
+
 #: Messages of the errors that MONAI raises around one in a configuration or a transform.
 WRAPPERS = ("Failed to evaluate", "Failed to instantiate", "applying transform")
 
@@ -44,12 +48,12 @@ def exit_code(error: BaseException) -> int:
     return int(getattr(cause(error), "exit_code", 2))
 
 
-#: Receives what is printed for a person, for the log file alone.
+#: Receives the lines printed for a person; only the log file reads it.
 shown = logging.getLogger("kits_unet3d.shown")
 shown.propagate = False
 shown.addHandler(logging.NullHandler())
 
-#: Variable in which the launcher of several processes names an open file of its own, through which they agree.
+#: Variable with the path of an open file of the launcher. Its processes write there which one fails first.
 LAUNCHER = "KITS_UNET3D_LAUNCHER"
 
 

@@ -16,9 +16,9 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
 
-from ..device import DeviceError, find
+from ..device import find
 from .command_line import flags_of
-from .errors import LAUNCHER, exit_code, report
+from .errors import LAUNCHER, DeviceError, exit_code, report
 
 
 def require_accelerators(arguments: Sequence[str], processes: str) -> None:
@@ -38,7 +38,7 @@ def require_accelerators(arguments: Sequence[str], processes: str) -> None:
 
 @contextmanager
 def _known_to_processes() -> Iterator[None]:
-    """Open a file without a name, through which the processes agree on the one that reports an error.
+    """Open a file without a name, so that the processes agree on the one that reports an error.
 
     It exists as long as this process does, however that ends.
     """

@@ -11,9 +11,10 @@ from monai.inferers import SimpleInferer
 
 from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline.data import seed_everything
-from kits_unet3d.pipeline.device import Accelerator, DeviceError, resolve
+from kits_unet3d.pipeline.device import Accelerator, resolve
 from kits_unet3d.pipeline.inference import AutocastInferer, ReferenceWindows
 from kits_unet3d.pipeline.runtime import distributed
+from kits_unet3d.pipeline.runtime.errors import DeviceError
 from kits_unet3d.pipeline.training import TrainStep
 from kits_unet3d.pipeline.training.step import NotFiniteError
 

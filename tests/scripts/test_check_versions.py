@@ -6,7 +6,7 @@ import subprocess
 import pytest
 from conftest import ROOT
 
-from kits_unet3d.pipeline.device_check.cards import table
+from kits_unet3d.pipeline.device import TESTED
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,6 @@ def test_wrong_arguments_are_one_line(arguments, variables, message, tmp_path):
 def test_the_oldest_set_is_the_floor_of_the_requirements():
     pins = dict(line.split("==") for line in (ROOT / "constraints-mlu370.txt").read_text().splitlines() if "==" in line)
     required = (ROOT / "setup.cfg").read_text()
-    assert f"monai>={pins['monai']},<2" in required and pins["monai"] == table()["sets"][0]["monai"]
-    assert f"torch>={table()['sets'][0]['torch']}" in required and pins["torch"].startswith(table()["sets"][0]["torch"])
+    assert f"monai>={pins['monai']},<2" in required and pins["monai"] == TESTED[0][2]
+    assert f"torch>={TESTED[0][0]}" in required and pins["torch"].startswith(TESTED[0][0])
     assert pins["numpy"].startswith("1.26.")

@@ -11,11 +11,12 @@ from torch.utils.data import DataLoader
 
 from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline.data import seed_everything
-from kits_unet3d.pipeline.device import DeviceError, resolve
+from kits_unet3d.pipeline.device import resolve
 from kits_unet3d.pipeline.inference import AutocastInferer, ReferenceWindows
 from kits_unet3d.pipeline.inference.backends import make_backend
 from kits_unet3d.pipeline.runtime import distributed
 from kits_unet3d.pipeline.runtime.compilation import compiled
+from kits_unet3d.pipeline.runtime.errors import DeviceError
 from kits_unet3d.pipeline.training import TrainStep
 
 #: Of what needs tensors on the device, which an old torch cannot have.

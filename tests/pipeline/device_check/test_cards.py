@@ -1,4 +1,4 @@
-"""What is known of cards and their software, read from the table alone."""
+"""Known pairs of cards and their software, from the table alone."""
 
 import re
 
@@ -6,11 +6,11 @@ import pytest
 import torch
 from conftest import ROOT
 
-from kits_unet3d.pipeline.device import Accelerator, resolve
+from kits_unet3d.pipeline.device import KINDS, TESTED, Accelerator, resolve
 from kits_unet3d.pipeline.device_check import describe_card
-from kits_unet3d.pipeline.device_check.cards import fitting_set, known_pair, table
+from kits_unet3d.pipeline.device_check.cards import fitting_set, known_pair
 
-CARDS = table()["mlu"]["cards"]
+PAIRS = KINDS["mlu"].pairs
 
 
 @pytest.mark.parametrize(
@@ -25,13 +25,13 @@ CARDS = table()["mlu"]["cards"]
     ],
 )
 def test_pairs_of_torch_and_its_package_are_known_by_card(name, plugin, torch_version, known):
-    said = known_pair(CARDS, name, plugin, torch_version)
+    said = known_pair(PAIRS, name, plugin, torch_version)
     assert said.startswith("known for" if known else "NOT known for") and name in said
     assert known or "; known are torch_mlu 1." in said
 
 
 def test_a_card_that_the_table_lacks_is_called_unknown():
-    assert known_pair(CARDS, "MLU220", "torch_mlu 1.25", "2.4.1") == "no pairs are known for the card MLU220"
+    assert known_pair(PAIRS, "MLU220", "torch_mlu 1.25", "2.4.1") == "no pairs are known for the card MLU220"
     assert known_pair([], "H100", "", "2.13.0") == "torch 2.13.0 brings the device itself"
 
 
@@ -49,16 +49,16 @@ def test_the_versions_that_fit_a_torch_are_named(torch_version, start):
     assert fitting_set(torch_version).startswith(start)
 
 
-def test_the_table_names_sets_that_are_there_with_their_monai():
-    for entry in table()["sets"]:
-        assert f"monai=={entry['monai']}" in (ROOT / entry["file"]).read_text().splitlines()
+def test_the_sets_of_tested_versions_are_there_with_their_monai():
+    for _, file, monai in TESTED:
+        assert f"monai=={monai}" in (ROOT / file).read_text().splitlines()
 
 
 def test_install_sh_chooses_the_sets_of_the_table():
     script = (ROOT / "scripts" / "install.sh").read_text()
-    oldest, newer = table()["sets"]
-    assert re.search(rf'older "\$torch" {oldest["torch"]}\.0; then', script)
-    assert re.search(rf'older "\$torch" {newer["torch"]}\.0; then .*\n +set={oldest["file"]}', script)
+    (oldest, file, _), (newer, *_) = TESTED
+    assert re.search(rf'older "\$torch" {oldest}\.0; then', script)
+    assert re.search(rf'older "\$torch" {newer}\.0; then .*\n +set={file}', script)
 
 
 def test_a_cpu_has_no_card_but_fitting_versions():

@@ -10,8 +10,9 @@ import torch
 from conftest import needs_compiler
 
 from kits_unet3d.networks import UNet3D
-from kits_unet3d.pipeline.device import DeviceError, resolve
+from kits_unet3d.pipeline.device import resolve
 from kits_unet3d.pipeline.runtime.compilation import can_compile, compiled
+from kits_unet3d.pipeline.runtime.errors import DeviceError
 
 
 def test_a_compiled_network_keeps_its_weight_names_and_outputs(monkeypatch):
