@@ -11,9 +11,10 @@ import nibabel as nib
 import numpy as np
 
 from ..io import ReadOptions
+from ..io.geometry import believable
 from ..io.labels import read_labels
 from ..io.scan import read_volume as read_stored
-from ..io.voxels import AIR, DENSEST, WRAPPED, Hounsfield, believable
+from ..io.voxels import AIR, DENSEST, WRAPPED, Hounsfield
 from ..runtime.errors import CaseError
 
 #: KiTS19 stores the slice axis first: axis 0 runs to inferior, 1 to posterior, 2 to left.
@@ -27,6 +28,8 @@ class UnclippedHounsfield(Hounsfield):
 
     The reference clips after resampling, which gives other values at the border of padding.
     """
+
+    clips = False
 
     def type_for(self, stored: np.dtype) -> type[np.number]:
         """Return int16 only for values that it holds as they are stored."""
@@ -44,10 +47,6 @@ class UnclippedHounsfield(Hounsfield):
         outside = ((values < AIR) | (values > DENSEST)) & np.isfinite(values)
         self.voxels[:, :, first : first + slices.shape[2]][outside] = values[outside]
 
-    def finished(self) -> tuple[np.ndarray, list[str]]:
-        self.padding = 0  # it stays as it is
-        return super().finished()
-
 
 def read_volume(
     path: Path, options: ReadOptions | None = None, unclipped: bool = False, warnings: list[str] | None = None
@@ -64,7 +63,7 @@ def read_volume(
         warnings: receives what a user should know about the file.
 
     Raises:
-        CaseError: if the file cannot be read, is not CT in HU, or has no clear voxel size and position in its header.
+        CaseError: if the file cannot be read, is not CT in HU, or lacks a clear voxel size or position in its header.
     """
     options = options or ReadOptions()
     grid, stored = read_stored(path, options, UnclippedHounsfield if unclipped else Hounsfield)

@@ -26,7 +26,7 @@ UNREAD = {
 
 #: Directories of label maps beside a data set's images, as in the Medical Segmentation Decathlon and nnU-Net.
 LABEL_DIRECTORIES = ("labelsTr", "labelsTs", "labelsVal")
-#: Longest name of a result, in bytes: most file systems allow 255, of which endings and temporary names need some.
+#: Longest name of a result, in bytes: most file systems allow 255, and endings and temporary names need some of them.
 LONGEST = 200
 
 

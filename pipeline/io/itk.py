@@ -48,7 +48,7 @@ class ItkGeometry(NamedTuple):
 
 
 class _Text(NamedTuple):
-    """Hold the header as text, and the file and offset at which the voxels begin."""
+    """Hold the header as text, and the file and offset of the first voxel."""
 
     entries: dict[str, str]
     data: Path

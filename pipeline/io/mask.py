@@ -90,7 +90,7 @@ def label_table(segments: Sequence[Segment]) -> bytes:
 
 
 def slicer_entries(segments: Sequence[Segment], shape: Sequence[int]) -> dict[str, str]:
-    """Return the header entries by which 3D Slicer recognises the segments of a NRRD file.
+    """Return the header entries that describe the segments of a NRRD file to 3D Slicer.
 
     Args:
         segments: classes of the mask.

@@ -10,18 +10,9 @@ import numpy as np
 
 from ..runtime.errors import CaseError
 from ..runtime.files import DAMAGED, open_packed
+from .geometry import believable, require_regular
 from .scan_files import GZIP, TAIL, endless, first_bytes, require_bytes, require_no_more
-from .voxels import (
-    Admission,
-    Collect,
-    Hounsfield,
-    ReadOptions,
-    Stored,
-    believable,
-    require_numbers,
-    require_regular,
-    steps,
-)
+from .voxels import Admission, Collect, Hounsfield, ReadOptions, Stored, require_numbers, steps
 
 #: Relative difference allowed between two descriptions of one geometry.
 AGREEMENT = 0.01

@@ -10,10 +10,11 @@ import numpy as np
 from ..runtime.errors import CaseError
 from . import Admission, Found, Grid, ReadOptions, Stored, find_scans
 from .dicom import read_dicom
+from .geometry import check_geometry
 from .itk import read_itk
 from .nifti import read_nifti
 from .scan_files import ITK, NIFTI, ending_of, first_bytes, scan_name
-from .voxels import Collect, Hounsfield, check_geometry
+from .voxels import Collect, Hounsfield
 
 
 @dataclass(frozen=True, eq=False)

@@ -50,6 +50,7 @@ class Slice:
         error: reason why the file cannot be read; empty if it can.
         padding: stored values, lowest and highest, of voxels outside the scanned area; empty if there are none.
         rescale: slope and intercept from stored values to HU; empty if not given.
+        signed: whether stored values have a sign (PixelRepresentation).
         stray: whether the file is not DICOM, so that no series lacks it.
         identity: words that name the patient.
     """
@@ -70,6 +71,7 @@ class Slice:
     phase: tuple[str, ...] = ()
     padding: tuple[float, ...] = ()
     rescale: tuple[float, ...] = ()
+    signed: bool = False
     error: str = ""
     stray: bool = False
     patient_id: str = ""
@@ -175,6 +177,7 @@ def read_slice(path: Path) -> Slice:
         tuple(text(tag) for tag in PHASE_TAGS),
         _padding(numbers("0028|0120", 1) + numbers("0028|0121", 1), text("0028|0103") == "1"),
         numbers("0028|1053", 1) + numbers("0028|1052", 1),
+        text("0028|0103") == "1",
         patient_id=text("0010|0020"),
         identity=identity,
     )

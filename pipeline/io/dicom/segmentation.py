@@ -27,7 +27,7 @@ MAY_BE_EMPTY = (
     "ReferringPhysicianName",
 )
 
-#: Tags by which a segmentation refers to its slices; an empty tag refers to nothing.
+#: Tags that refer a segmentation to its slices; an empty tag refers to nothing.
 REFERRED_TO = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 
 

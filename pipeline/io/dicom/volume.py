@@ -46,10 +46,7 @@ def read_dicom(directory: DicomDirectory, options: ReadOptions, admit: Admission
     shape = (*slices[0].size, int(np.floor(places[-1] + 1.001)))
     admit(shape, affine)
     voxels, more = _voxels(directory, slices, shape, places, options)
-    padded = sum(bool(one.padding) for one in slices)
-    if padded:
-        warnings.append(f"PixelPaddingValue of {padded} slices was read as air")
-    # A resampled volume has no slice of its own for each of its planes.
+    # The planes of a resampled volume are not those of the files.
     even = bool(np.array_equal(places, np.arange(len(slices))))
     paths = tuple(one.path for one in slices) if even else ()
     return Stored(voxels, affine, paths, (*warnings, *more))
@@ -83,6 +80,11 @@ def _in_order(directory: DicomDirectory, series: Series, warnings: list[str]) ->
     if repeated := [uid for uid, count in Counter(one.uid for one in series.slices if one.uid).items() if count > 1]:
         names = ", ".join(one.path.name for one in series.slices if one.uid == repeated[0])
         raise CaseError(f"{where}: {names} have one SOPInstanceUID but different positions; export them again")
+    for tag, name in (("RescaleSlope and RescaleIntercept", "rescale"), ("PixelRepresentation", "signed")):
+        kinds = Counter(getattr(one, name) for one in series.slices)
+        if len(kinds) > 1:
+            told = ", ".join(f"{value} in {count}" for value, count in kinds.most_common(3))
+            warnings.append(f"{tag} differs between slices ({told}); check whether they are one scan")
     for name in ("orientation", "spacing", "size"):
         values = np.array([getattr(one, name) for one in series.slices], dtype=np.float64)
         if np.abs(values - values[0]).max() > SAME_DIRECTION:
@@ -105,7 +107,7 @@ def _geometry(
         worst = int(np.argmax(np.abs(steps - step)))
         raise CaseError(
             f"{directory.path}: slices are missing or uneven: {steps[worst]:.2f} mm between "
-            f"{slices[worst].path.name} and the next, {step:.2f} mm elsewhere; "
+            f"{slices[worst].path.name} and the next, {step:.2f} mm elsewhere{''.join(f'; {w}' for w in warnings)}; "
             "find the missing ones, or interpolate with --allow-gaps"
         )
     if not uneven:
@@ -142,13 +144,15 @@ def _voxels(
     options: ReadOptions,
 ) -> tuple[np.ndarray, list[str]]:
     """Read the slices in order; interpolate the missing ones between two that are further apart."""
-    before, done = _plane(slices[0]), 1
+    before, has_padding = _plane(slices[0])
+    padded, done = int(has_padding), 1
     hounsfield = Hounsfield(directory.path, shape, before.dtype, offset=options.hu_offset)
     # Clip before interpolating, which would smear padding into the body.
     limits = AIR - (options.hu_offset or 0.0), DENSEST - (options.hu_offset or 0.0)
     hounsfield.put(0, before)
     for number, one in enumerate(slices[1:], start=1):
-        now = _plane(one)
+        now, has_padding = _plane(one)
+        padded += has_padding
         while done < shape[2] and done <= places[number] + 1e-3:
             share = (done - places[number - 1]) / (places[number] - places[number - 1])
             if share > 1 - 1e-3:
@@ -157,11 +161,12 @@ def _voxels(
                 hounsfield.put(done, np.clip(before, *limits) * (1 - share) + np.clip(now, *limits) * share)
             done += 1
         before = now
-    return hounsfield.finished()
+    voxels, warnings = hounsfield.finished()
+    return voxels, [*([f"PixelPaddingValue of {padded} slices was read as air"] if padded else []), *warnings]
 
 
-def _plane(one: Slice) -> np.ndarray:
-    """Read the voxels (columns, rows, 1) of a file, in HU; padding is below every HU."""
+def _plane(one: Slice) -> tuple[np.ndarray, bool]:
+    """Read the voxels (columns, rows, 1) of a file, in HU, and whether it has padding, which is below every HU."""
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(one.path))
@@ -175,13 +180,15 @@ def _plane(one: Slice) -> np.ndarray:
     if image.GetNumberOfComponentsPerPixel() > 1:
         raise CaseError(f"{one.path}: each voxel is a colour; it is not CT")
     plane = sitk.GetArrayFromImage(image).reshape(one.size[1], one.size[0], 1).transpose(1, 0, 2)
+    padding = np.zeros(plane.shape, bool)
     if one.padding:
         slope, intercept = one.rescale if len(one.rescale) == 2 else (1.0, 0.0)
         lowest, highest = sorted(value * slope + intercept for value in one.padding)
         if plane.dtype.kind == "u" or plane.dtype.itemsize < 2:
             plane = plane.astype(np.int32)
-        plane[(plane >= lowest) & (plane <= highest)] = OUTSIDE
-    return plane
+        padding = (plane >= lowest) & (plane <= highest)
+        plane[padding] = OUTSIDE
+    return plane, bool(padding.any())
 
 
 def _without_repeats(where: str, slices: Sequence[Slice], warnings: list[str]) -> list[Slice]:
@@ -194,7 +201,7 @@ def _without_repeats(where: str, slices: Sequence[Slice], warnings: list[str]) -
     for one in sorted(slices, key=lambda one: one.distance):
         if not kept or one.distance - kept[-1].distance >= SAME_MM:
             kept.append(one)
-        elif not np.array_equal(_plane(one), _plane(kept[-1])):
+        elif not np.array_equal(_plane(one)[0], _plane(kept[-1])[0]):
             raise CaseError(
                 f"{where}: several slices have the same position and no tag distinguishes them; separate them"
             )
