@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -33,8 +34,10 @@ logger = logging.getLogger("kits_unet3d.inference")
 PATIENCE = timedelta(days=30)
 #: Advice to the user of a second run into a directory.
 ADVICE = "wait for it, choose another directory, or distribute one run with torchrun"
-#: Scans that a last line names; the summary contains all.
-MOST_NAMED = 10
+#: Scans that a last line names, and paths that the line of those left out names; the summary contains all.
+MOST_NAMED, MOST_LEFT_OUT = 10, 3
+#: Errors that any other result would meet too.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class Batch:
@@ -69,6 +72,7 @@ class Batch:
         self._model = list(predictor.model.digests)
         self._identity: frozenset[str] = frozenset()
         self._unwritten: OSError | None = None
+        self._full: list[str] = []
 
     def run(self, scans: Sequence[Found], skipped: dict[str, str] | None = None) -> list[str]:
         """Predict all scans; return the names of those that failed.
@@ -107,6 +111,7 @@ class Batch:
             if rank() == 0:
                 show(f"model: {model.description or 'unknown'}")
                 show(device_line(self.report.device))
+                self._show_left_out()
                 if not self.overwrite:
                     self.report.require_own()
                 self._write_or_note(lambda: self.report.take_over({_source(found): found.name for found in named}))
@@ -123,10 +128,8 @@ class Batch:
                 self._write_or_note(self.report.write)
                 if self.pictures:
                     self._write_or_note(lambda: write_html_report(self.report))
-            review, failed = (
-                [found.name for found in named if self.report.cases[found.name]["outcome"] == outcome]
-                for outcome in (REVIEW, FAILED)
-            )
+            ends = {found.name: self.report.cases[found.name]["outcome"] for found in named}
+            review, failed = ([name for name, end in ends.items() if end == outcome] for outcome in (REVIEW, FAILED))
             for names, what, error in ((review, "need a review", False), (failed, "failed", True)):
                 if names and rank() == 0:
                     more = f", … and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
@@ -138,6 +141,11 @@ class Batch:
                 "then run the same command again"
             )
         return failed
+
+    def _show_left_out(self) -> None:
+        if left_out := [f"{path}: {reason}" for path, reason in self.report.skipped.items()]:
+            more = f"; and {len(left_out) - MOST_LEFT_OUT} more" if len(left_out) > MOST_LEFT_OUT else ""
+            show(f"left out: {'; '.join(left_out[:MOST_LEFT_OUT])}{more}")
 
     def _write_or_note(self, write: Callable[[], Any]) -> None:
         """Write a file that the batch can continue without."""
@@ -166,6 +174,25 @@ class Batch:
                 left = time_left(time.monotonic() - began, number, len(pending))
                 self._print_result(case, f"[{number}/{len(pending)}]", left)
                 del scan
+                if len(self._full) > 1:  # a single scan may be too large for what others fit into
+                    self._leave(pending[number:])
+                    break
+
+    def _leave(self, untried: Sequence[Found]) -> None:
+        """Record scans as failed that are not tried, since no result could be written."""
+        reason = self._full[-1]
+        for one in untried:
+            case = {**self._record(one), "error": f"{self._anonymised(str(one.path))}: not tried ({reason})"}
+            self._write_or_note(lambda name=one.name, case=case: self.report.add(name, case))  # type: ignore[misc]
+        more = f"so {len(untried)} scans were not tried; free disk space, then run the same command again"
+        show(f"{self.directory}: no result can be written ({reason}), {more}", error=True)
+
+    def _record(self, found: Found) -> dict[str, Any]:
+        """Return the record of a scan without a result; an earlier mask, which stays, remains listed."""
+        files = self.report.cases.get(found.name, {"files": {}})["files"]
+        there = {file: digest for file, digest in files.items() if (self.directory / file).exists()}
+        scan = self._anonymised(str(found.path))
+        return {"scan": scan, "outcome": FAILED, "files": there, "source": _source(found)}
 
     def _anonymised(self, text: str) -> str:
         return text if self.keep_names else without_names(text, self._identity)
@@ -186,8 +213,7 @@ class Batch:
 
     def _predict_one(self, found: Found, scan: Scan | Exception) -> dict[str, Any]:
         began, made_from = time.monotonic(), self._digest_of_inputs(found)
-        case: dict[str, Any] = {"scan": self._anonymised(str(found.path)), "outcome": FAILED, "files": {}}
-        case["source"] = _source(found)
+        case = self._record(found)
         earlier = self.report.cases.get(found.name, {"files": {}})
         try:
             if earlier["files"] and earlier.get("source") != case["source"] and not self.overwrite:
@@ -202,21 +228,18 @@ class Batch:
                 known = earlier["files"]
                 self.results.require_replaceable(scan, self.directory, recorded=known, pictures=self.pictures)
             done = self.results.write(
-                self.predictor,
-                scan,
-                self.directory,
-                pictures=self.pictures,
-                anonymised=self._anonymised,
+                self.predictor, scan, self.directory, pictures=self.pictures, anonymised=self._anonymised
             )
             outcome = REVIEW if any(checked["grave"] for checked in done["checks"]) else DONE
             case |= {"outcome": outcome, "made_from": made_from, "seconds": round(time.monotonic() - began, 1), **done}
+            self._full.clear()
         except Exception as error:  # an error in one scan must not stop the others
             text = str(error) if isinstance(error, CaseError) else f"{type(error).__name__}: {error}"
+            if isinstance(error, OSError) and error.errno in NO_SPACE:
+                text = f"its results cannot be written ({error.strerror})"
+                self._full.append(str(error.strerror))
             case["error"] = self._anonymised(text if str(found.path) in text else f"{found.path}: {text}")
-            # A scan that cannot be read now keeps its earlier mask.
-            case["files"] = {
-                file: digest for file, digest in earlier["files"].items() if (self.directory / file).exists()
-            }
+            case["files"] = self._record(found)["files"]
             if case["files"]:
                 case["error"] += "; earlier results of this name are kept"
             logger.debug("%s", case["error"], exc_info=None if isinstance(error, CaseError) else error)
@@ -266,7 +289,7 @@ def start(batch: Batch, source: str | Path | Iterable[str | Path]) -> None:
 
 
 def ready(directory: str | Path, results: Results | None = None) -> None:
-    """Check a configuration's output directory and packages before its model is loaded; it has no other way to report.
+    """Check a configuration's output directory and packages before its model is loaded.
 
     The program ends with an error message and exit code 2 if nothing can be written, or a package is missing.
     """

@@ -35,6 +35,10 @@ def config_file(given: str) -> str:
     return str(named) if named.is_file() else given
 
 
+#: Endings of files that nobody means as the name of a directory.
+FILES = (".dcm", ".ima", ".img", ".mgz", ".npy", ".npz", ".json", ".csv", ".html", ".png", ".pt", ".pth", ".zip")
+
+
 def user_cache() -> Path | None:
     """Return this program's directory in the user's cache (``XDG_CACHE_HOME``); None for a user without a home."""
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
@@ -46,7 +50,7 @@ def user_cache() -> Path | None:
 
 
 def name_user() -> None:
-    """Set ``USER`` to the user's number if the system has no entry for it, as with ``docker run --user 1234``.
+    """Set ``USER`` to the user's number if the system lacks an entry for it, as with ``docker run --user 1234``.
 
     MONAI asks for the user's name when it is imported, and fails without.
     """
@@ -102,9 +106,11 @@ def require_writable(directory: str | Path) -> Path:
     Raises:
         UsageError: if nothing can be written there.
     """
-    if str(directory) == "":
+    if not str(directory).strip():
         raise UsageError("the output directory is empty; name one")
     directory = Path(directory)
+    if directory.suffix.lower() in FILES and not directory.exists():
+        raise UsageError(f"{directory}: the ending {directory.suffix} is that of a file; name a directory")
     there = next(place for place in (directory, *directory.absolute().parents) if place.exists())
     try:
         # An unnamed file: processes cannot collide on it, and it is never left behind.

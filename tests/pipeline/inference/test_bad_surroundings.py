@@ -77,6 +77,35 @@ def test_a_full_disk_keeps_finished_files_and_no_partial_ones(tmp_path, model_fi
     assert {path.name for path in out.iterdir()} == {*finished, "summary.json", "summary.csv", "kits-unet3d.log"}
 
 
+def test_a_batch_ends_when_two_scans_in_a_row_find_no_space(tmp_path, model_file, small_disk, capsys):
+    noise = np.random.default_rng(0).integers(-1000, 1000, (64, 64, 64)).astype(np.int16)
+    scans = [nifti(tmp_path / f"{name}.nii.gz", *([] if name == "a" else [noise])) for name in "abcde"]
+    command = ["predict", *map(str, scans), "-o", str(small_disk / "out"), "--checkpoint", str(model_file)]
+    assert main([*command, "--no-html-report", "--probabilities"]) == 1
+    output, error = capsys.readouterr()
+    assert "[1/5]" in output and error.count("its results cannot be written (No space left on device)") == 2
+    assert "so 2 scans were not tried; free disk space" in error and "4 of 5 scans failed (b, c, d, e)" in error
+    assert "Errno" not in error
+
+
+def test_what_a_search_leaves_out_is_said_at_once(tmp_path, model_file, capsys):
+    (tmp_path / "in").mkdir()
+    nifti(tmp_path / "in" / "a.nii.gz")
+    (tmp_path / "in" / "b.nii.gz").symlink_to(tmp_path / "gone.nii.gz")
+    command = ["predict", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--checkpoint", str(model_file)]
+    assert main([*command, "--no-html-report"]) == 0
+    assert (
+        "left out: " in (shown := capsys.readouterr().out) and "b.nii.gz: a broken or circular symbolic link" in shown
+    )
+
+
+@pytest.mark.parametrize(("given", "message"), [("m.dcm", "the ending .dcm is that of a file"), (" ", "is empty")])
+def test_no_directory_gets_the_name_of_a_file(tmp_path, capsys, monkeypatch, given, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(["predict", str(nifti(tmp_path / "scan.nii.gz")), "-o", given]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / given).exists()
+
+
 def test_an_unwritable_report_is_reported_and_all_scans_finish(tmp_path, model_file, capsys):
     scans = [nifti(tmp_path / f"{name}.nii.gz") for name in "abc"]
     out = tmp_path / "out"
@@ -112,7 +141,13 @@ def test_an_unusable_model_is_exit_code_3(tmp_path, model_file, capsys):
     torch.save({**content, "model": UNet3D(channels=(2, 8)).state_dict()}, other)
     small = tmp_path / "small.pt"
     torch.save({**content, "preprocessing_parameters": {"roi_size": [1, 1, 1]}}, small)
-    refused = ((damaged, "damaged.pt: damaged"), (other, "(4, 2, 3, 3, 3) in the network"))
+    blank = tmp_path / "blank.pt"
+    torch.save({**content, "model": {name: 0 * value for name, value in content["model"].items()}}, blank)
+    refused = [
+        (damaged, "damaged.pt: damaged"),
+        (other, "(4, 2, 3, 3, 3) in the network"),
+        (blank, "are 0, so the file"),
+    ]
     for path, message in (*refused, (small, "small.pt: its network cannot take windows of its roi_size 1 x 1 x 1")):
         assert main(["predict", scan, "-o", out, "--checkpoint", str(path)]) == 3
         assert message in capsys.readouterr().err

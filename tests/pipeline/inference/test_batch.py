@@ -53,7 +53,7 @@ def cases(out):
     return json.loads((out / "summary.json").read_text())["cases"]
 
 
-def test_a_scan_whose_voxels_are_replaced_beside_its_header_is_predicted_again(tmp_path, model, capsys):
+def test_a_scan_with_new_voxels_beside_its_header_is_predicted_again(tmp_path, model, capsys):
     scan, header = nib.load(scan_file(tmp_path / "scan.nii.gz")), tmp_path / "in" / "scan.mhd"
     header.parent.mkdir()
     image = sitk.GetImageFromArray(np.asarray(scan.dataobj).T)
