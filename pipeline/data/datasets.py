@@ -105,7 +105,7 @@ def named_classes(source: str | Path) -> tuple[str, ...]:
     of nnU-Net (value by name), or KiTS23's.
 
     Raises:
-        UsageError: if a value below the highest has no name.
+        UsageError: if a value below the highest lacks a name.
     """
     source = Path(source)
     described = source if source.suffix == ".json" else source / DATASET_FILE

@@ -85,7 +85,7 @@ def _statistics(counts: np.ndarray) -> tuple[int, int, float, float]:
     clipped = np.clip(np.arange(LOWEST, HIGHEST + 1), low, high)
     mean = float((clipped * counts).sum() / counts.sum())
     std = float(np.sqrt((((clipped - mean) ** 2) * counts).sum() / counts.sum()))
-    return low, high, mean, max(std, 1.0)  # a constant image has no spread to divide by
+    return low, high, mean, max(std, 1.0)  # so that a constant image can be divided by it
 
 
 def _class_names(source: str | Path, own: bool, highest: int) -> list[str]:

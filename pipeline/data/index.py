@@ -120,14 +120,20 @@ class Index:
         Raises:
             UsageError: naming the first array that is missing, truncated or of another shape than in the index.
         """
-        for case_id in sorted(set(case_ids) & set(self.cases)):
+        for path, fault in self.misfits(case_ids).items():
+            raise UsageError(
+                f"{path}: {fault}; `kits-unet3d verify` lists such files, and `kits-unet3d prepare` makes them again"
+            )
+
+    def misfits(self, case_ids: Sequence[str] | None = None) -> dict[Path, str]:
+        """Return the arrays of ``case_ids`` (default: all) that do not fit the index, with the faults, in order."""
+        faults = {}
+        for case_id in sorted(self.cases if case_ids is None else set(case_ids) & set(self.cases)):
             shape = self.cases[case_id].get("shape")
             for path, dtype in zip(array_files(self.directory, case_id), (np.float32, np.uint8), strict=True):
                 if fault := array_fault(path, np.dtype(dtype), shape):
-                    raise UsageError(
-                        f"{path}: {fault}; `kits-unet3d verify` lists such files, and `kits-unet3d prepare` makes them "
-                        "again"
-                    )
+                    faults[path] = fault
+        return faults
 
     @property
     def digest(self) -> str:

@@ -35,7 +35,7 @@ def nnunet_files(described: Path, content: Mapping[str, Any]) -> dict[str, dict[
         content: its content.
 
     Raises:
-        UsageError: if the images have several channels, or there are no label maps.
+        UsageError: if the images have several channels, or label maps are missing.
     """
     root, ending = described.parent, str(content["file_ending"])
     channels = content.get("channel_names", {"0": "CT"})

@@ -154,6 +154,15 @@ def test_arrays_unlike_their_index_are_refused_at_once(
         require_data(directory, tiny_parameters, index.data_list("evaluation"), index.data_list("training"))
 
 
+def test_verify_names_an_array_whose_index_has_another_shape(preprocessed_phantoms, tmp_path, capsys):
+    directory = copied(preprocessed_phantoms, tmp_path / "copy")
+    content = json.loads((directory / "index.json").read_text())
+    content["cases"]["case_00001"]["shape"][0] += 1
+    (directory / "index.json").write_text(json.dumps(content))
+    assert main(["verify", "--dataset-dir", str(directory)]) == 1
+    assert capsys.readouterr().out.splitlines()[:2] == ["different case_00001_x.npy", "different case_00001_y.npy"]
+
+
 @pytest.mark.parametrize(
     "change",
     [
