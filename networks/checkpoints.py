@@ -28,7 +28,7 @@ STATE_KEYS = ("model", "best_model_state_dict", "state_dict")
 WEIGHT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 #: First torch whose ``weights_only=True`` a crafted file cannot use to corrupt memory (CVE-2026-24747).
 SAFE_TORCH = (2, 10)
-#: Environment variable by which the user of an older torch vouches for all checkpoints; 1 for yes.
+#: Environment variable; the user of an older torch sets it to 1 to vouch for all checkpoints.
 VOUCHED = "KITS_UNET3D_OWN_CHECKPOINTS"
 
 
@@ -223,10 +223,11 @@ def network_state(content: dict[str, Any], source: str | Path = "checkpoint") ->
 
 
 def load_weights(network: nn.Module, state: dict[str, torch.Tensor], source: str | Path = "checkpoint") -> None:
-    """Copy ``state`` into ``network``; every name and shape must agree, and every value must be finite.
+    """Copy ``state`` into ``network``; names and shapes must agree, values must be finite.
 
     Raises:
-        CheckpointError: if tensors differ or are not finite; it names the first ones, and nothing is copied.
+        CheckpointError: if tensors differ, are not finite, or are weights of nothing but 0; it names the first ones,
+            and nothing is copied.
     """
     wanted = network.state_dict()
     differences = [f"{name}: missing from the file" for name in wanted if name not in state]
@@ -249,11 +250,13 @@ def load_weights(network: nn.Module, state: dict[str, torch.Tensor], source: str
             f"{source}: the weights in {spoilt} are not finite (NaN or infinity), so the training had diverged or the "
             "file is damaged; use an earlier checkpoint"
         )
+    if blank := next((name for name, value in state.items() if value.ndim > 1 and not value.any()), None):
+        raise CheckpointError(f"{source}: all weights in {blank} are 0, so the file is damaged; use another checkpoint")
     network.load_state_dict(state)
 
 
 def _type_of(value: torch.Tensor) -> torch.dtype | str:
-    """Return the type of a tensor's values, or the reason why it has no values of its own."""
+    """Return the type of a tensor's values, or the reason why it lacks values."""
     if value.layout != torch.strided or value.is_meta or value.is_quantized:
         return "no values" if value.is_meta else "quantised or sparse values"
     return value.dtype

@@ -31,6 +31,8 @@ from .resample import ResampleToSpacingd
 FOREGROUND = ("kidney", "tumour", "cyst")
 #: Largest values that can be meant; a damaged or hostile file may hold others, which would exhaust the memory.
 LARGEST_MM, LARGEST_HU, LARGEST_ROI = 100.0, 1e5, 1024
+#: Smallest standard deviation that intensities of tissue can have, in HU.
+LEAST_STD = 1.0
 
 
 def _is_number(value: Any) -> bool:
@@ -88,8 +90,8 @@ class PreprocessingParameters:
         for name in ("hu_mean", "hu_std", "overlap", "padding_value"):
             if not _is_number(value := getattr(self, name)) or abs(value) > LARGEST_HU:
                 raise ValueError(f"{name} must be a finite number within ±{LARGEST_HU:g}, got {value!r}")
-        if self.hu_std <= 0:
-            raise ValueError(f"hu_std must be positive, got {self.hu_std}")
+        if self.hu_std < LEAST_STD:
+            raise ValueError(f"hu_std must be at least {LEAST_STD:g}, got {self.hu_std}")
         sizes_are_whole = _are_numbers(self.roi_size, 3) and all(isinstance(size, Integral) for size in self.roi_size)
         if not sizes_are_whole or not all(1 <= size <= LARGEST_ROI for size in self.roi_size):
             raise ValueError(f"roi_size must be 3 positive whole numbers up to {LARGEST_ROI}, got {self.roi_size}")
@@ -217,6 +219,6 @@ def augmentation(
 
 
 def evaluation(parameters: PreprocessingParameters, image_key: str = "image", label_key: str = "label") -> Compose:
-    """Crop a preprocessed volume to the region on which the reference computes its score."""
+    """Crop a preprocessed volume to the region that the reference scores."""
     both = (image_key, label_key)
     return Compose([EnsureTyped(both, track_meta=False), CropToStrided(both, parameters.stride)])

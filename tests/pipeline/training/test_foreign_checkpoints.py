@@ -68,8 +68,9 @@ def test_network_arguments_are_plain_data(argument):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"hu_std": 0}, "hu_std must be positive"),
-        ({"hu_std": -76.9}, "hu_std must be positive"),
+        ({"hu_std": 0}, "hu_std must be at least 1"),
+        ({"hu_std": 1e-30}, "hu_std must be at least 1"),
+        ({"hu_std": -76.9}, "hu_std must be at least 1"),
         ({"hu_mean": float("nan")}, "hu_mean must be a finite number"),
         ({"hu_mean": None}, "hu_mean must be a finite number"),
         ({"padding_value": "-2.2"}, "padding_value must be a finite number"),
@@ -222,7 +223,7 @@ def test_assumed_preprocessing_is_said_even_if_the_network_is_named(saved, tiny_
     assert "assumed" not in read_model(saved()).description
 
 
-def test_a_description_holds_no_control_characters_and_no_impossible_numbers(saved):
+def test_a_description_holds_no_control_characters_or_impossible_numbers(saved):
     path = saved(name="a\x1b[2J\nb", trained_on="c\rd", epoch=-3, best=7.5)
     description = read_model(path).description
     assert description.isprintable() and description.startswith("foreign.pt: ") and "-3" not in description
