@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from ..masks.connected_components import Parts
+from ..masks.connected_components import Components
 
 #: Edges between the sizes of lesions in mm: the diameter of a ball of the same volume.
 SIZES_MM = (10, 20, 40)
@@ -29,7 +29,7 @@ def size_names() -> list[str]:
 def find_lesions(
     predicted: np.ndarray, ground_truth: np.ndarray, classes: Mapping[str, int], voxel_ml: float
 ) -> dict[str, list[dict[str, Any]]]:
-    """Find the lesions of two label maps (X, Y, Z), and what the other map marks there.
+    """Find the lesions of two label maps (X, Y, Z), with the classes that the other map marks there.
 
     A lesion is a connected component of one class (through faces), as reports count them. What the other map marks is
     the class with most voxels in it, if lesions of all classes cover a tenth of it; else ``none``.
@@ -53,12 +53,12 @@ def _lesions_of(
     labels: np.ndarray, other: np.ndarray, classes: Mapping[str, int], voxel_ml: float
 ) -> Iterable[dict[str, Any]]:
     for name, value in classes.items():
-        parts = Parts.of(labels == value)
-        for number, where in enumerate(ndimage.find_objects(parts.numbers), start=1):
-            volume = float(parts.sizes[number]) * voxel_ml
+        components = Components.of(labels == value)
+        for number, where in enumerate(ndimage.find_objects(components.numbers), start=1):
+            volume = float(components.sizes[number]) * voxel_ml
             diameter = (6000 * volume / np.pi) ** (1 / 3)
             if diameter >= LEAST_MM:
-                marked = other[where][parts.numbers[where] == number]
+                marked = other[where][components.numbers[where] == number]
                 found = {of: int((marked == wanted).sum()) for of, wanted in classes.items()}
                 most = max(found, key=lambda of: found[of])
                 read_as = most if sum(found.values()) >= LEAST_SHARE * marked.size else NONE

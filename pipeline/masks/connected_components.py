@@ -20,7 +20,7 @@ SAMPLED = 8
 COUNTED = 1 << 22
 
 
-class Parts(NamedTuple):
+class Components(NamedTuple):
     """Hold the components of a region, connected through faces.
 
     Attributes:
@@ -32,7 +32,7 @@ class Parts(NamedTuple):
     sizes: np.ndarray
 
     @classmethod
-    def of(cls, region: np.ndarray) -> Parts:
+    def of(cls, region: np.ndarray) -> Components:
         """Find the connected components of a boolean region."""
         numbers, count = ndimage.label(region)
         sizes = np.zeros(count + 1, dtype=np.int64)
@@ -90,9 +90,9 @@ def body_centre(voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
     return np.asarray(affine[:3, :3] @ centre + affine[:3, 3])
 
 
-def centre_of(part: np.ndarray) -> np.ndarray:
+def centre_of(component: np.ndarray) -> np.ndarray:
     """Return the centre of mass of a boolean region in voxels, by axis, since a list of all voxels is large."""
-    counts = [part.sum(axis=tuple(other for other in range(3) if other != axis)) for axis in range(3)]
+    counts = [component.sum(axis=tuple(other for other in range(3) if other != axis)) for axis in range(3)]
     return np.array([count @ np.arange(len(count)) / count.sum() for count in counts])
 
 

@@ -10,7 +10,7 @@ from scipy import ndimage
 from scipy.spatial.distance import pdist
 
 from ..io.scan import Scan
-from .connected_components import KIDNEY, Parts, affine_of, body_centre, box_around, centre_of, right_of
+from .connected_components import KIDNEY, Components, affine_of, body_centre, box_around, centre_of, right_of
 from .plausibility import Kidneys, check, describe_kidneys, flags_of
 
 #: Number of largest components listed for each class.
@@ -22,8 +22,8 @@ DARKEST_HU = -500
 def volumes_ml(mask: np.ndarray, voxel_ml: float, classes: Sequence[str]) -> dict[str, float]:
     """Return the volume of each foreground class, in mL."""
     counts = np.zeros(256, dtype=np.int64)
-    for part in mask:  # counting all at once would need eight bytes a voxel
-        counts += np.bincount(part.ravel(), minlength=256)
+    for plane in mask:  # counting all at once would need eight bytes a voxel
+        counts += np.bincount(plane.ravel(), minlength=256)
     return {name: float(counts[i]) * voxel_ml for i, name in enumerate(classes) if i > 0}
 
 
@@ -57,11 +57,11 @@ def measure(scan: Scan, mask: np.ndarray, classes: Sequence[str]) -> dict[str, A
             on_right = int(np.count_nonzero(region & right)) * voxel_ml
             result["sides_ml"][name] = {"right": on_right, "left": result["volumes_ml"][name] - on_right}
             result["mean_hu"][name] = float(hu[region].mean()) if region.any() else None
-            parts = Parts.of(region)
+            components = Components.of(region)
             del region
-            result["counts"][name] = len(parts.sizes) - 1
-            result["structures"] += [{"class": name, **s} for s in _largest(parts, hu, local, voxel_ml, body[0])]
-            del parts  # free memory for the next class
+            result["counts"][name] = len(components.sizes) - 1
+            result["structures"] += [{"class": name, **s} for s in _largest(components, hu, local, voxel_ml, body[0])]
+            del components  # free memory for the next class
     result["contrast"] = dict(kidneys.contrast)
     result["checks"] = _checks(result, kidneys)
     result["flags"] = _flags(result, kidneys, labels.shape, voxels, box) + flags_of(result["checks"])
@@ -69,7 +69,7 @@ def measure(scan: Scan, mask: np.ndarray, classes: Sequence[str]) -> dict[str, A
 
 
 def _checks(result: dict[str, Any], kidneys: Kidneys) -> list[dict[str, Any]]:
-    """Compare the measurements of a mask of kidney, tumour and cyst with real ones; other classes have no ranges."""
+    """Compare the measurements of a mask of kidney, tumour and cyst with real ones; other classes lack ranges."""
     volumes = result["volumes_ml"]
     if volumes.keys() - {"cyst"} != {"kidney", "tumour"}:
         return []
@@ -79,10 +79,10 @@ def _checks(result: dict[str, Any], kidneys: Kidneys) -> list[dict[str, Any]]:
 
 
 def _largest(
-    parts: Parts, voxels: np.ndarray, affine: np.ndarray, voxel_ml: float, middle: float
+    components: Components, voxels: np.ndarray, affine: np.ndarray, voxel_ml: float, middle: float
 ) -> list[dict[str, Any]]:
-    listed = parts.largest_first()[:LISTED]
-    large = parts.only(listed)
+    listed = components.largest_first()[:LISTED]
+    large = components.only(listed)
     found = []
     for number, where in enumerate(ndimage.find_objects(large), start=1):
         inside = large[where] == number
@@ -91,7 +91,7 @@ def _largest(
             {
                 # The world's first axis points to the patient's right.
                 "side": "right" if affine[0, :3] @ centre + affine[0, 3] > middle else "left",
-                "volume_ml": float(parts.sizes[listed[number - 1]]) * voxel_ml,
+                "volume_ml": float(components.sizes[listed[number - 1]]) * voxel_ml,
                 "longest_axial_mm": longest_axial_mm(inside, affine),
                 "mean_hu": float(voxels[where][inside].mean()),
             }
@@ -99,10 +99,10 @@ def _largest(
     return found
 
 
-def longest_axial_mm(part: np.ndarray, affine: np.ndarray) -> float:
-    """Return the largest edge-to-edge distance of ``part`` (slices, rows, columns) in one slice, in mm."""
+def longest_axial_mm(component: np.ndarray, affine: np.ndarray) -> float:
+    """Return the largest edge-to-edge distance of ``component`` (slices, rows, columns) in one slice, in mm."""
     longest = 0.0
-    for plane in part:
+    for plane in component:
         rows = np.flatnonzero(plane.any(axis=1))
         if len(rows):
             first = plane[rows].argmax(axis=1)

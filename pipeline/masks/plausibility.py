@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from .connected_components import KIDNEY, LEAST_KIDNEY_ML, Parts, centre_of
+from .connected_components import KIDNEY, LEAST_KIDNEY_ML, Components, centre_of
 
 #: Source of the ranges: 32 label maps of KiTS19 and 40 of KiTS23 (with their cysts), rounded outwards.
 LABEL_MAPS = "72 label maps of KiTS19 and KiTS23"
@@ -23,7 +23,7 @@ ANATOMY = "anatomy"
 MARGIN = 0.25
 #: Mean HU of kidney below which contrast agent is unlikely: unenhanced kidney has 25 to 45.
 CONTRAST_HU = 70.0
-#: Cortex minus medulla, in HU, from which the phase is corticomedullary. It was 110 to 140 HU at 5 to 30 s after the
+#: Smallest cortex minus medulla, in HU, of the corticomedullary phase. It was 110 to 140 HU at 5 to 30 s after the
 #: aorta's enhancement by 50 HU, and below 30 HU at 45 s (PubMed 17367973).
 CORTICOMEDULLARY_HU = 30.0
 #: Depths below the surface of kidney and tumour, in mm: the cortex lies between the first two, the medulla below the
@@ -84,25 +84,28 @@ def describe_kidneys(
         voxel_ml: volume of a voxel.
         body: centre of the body, in RAS millimetres.
     """
-    parts = Parts.of(labels > 0)
+    components = Components.of(labels > 0)
     spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
     least = LEAST_KIDNEY_ML / voxel_ml
     count, longest, on_the_right = 0, 0.0, 0
     centres: list[np.ndarray] = []
     depths: list[tuple[np.ndarray, np.ndarray]] = []
-    large = parts.only(parts.largest_first(least)[:255])
+    large = components.only(components.largest_first(least)[:255])
     for number, where in enumerate(ndimage.find_objects(large), start=1):
         longest = max(longest, *((side.stop - side.start) * mm for side, mm in zip(where, spacing_mm, strict=True)))
-        part = large[where] == number
-        on_right = np.count_nonzero(part & right[where])
-        on_both = least <= on_right <= np.count_nonzero(part) - least
+        component = large[where] == number
+        on_right = np.count_nonzero(component & right[where])
+        on_both = least <= on_right <= np.count_nonzero(component) - least
         count += 2 if on_both else 1
-        centre = centre_of(part) + [side.start for side in where]
+        centre = centre_of(component) + [side.start for side in where]
         centres.append(affine[:3, :3] @ centre + affine[:3, 3])
-        on_the_right += 2 * on_right > np.count_nonzero(part)
+        on_the_right += 2 * on_right > np.count_nonzero(component)
         if len(centres) <= 2:
-            depths.append(_depths(part, (labels[where] == KIDNEY) & part, hu[where], spacing_mm))
-    values = {"components_over_1_ml": float(len(parts.largest_first(1 / voxel_ml))), "kidney_extent_mm": float(longest)}
+            depths.append(_depths(component, (labels[where] == KIDNEY) & component, hu[where], spacing_mm))
+    values = {
+        "components_over_1_ml": float(len(components.largest_first(1 / voxel_ml))),
+        "kidney_extent_mm": float(longest),
+    }
     if not centres:
         return Kidneys(0, values)
     values["kidney_behind_mm"] = float(body[1] - np.mean(centres[:2], axis=0)[1])
@@ -115,10 +118,10 @@ def describe_kidneys(
 
 
 def _depths(
-    part: np.ndarray, kidney: np.ndarray, hu: np.ndarray, spacing_mm: np.ndarray
+    component: np.ndarray, kidney: np.ndarray, hu: np.ndarray, spacing_mm: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the HU of cortex and medulla of one component."""
-    depth = ndimage.distance_transform_edt(np.pad(part, 1), sampling=spacing_mm)[1:-1, 1:-1, 1:-1]
+    depth = ndimage.distance_transform_edt(np.pad(component, 1), sampling=spacing_mm)[1:-1, 1:-1, 1:-1]
     return hu[kidney & (depth > CORTEX_MM[0]) & (depth <= CORTEX_MM[1])], hu[kidney & (depth > MEDULLA_MM)]
 
 

@@ -18,7 +18,7 @@ from .connected_components import (
     KIDNEY,
     LEAST_KIDNEY_ML,
     TUMOUR,
-    Parts,
+    Components,
     affine_of,
     body_centre,
     box_around,
@@ -118,23 +118,23 @@ def split_kidneys(mask: np.ndarray, scan: Scan, classes: Sequence[str]) -> tuple
     inside, affine = result[box], affine_of(box, scan.affine)
     middle = float(body_centre(scan.voxels, scan.affine)[0])
     right = right_of(inside.shape, affine, middle)
-    parts, least = Parts.of(inside > 0), LEAST_KIDNEY_ML / scan.grid.voxel_ml
-    for index, where in enumerate(ndimage.find_objects(parts.numbers), start=1):
-        part = parts.numbers[where] == index
-        on_right, size = int(np.count_nonzero(part & right[where])), int(parts.sizes[index])
+    components, least = Components.of(inside > 0), LEAST_KIDNEY_ML / scan.grid.voxel_ml
+    for index, where in enumerate(ndimage.find_objects(components.numbers), start=1):
+        component = components.numbers[where] == index
+        on_right, size = int(np.count_nonzero(component & right[where])), int(components.sizes[index])
         if not least <= on_right <= size - least:  # not a horseshoe kidney
-            centre = centre_of(part) + [side.start for side in where]
-            on_left = part if affine[0, :3] @ centre + affine[0, 3] <= middle else np.zeros_like(part)
+            centre = centre_of(component) + [side.start for side in where]
+            on_left = component if affine[0, :3] @ centre + affine[0, 3] <= middle else np.zeros_like(component)
         else:
-            on_left = part & ~right[where]
+            on_left = component & ~right[where]
         inside[where][on_left & (inside[where] == number)] = left
     return result, names
 
 
 def _keep_kidneys(labels: np.ndarray, affine: np.ndarray, middle: float, least: float) -> None:
-    parts = Parts.of(labels > 0)
-    large = parts.only(parts.largest_first(least)[:255])
-    del parts
+    components = Components.of(labels > 0)
+    large = components.only(components.largest_first(least)[:255])
+    del components
     kept: dict[bool, int] = {}
     for number, where in enumerate(ndimage.find_objects(large), start=1):
         centre = centre_of(large[where] == number) + [side.start for side in where]
@@ -143,16 +143,16 @@ def _keep_kidneys(labels: np.ndarray, affine: np.ndarray, middle: float, least: 
 
 
 def _drop_tumours(labels: np.ndarray, must_touch: bool, least: float) -> None:
-    parts = Parts.of(labels == TUMOUR)
-    beside_kidney = ndimage.binary_dilation((labels == KIDNEY) | (labels == CYST), FACES)  # a cyst is part of one
-    touching = np.zeros(len(parts.sizes), dtype=bool)
-    for numbers, beside in zip(parts.numbers, beside_kidney, strict=True):
+    components = Components.of(labels == TUMOUR)
+    beside_kidney = ndimage.binary_dilation((labels == KIDNEY) | (labels == CYST), FACES)  # a cyst is component of one
+    touching = np.zeros(len(components.sizes), dtype=bool)
+    for numbers, beside in zip(components.numbers, beside_kidney, strict=True):
         touching[numbers[beside]] = True
     del beside_kidney
-    small = parts.sizes < least
-    becomes = np.full(len(parts.sizes), TUMOUR, dtype=labels.dtype)
+    small = components.sizes < least
+    becomes = np.full(len(components.sizes), TUMOUR, dtype=labels.dtype)
     becomes[small & touching] = KIDNEY
     becomes[~touching & (small | must_touch)] = 0
-    for plane, numbers in zip(labels, parts.numbers, strict=True):
+    for plane, numbers in zip(labels, components.numbers, strict=True):
         inside = numbers > 0
         plane[inside] = becomes[numbers[inside]]

@@ -1,13 +1,16 @@
 """What is measured of a mask."""
 
+import re
+
 import numpy as np
 import pytest
-from conftest import shared
+from conftest import ROOT, shared
 
 from kits_unet3d.pipeline.inference import Grid, Scan
 from kits_unet3d.pipeline.io.labels import read_labels
 from kits_unet3d.pipeline.io.scan import read_scan
 from kits_unet3d.pipeline.masks.measurements import longest_axial_mm, measure
+from kits_unet3d.pipeline.masks.plausibility import RANGES
 
 
 def grid(shape, affine):
@@ -191,3 +194,11 @@ def test_cysts_are_counted_and_measured_apart_from_tumours():
     mask[mask == 1] = 3
     flags = measure(Scan(grid(mask.shape, np.diag([4.0, 4, 4, 1])), voxels), mask, classes)["flags"]
     assert any(flag.startswith("cyst ") and "outside 0 to 141 mL" in flag for flag in flags)
+
+
+def test_the_documented_ranges_are_those_that_masks_are_compared_with():
+    page = (ROOT / "docs" / "inference.md").read_text(encoding="utf-8")
+    table = page.split("| measurement | range | source |\n|---|---|---|\n")[1].split("\n\n")[0]
+    limits = [[float(number) for number in re.findall(r"\d+", row.split("|")[2])] for row in table.splitlines()]
+    limits = [found if len(found) > 1 else [0.0, *found] for found in limits]  # "up to 52 mm"
+    assert limits == [[one.low, one.high] for one in RANGES.values()]
