@@ -15,6 +15,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from niftis import ct, nifti
+from weights_server import misbehaving_server
 
 from kits_unet3d.networks import UNet3D
 from kits_unet3d.networks.checkpoints import SAFE_TORCH, VOUCHED
@@ -182,3 +183,17 @@ def predict(tmp_path, model_file, capsys):
         return code, printed.err, cases
 
     return run
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """Where downloaded weights are kept, for this test alone."""
+    monkeypatch.setenv("KITS_UNET3D_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("KITS_UNET3D_WEIGHTS_URL", raising=False)
+
+
+@pytest.fixture
+def server():
+    """A server of one file that misbehaves."""
+    with misbehaving_server() as one:
+        yield one

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, golden, golden_weight, rng
-from weights_server import misbehaving_server
 
 from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline import Predictor
@@ -24,19 +23,7 @@ from kits_unet3d.pipeline.weights import download_weights, find_weights
 from kits_unet3d.transforms import PreprocessingParameters
 
 #: The file has 250 MB, and the network takes seconds a window.
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("KITS_UNET3D_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("KITS_UNET3D_WEIGHTS_URL", raising=False)
-
-
-@pytest.fixture
-def server():
-    with misbehaving_server() as one:
-        yield one
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("home")]
 
 
 @pytest.fixture

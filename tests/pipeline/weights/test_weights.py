@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from niftis import ct, nifti
-from weights_server import misbehaving_server
 
 from kits_unet3d.networks import CheckpointError, UNet3D
 from kits_unet3d.pipeline.cli import main
@@ -25,20 +24,9 @@ from kits_unet3d.pipeline.weights import (
 )
 from kits_unet3d.transforms import PreprocessingParameters
 
+pytestmark = pytest.mark.usefixtures("home")
 QUICK = Patience(timeout_s=0.5, retries=4, wait_s=0.01)
 SMALL = {"_target_": "kits_unet3d.networks.UNet3D", "channels": [2, 4]}
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("KITS_UNET3D_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("KITS_UNET3D_WEIGHTS_URL", raising=False)
-
-
-@pytest.fixture
-def server():
-    with misbehaving_server() as one:
-        yield one
 
 
 @pytest.fixture
