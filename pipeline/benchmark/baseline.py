@@ -45,7 +45,7 @@ def predict(network: nn.Module, parameters: PreprocessingParameters, scan: Path,
         Orientationd("image", axcodes="IPL", labels=None),
     ]
     image = Compose(read)({"image": str(scan)})["image"]
-    # Use `resampled_shape`: Spacingd makes another grid, on which the network predicts differently.
+    # Use `resampled_shape`: Spacingd makes another grid and thereby another prediction.
     shape = resampled_shape(image.shape[1:], image.pixdim.tolist(), parameters.spacing_mm)
     before = Compose(
         [

@@ -13,9 +13,7 @@ EXAMPLE = "kits-unet3d weights download mlperf-kits19"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("list", "download", "add"), help="what to do")
     parser.add_argument("name", nargs="?", default=None, help="name to download, or checkpoint file to add")
-    parser.add_argument(
-        "--as", dest="alias", default=None, metavar="NAME", help="name under which `add` stores the weights"
-    )
+    parser.add_argument("--as", dest="alias", default=None, metavar="NAME", help="name that `add` gives the weights")
     parser.add_argument("--url", default=None, help="address of the file on a mirror")
     parser.add_argument("--offline", action="store_true", help="never use the internet")
     parser.add_argument("--retries", type=whole_number(0), default=6, help="retries, with growing waits")

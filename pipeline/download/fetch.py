@@ -21,7 +21,7 @@ from typing import IO, Any
 from ..runtime.errors import CaseError, UsageError
 from ..runtime.files import writing_into
 
-#: HTTP statuses after which the same request may succeed; every other 4xx is final.
+#: HTTP statuses of errors that may pass; every other 4xx is final.
 PASSING = {408, 416, 425, 429}
 #: First bytes of files that are not gzip, and the kinds of these files.
 KNOWN_BEGINNINGS = {b"version https://git-lfs": "a Git LFS pointer", b"<": "an HTML page"}

@@ -148,7 +148,7 @@ class StockWindows(SlidingWindowInferer):
         return tuple(result)
 
 
-#: Share of a stride by which the distance of windows may grow if that saves one.
+#: Largest growth of the distance of windows, as a share of a stride, to save one.
 SLACK = 0.25
 
 

@@ -72,7 +72,7 @@ def within(
     return like(inputs, logits)  # type: ignore[arg-type]
 
 
-#: Edge, in voxels, of the blocks in which the body is searched.
+#: Edge, in voxels, of the blocks of the search for the body.
 BLOCK = 4
 #: Voxels kept around the body.
 MARGIN = 4

@@ -82,7 +82,7 @@ def _runs(labels: np.ndarray) -> list[int]:
 
 
 def save_slices(scan: Scan, mask: np.ndarray, path: str | Path) -> Path:
-    """Write :func:`slices_of` as JSON, from which a continued batch writes the HTML report again."""
+    """Write :func:`slices_of` as JSON, for the HTML report of a continued batch."""
     path = Path(path)
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(slices_of(scan, mask), separators=(",", ":")), encoding="ascii")

@@ -14,7 +14,7 @@ GB = 1e9
 LIBRARIES = 0.7 * GB
 #: Directory of a container's limits.
 CGROUPS = Path("/sys/fs/cgroup")
-#: File with the groups of this process, each of which may have limits.
+#: File with the groups of this process; each may have limits.
 GROUPS = Path("/proc/self/cgroup")
 UNITS = {"": GB, "g": GB, "gb": GB, "m": 1e6, "mb": 1e6, "t": 1e12, "tb": 1e12}
 

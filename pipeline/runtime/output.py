@@ -18,7 +18,7 @@ from .errors import shown
 
 
 class Output:
-    """Write to a standard stream as long as that is possible; what comes later is dropped.
+    """Write to a standard stream as long as that is possible; drop the rest.
 
     Characters that the stream cannot encode become ``\\u60a3`` and the like.
 
@@ -105,7 +105,7 @@ def device_line(about: Mapping[str, Any]) -> str:
 
 
 class LogFile(logging.Handler):
-    """Append a run's details to ``kits-unet3d.log`` while it is open: what is shown, and what only ``--debug`` shows.
+    """Append a run's details to ``kits-unet3d.log`` while it is open, those of ``--debug`` included.
 
     Each record is appended at once and as a whole, also by several processes. What cannot be written is left out.
     Opening one closes an earlier one of this process.

@@ -10,7 +10,7 @@ from typing import Any
 from .errors import UsageError
 from .files import EXPRESSIONS
 
-#: Text, whatever it looks like: paths and names. Their defaults are null or expressions, which do not show the type.
+#: Text, even if it looks like a number: paths and names. Their defaults, null or expressions, do not show the type.
 TEXT = {
     "bundle_root", "ckpt_dir", "ckpt_path", "dataset_dir", "input", "max_memory", "output_dir", "series",
     "submission_platform", "trust", "weights",

@@ -127,7 +127,7 @@ class StopAtTarget:
 
 
 class StopAfter:
-    """End the training after the step in which its time is up, with a last evaluation.
+    """End the training with the step that uses up its time, then evaluate a last time.
 
     The epoch of that step is cut short: its end follows at once, with the evaluation. A run that continues with its
     time used up ends before its first step; it is evaluated first if that evaluation was interrupted.

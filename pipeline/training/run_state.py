@@ -176,7 +176,7 @@ def _described(part: Any) -> Any:
 
 
 def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """Return the names (``optimizer::momentum``) of the entries in which two configurations differ."""
+    """Return the names (``optimizer::momentum``) of the entries that differ between two configurations."""
     one, other = _flat(ours), _flat(theirs)
     return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
 

@@ -88,7 +88,7 @@ def test_a_missing_device_is_an_error_and_the_result_line_still_comes(script, na
     assert "is not available" in done.stderr and RESULT.search(done.stdout)
 
 
-def test_a_wrong_value_for_two_processes_ends_with_its_exit_code_and_no_traceback(script):
+def test_a_wrong_value_for_two_processes_ends_with_its_exit_code(script):
     done = script("train", "--precision", "int8", ACCELERATORS="2", PHANTOMS="")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
