@@ -10,7 +10,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -181,23 +181,28 @@ def only_run(
     directory = Path(directory)
     path = directory / LOCK_FILE
     while True:
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            stream = open(path, "a")  # noqa: SIM115
-        except OSError as error:
-            raise UsageError(
-                f"{directory}: nothing can be written there ({error.strerror}); choose another directory, or "
-                "make it writable"
-            ) from error
-        with stream:
+        with ExitStack() as stack:
+            try:
+                directory.mkdir(parents=True, exist_ok=True)
+                stream = stack.enter_context(open(path, "a"))
+            except OSError as error:
+                raise UsageError(
+                    f"{directory}: nothing can be written there ({error.strerror}); choose another directory, or "
+                    "make it writable"
+                ) from error
+            # Before the lock is held, since a signal can also end the program while it is taken.
+            stack.callback(_unlock, stream, path)
             if _lock(stream, path, wait):
-                try:
-                    yield
-                finally:
-                    path.unlink(missing_ok=True)
+                yield
                 return
         if not wait:
             raise UsageError(f"{directory}: another run is writing there; {advice}")
+
+
+def _unlock(stream: TextIO, path: Path) -> None:
+    """Remove the locked file ``path`` if no other run has it."""
+    if _lock(stream, path, wait=False):
+        path.unlink(missing_ok=True)
 
 
 def _lock(stream: TextIO, path: Path, wait: bool) -> bool:

@@ -65,7 +65,7 @@ def test_converted_weights_give_the_logits_of_the_reference(downloaded):
 
 def test_all_programs_predict_the_same_with_downloaded_weights(downloaded, tmp_path, capsys):
     raw, preprocessed, out = (tmp_path / name for name in ("raw", "preprocessed", "out"))
-    write_dataset(raw, 2, seed=7, shape=(24, 40, 40), spacing_mm=(6.0, 4.0, 4.0))
+    write_dataset(raw, 2, seed=7, shape=(24, 36, 36), spacing_mm=(6.0, 4.0, 4.0))
     scan = raw / "case_00000" / "imaging.nii.gz"
     common = ["--device", "cpu", "--backend", "eager", "--no-html-report"]
     assert main(["predict", str(scan), "-o", str(out), *common]) == 0
