@@ -40,8 +40,8 @@ class Kind:
         tf32: switches below ``torch.backends`` that make FP32 use fewer bits.
         strict: environment in which an operation that the device lacks is an error, not a silent fallback to the CPU.
         driver: command that prints the driver's version, and a pattern of that version.
-        libraries: name of the vendor's libraries; unless torch tells their version, also the variable and the default
-            of their directory, and the file with their version.
+        libraries: name of the vendor's libraries, if torch knows their version; else also the environment variable of
+            their directory, its default, and the file with their version.
         pairs: pattern of cards' names, first and last version of ``package``, versions of torch known to fit these.
     """
 
@@ -245,7 +245,7 @@ class Accelerator:
 
 
 def find(device: str | torch.device | None = "auto", local_rank: int | None = None) -> torch.device:
-    """Return the device of :func:`resolve`, which takes it; raise DeviceError if it is missing."""
+    """Find the device that :func:`resolve` would take, without taking it; raise DeviceError if it is missing."""
     name = _automatic() if device in (None, "auto") else str(device)
     kind = name.split(":")[0]
     if not _available(kind):

@@ -74,8 +74,8 @@ class RandBalancedCrop(Randomizable, Transform):
         foreground_probability: 0.4 in the reference.
         class_weights: weights of class 1, 2 …; a present class is drawn in proportion to them. All classes are
             weighted alike if not given, as in the reference.
-        component_power: one of all components of the class is drawn, with the volume of its box in voxels to this
-            power as its weight. 0 weights all alike; −1 draws a component of a tenth of the size ten times as often.
+        component_power: draw from all components of the class; the weight of each is the volume of its box in
+            voxels to this power. 0 weights all alike; −1 draws a component of a tenth of the size ten times as often.
             Boxes below 27 voxels are drawn only if the class lacks others. None draws one of the two largest, as in
             the reference.
         margin: additional voxels along D, H, W on each side of the placed patch, which a later rotation uses up.

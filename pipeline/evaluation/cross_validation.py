@@ -82,11 +82,13 @@ class Choice:
     @property
     def means(self) -> dict[PostProcessing, float]:
         """Return the mean Dice of the ranked structures over all cases, by candidate."""
-        names = {f"{structure}_dice" for structure in self.ranked}
+        ranked = {f"{structure}_dice" for structure in self.ranked}
+
+        def decides(name: str) -> bool:
+            return name in ranked if ranked else name.endswith("_dice") and not name.endswith("_surface_dice")
+
         return {
-            candidate: float(
-                np.mean([v for name, v in scores.mean.items() if v is not None and (not names or name in names)])
-            )
+            candidate: float(np.mean([v for name, v in scores.mean.items() if v is not None and decides(name)]))
             for candidate, scores in self.scores.items()
         }
 

@@ -31,8 +31,9 @@ def find_lesions(
 ) -> dict[str, list[dict[str, Any]]]:
     """Find the lesions of two label maps (X, Y, Z), with the classes that the other map marks there.
 
-    A lesion is a connected component of one class (through faces), as reports count them. What the other map marks is
-    the class with most voxels in it, if lesions of all classes cover a tenth of it; else ``none``.
+    A lesion is a connected component of one class (through faces), as reports count them. If classes of
+    lesions cover at least a tenth of it in the other map, it is read as the one with most voxels there, else as
+    ``none``.
 
     Args:
         predicted, ground_truth: label maps of one shape.

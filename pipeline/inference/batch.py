@@ -34,7 +34,7 @@ logger = logging.getLogger("kits_unet3d.inference")
 PATIENCE = timedelta(days=30)
 #: Advice to the user of a second run into a directory.
 ADVICE = "wait for it, choose another directory, or distribute one run with torchrun"
-#: Scans that a last line names, and paths that the line of those left out names; the summary contains all.
+#: Most scans that the last line names, and most paths after `left out`; the summary contains all.
 MOST_NAMED, MOST_LEFT_OUT = 10, 3
 #: Errors that any other result would meet too.
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -72,7 +72,7 @@ class Batch:
         self._model = list(predictor.model.digests)
         self._identity: frozenset[str] = frozenset()
         self._unwritten: OSError | None = None
-        self._full: list[str] = []
+        self._disk_full: list[str] = []
 
     def run(self, scans: Sequence[Found], skipped: dict[str, str] | None = None) -> list[str]:
         """Predict all scans; return the names of those that failed.
@@ -174,13 +174,13 @@ class Batch:
                 left = time_left(time.monotonic() - began, number, len(pending))
                 self._print_result(case, f"[{number}/{len(pending)}]", left)
                 del scan
-                if len(self._full) > 1:  # a single scan may be too large for what others fit into
+                if len(self._disk_full) > 1:  # one alone may be due to a large result
                     self._leave(pending[number:])
                     break
 
     def _leave(self, untried: Sequence[Found]) -> None:
         """Record scans as failed that are not tried, since no result could be written."""
-        reason = self._full[-1]
+        reason = self._disk_full[-1]
         for one in untried:
             case = {**self._record(one), "error": f"{self._anonymised(str(one.path))}: not tried ({reason})"}
             self._write_or_note(lambda name=one.name, case=case: self.report.add(name, case))  # type: ignore[misc]
@@ -188,7 +188,7 @@ class Batch:
         show(f"{self.directory}: no result can be written ({reason}), {more}", error=True)
 
     def _record(self, found: Found) -> dict[str, Any]:
-        """Return the record of a scan without a result; an earlier mask, which stays, remains listed."""
+        """Return the record of a failed scan; it still lists the files of an earlier run."""
         files = self.report.cases.get(found.name, {"files": {}})["files"]
         there = {file: digest for file, digest in files.items() if (self.directory / file).exists()}
         scan = self._anonymised(str(found.path))
@@ -232,12 +232,12 @@ class Batch:
             )
             outcome = REVIEW if any(checked["grave"] for checked in done["checks"]) else DONE
             case |= {"outcome": outcome, "made_from": made_from, "seconds": round(time.monotonic() - began, 1), **done}
-            self._full.clear()
+            self._disk_full.clear()
         except Exception as error:  # an error in one scan must not stop the others
             text = str(error) if isinstance(error, CaseError) else f"{type(error).__name__}: {error}"
             if isinstance(error, OSError) and error.errno in NO_SPACE:
                 text = f"its results cannot be written ({error.strerror})"
-                self._full.append(str(error.strerror))
+                self._disk_full.append(str(error.strerror))
             case["error"] = self._anonymised(text if str(found.path) in text else f"{found.path}: {text}")
             case["files"] = self._record(found)["files"]
             if case["files"]:

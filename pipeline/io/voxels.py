@@ -86,7 +86,7 @@ AIR, DENSEST = -1024, 3071
 PADDING = -1500
 #: Fraction of voxels that may be non-finite.
 FEW = 0.01
-#: Unsigned 16-bit values above this are wrapped negative values, where stored values are HU.
+#: In an unscaled file of unsigned 16-bit values, larger values are negative HU stored modulo 65536.
 WRAPPED = 60000
 #: Values that span fewer HU than this, near 0, are labels, or intensities scaled to 0 to 1 or to z-scores.
 NARROW = 50
@@ -96,7 +96,7 @@ AIRY = -500
 #: lung; after adding 1024 to the same scans, 0.34 to 0.63 were above it.
 BONE = 700
 MOST_BONE = 0.25
-#: Padding has one or two values. Values are not padding if the most common ones, so many, hold less than half of them.
+#: Values below PADDING are padding if the most common ones, so many, make up at least half of them.
 LEVELS = 3
 #: Values of padding that a chunk remembers.
 REMEMBERED = 1000
@@ -130,7 +130,7 @@ class Hounsfield:
         intercept: float = 0.0,
         offset: float | None = None,
     ) -> None:
-        self.stated, offset = offset == 0, offset or 0.0
+        self.stated_as_hu, offset = offset == 0, offset or 0.0
         require_numbers(path, stored)
         self.path, self.slope, self.shift, self.offset = path, slope, intercept + offset, offset
         # Scaled values are not HU as stored, so they cannot be wrapped.
@@ -141,8 +141,8 @@ class Hounsfield:
             raise CaseError(f"{path}: {tuple(shape)} voxels do not fit into memory; correct the header") from error
         # An offset that a scan does not need must not turn its air into padding.
         self.floor = PADDING + min(offset, 0.0)
-        self.lowest, self.highest, self.thinnest = np.inf, -np.inf, np.inf
-        self.strange = self.padding = self.wrapped = self.bone = self.body = 0
+        self.lowest, self.highest, self.lowest_unpadded = np.inf, -np.inf, np.inf
+        self.not_finite = self.padding = self.wrapped = self.bone = self.body = 0
         self.outside: list[np.ndarray] = []
 
     def type_for(self, stored: np.dtype) -> type[np.number]:
@@ -152,7 +152,7 @@ class Hounsfield:
 
     def put(self, first: int, slices: np.ndarray) -> None:
         """Add slices (X, Y, n) as stored; the first has index ``first`` along Z."""
-        strange = self.strange
+        strange = self.not_finite
         if slices.dtype.kind == "f" or slices.dtype == np.uint64:  # the largest uint64 would wrap to negative int64
             values = self._finite(slices.astype(np.float64))
         else:
@@ -168,13 +168,13 @@ class Hounsfield:
         self.lowest, self.highest = min(self.lowest, float(values.min())), max(self.highest, float(values.max()))
         outside = values < self.floor
         count = int(outside.sum())
-        self.padding += count - (self.strange - strange)
+        self.padding += count - (self.not_finite - strange)
         if count:
             self.outside.append(values[outside][:: 1 + count // REMEMBERED])
         self.body += int((values > AIRY).sum())
         self.bone += int((values > BONE).sum())
         # Neither padding nor non-finite values show that there is air.
-        self.thinnest = min(self.thinnest, float(values.min(where=~outside, initial=int(ABSURD))))
+        self.lowest_unpadded = min(self.lowest_unpadded, float(values.min(where=~outside, initial=int(ABSURD))))
         # Clip before any resampling, which would smear padding of -3024 into the body.
         np.clip(values, AIR, DENSEST, out=values)
         if values.dtype.kind == "f" and self.voxels.dtype.kind == "i":
@@ -185,7 +185,7 @@ class Hounsfield:
         strange = ~np.isfinite(values)
         count = int(strange.sum())
         if count:
-            self.strange += count
+            self.not_finite += count
             values[strange] = (self.floor + PADDING - self.shift) / self.slope
         return values
 
@@ -196,20 +196,20 @@ class Hounsfield:
             CaseError: if it cannot be CT in HU.
         """
         warnings = []
-        if self.strange >= FEW * self.voxels.size:
+        if self.not_finite >= FEW * self.voxels.size:
             raise CaseError(
-                f"{self.path}: {self.strange} of {self.voxels.size} voxels are not finite numbers; export it again"
+                f"{self.path}: {self.not_finite} of {self.voxels.size} voxels are not finite numbers; export it again"
             )
         if max(-self.lowest, self.highest) > ABSURD:
             raise CaseError(f"{self.path}: values from {self.lowest:g} to {self.highest:g} are not HU; export it again")
-        if not self.stated:
+        if not self.stated_as_hu:
             self._require_range()
             self._require_air_and_tissue()
-        if self.offset and self.thinnest - self.offset < AIRY:
-            stored = self.thinnest - self.offset
+        if self.offset and self.lowest_unpadded - self.offset < AIRY:
+            stored = self.lowest_unpadded - self.offset
             warnings.append(f"it has air at {stored:g} already, but --hu-offset added {self.offset:g} to all")
-        if self.strange:
-            warnings.append(f"{self.strange} voxels were not finite numbers and were set to air")
+        if self.not_finite:
+            warnings.append(f"{self.not_finite} voxels were not finite numbers and were set to air")
         if self.wrapped:
             warnings.append(f"{self.wrapped} unsigned voxels above {WRAPPED} were read as wrapped negative values")
         if self.padding and self.clips:
@@ -217,7 +217,7 @@ class Hounsfield:
         return self.voxels, warnings
 
     def _require_range(self) -> None:
-        thinnest = min(self.thinnest, self.highest)
+        thinnest = min(self.lowest_unpadded, self.highest)
         if self.highest - thinnest < NARROW and thinnest > -NARROW:  # a volume of nothing but air is CT
             raise CaseError(
                 f"{self.path}: values from {thinnest:g} to {self.highest:g} are labels or scaled intensities, not HU; "

@@ -14,8 +14,8 @@ from .connected_components import KIDNEY, LEAST_KIDNEY_ML, Components, centre_of
 LABEL_MAPS = "72 label maps of KiTS19 and KiTS23"
 #: Source of the range of cysts, which KiTS19 does not label.
 CYSTS = "40 label maps of KiTS23"
-#: Lowest: water; unenhanced kidney has 25 to 45 HU, but 14 in a noisy scan of 3 mm. Highest: 35 HU and the largest mean
-#: enhancement of cortex, 217 HU (128 patients, PubMed 17367973).
+#: Lower limit: water, 0 HU; unenhanced kidney has 25 to 45 HU, but 14 in a noisy scan of 3 mm. Upper limit: 35 HU
+#: unenhanced plus 217 HU, the largest mean enhancement of cortex (128 patients, PubMed 17367973).
 LITERATURE = "water; PubMed 17367973"
 #: Kidneys lie behind the peritoneum; the upper limit is half the depth of a large body.
 ANATOMY = "anatomy"
@@ -59,7 +59,7 @@ class Kidneys(NamedTuple):
     """Describe the kidneys of a mask.
 
     Attributes:
-        number: large components of the foreground; one that is large on both sides counts twice.
+        number: kidneys: components of 20 mL or more; one with 20 mL on each side counts twice.
         values: measurements with the names of :data:`RANGES`.
         one_side: ``"right"`` or ``"left"`` if both kidneys lie there, else None.
         contrast: ``phase``, ``cortex_hu`` and ``medulla_hu`` (:func:`contrast_of`); empty without a kidney.
