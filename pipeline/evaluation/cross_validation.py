@@ -85,7 +85,7 @@ class Choice:
         ranked = {f"{structure}_dice" for structure in self.ranked}
 
         def decides(name: str) -> bool:
-            return name in ranked if ranked else name.endswith("_dice") and not name.endswith("_surface_dice")
+            return name in ranked if ranked else name.endswith("dice") and not name.endswith("surface_dice")
 
         return {
             candidate: float(np.mean([v for name, v in scores.mean.items() if v is not None and decides(name)]))
