@@ -21,13 +21,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
+    from ..runtime.errors import UsageError
     from ..runtime.paths import require_checkpoints
 
+    if arguments.alias is not None and arguments.action != "add":
+        raise UsageError("--as names weights that `weights add` adds; leave it out")
+    if (arguments.url is not None or arguments.offline) and arguments.action != "download":
+        raise UsageError("--url and --offline are for `weights download`; leave them out")
     # Checked before torch is imported, which takes seconds.
     require_checkpoints([arguments.name] if arguments.action == "add" and arguments.name else [])
 
     from ..download import Patience
-    from ..runtime.errors import UsageError
     from ..weights import add_weights, download_weights, find_weights, installed_weights, published_weights
 
     if arguments.action == "list":
@@ -35,7 +39,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
         for published in published_weights().values():
             print("\n".join(published.description()))
             print(f"  here         {installed.get(published.name, 'not downloaded')}")
-        for name in installed.keys() - published_weights().keys():
+        for name in sorted(installed.keys() - published_weights().keys()):
             print(f"{name}: added from a file\n  here         {installed[name]}")
         return Outcome({"published": list(published_weights()), "installed": {n: str(p) for n, p in installed.items()}})
     if arguments.name is None:

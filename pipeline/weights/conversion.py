@@ -10,7 +10,7 @@ from typing import Any
 from kits_unet3d.networks import CheckpointError, load_weights, network_state, read_checkpoint
 from kits_unet3d.transforms import PreprocessingParameters
 
-from ..model import build_network, dataset_of
+from ..model import build_network, dataset_of, with_description
 from ..runtime.errors import UsageError
 from ..runtime.files import file_hash, whole_file, write_json
 from .registry import ENDING, PublishedWeights, published_weights, weights_directory
@@ -26,7 +26,8 @@ def convert(source: Path, target: Path, published: PublishedWeights) -> Path:
         UsageError: if the package safetensors is missing.
         CheckpointError: if the file cannot be used, or belongs to another network.
     """
-    content = read_checkpoint(source)
+    require_safetensors()
+    content = with_description(read_checkpoint(source), file_hash(source), source)
     state = network_state(content, source)
     own = content.get("network")
     network = dict(own) if isinstance(own, Mapping) else dict(published.network)
@@ -54,12 +55,19 @@ def convert(source: Path, target: Path, published: PublishedWeights) -> Path:
     return write_weights(state, target, about)
 
 
-def write_weights(state: Mapping[str, Any], target: Path, about: Mapping[str, Any]) -> Path:
-    """Write a state dict as safetensors, and ``about`` with its digest as JSON beside it."""
+def require_safetensors() -> None:
+    """Raise a UsageError if the package safetensors, an extra, is not installed."""
     try:
-        from safetensors.torch import save_file
+        import safetensors.torch  # noqa: F401
     except ModuleNotFoundError as error:
         raise UsageError(f"{error.name} is not installed; `pip install 'kits-unet3d[safetensors]'`") from error
+
+
+def write_weights(state: Mapping[str, Any], target: Path, about: Mapping[str, Any]) -> Path:
+    """Write a state dict as safetensors, and ``about`` with its digest as JSON beside it."""
+    require_safetensors()
+    from safetensors.torch import save_file
+
     with whole_file(target) as temporary:
         save_file({name: values.contiguous() for name, values in state.items()}, temporary)
         write_json(target.with_suffix(".json"), {**about, "sha256": file_hash(temporary)})

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..download.fetch import Patience, fetch
 from ..runtime.errors import CaseError, UsageError
 from ..runtime.files import file_hash, writing_into
-from .conversion import convert
+from .conversion import convert, require_safetensors
 from .registry import PublishedWeights
 
 #: Environment variable with the address of a mirror's directory, which keeps the files' names.
@@ -38,21 +38,23 @@ def download_weights(
     """
     if is_whole(published.path):
         return published.path
-    if offline:
+    require_safetensors()  # before the download
+    file = published.path.parent / published.file
+    at_hand = file.is_file() and file_hash(file, "md5") == published.md5
+    if offline and not at_hand:
         raise UsageError(
             f"{published.name}: not in {published.path.parent}; run `kits-unet3d weights download {published.name}` "
             f"where there is a network, or copy the file here and run `kits-unet3d weights add {published.file}`"
         )
     mirror = os.environ.get(MIRROR)
     address = url or (f"{mirror.rstrip('/')}/{published.file}" if mirror else published.url)
-    file = published.path.parent / published.file
 
     def require_published(received: Path) -> None:
         found = file_hash(received, "md5")
         if found != published.md5:
             raise CaseError(f"{address}: sent another file (MD5 {found}, published {published.md5})")
 
-    if not (file.is_file() and file_hash(file, "md5") == published.md5):
+    if not at_hand:
         fetch(address, file, patience or Patience(), threading.Event(), check=require_published)
     with writing_into(file.parent):
         convert(file, published.path, published)

@@ -174,6 +174,8 @@ def test_added_weights_keep_their_own_preprocessing_and_warning(tmp_path):
     torch.save({**content, "configuration": {"dataset": "phantoms"}}, tmp_path / "own.pt")
     model = read_model(add_weights(tmp_path / "own.pt"))
     assert model.parameters.spacing_mm == (16.0, 12.0, 12.0) and "phantoms" in str(model.warning)
+    again = read_model(add_weights(weights_directory() / "own.safetensors", "again"))
+    assert again.parameters == model.parameters and again.warning == model.warning
     with pytest.raises(UsageError, match="is the name of published weights"):
         add_weights(tmp_path / "own.pt", "mlperf-kits19")
 
@@ -186,6 +188,14 @@ def test_the_command_lists_what_is_published_and_here(capsys):
     assert main(["weights", "download", "mlperf-kits19", "--offline"]) == 2
     assert "weights add 3dunet_kits19_pytorch_checkpoint.pth" in capsys.readouterr().err
     assert main(["weights", "download", "nothing"]) == 2 and main(["weights", "add"]) == 2
+    assert main(["weights", "list", "--as", "x"]) == 2 and main(["weights", "list", "--offline"]) == 2
+
+
+def test_a_published_file_at_hand_needs_no_network(stand_in, tmp_path):
+    file, published, _ = stand_in
+    weights_directory().mkdir(parents=True)
+    (weights_directory() / published.file).write_bytes(file.read_bytes())
+    assert download_weights(published, offline=True) == published.path and published.path.is_file()
 
 
 def test_added_weights_of_another_name_are_never_replaced(tmp_path):
