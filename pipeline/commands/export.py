@@ -78,13 +78,14 @@ def _write_data_set(arguments: argparse.Namespace) -> Outcome:
     require_existing(arguments.data_dir, arguments.config)
     require_writable(arguments.output)
 
-    from ..data import find_cases
+    from ..data import classes_in, find_cases
     from ..data.nnunet import write_nnunet
     from ..runtime.configuration import parameters_of
     from ..runtime.files import writing_into
 
     name, cases = find_cases(arguments.data_dir)
+    classes = parameters_of(arguments.config, classes_in(arguments.data_dir)).classes
     with writing_into(arguments.output):
-        path = write_nnunet(cases, arguments.output, name, parameters_of(arguments.config).classes, arguments.link)
+        path = write_nnunet(cases, arguments.output, name, classes, arguments.link)
     print(path)
     return Outcome({"file": str(path), "cases": [case.case_id for case in cases]})

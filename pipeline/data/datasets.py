@@ -121,13 +121,20 @@ def named_classes(source: str | Path) -> tuple[str, ...]:
     for pair in labels.items():
         for number, name in (pair, pair[::-1]):
             if str(number).isdigit() and isinstance(name, str):
-                names[int(number)] = name
+                names[int(number)] = SPELLINGS.get(name, name)
+    if "ignore" in names.values():
+        raise UsageError(
+            f"{described}: the label ignore marks voxels of unknown class, which training here cannot leave out; give "
+            "them a class or leave out these cases"
+        )
     if missing := sorted(set(range(max(names, default=-1) + 1)) - {0} - names.keys()):
         raise UsageError(f"{described}: labels has no name for {missing[0]}; name every value up to {max(names)}")
     return tuple(({0: "background"} | names)[number] for number in range(max(names) + 1)) if names else ()
 
 
 DATASET_FILE = "dataset.json"
+#: Other spellings of a class whose masks are checked against real kidneys.
+SPELLINGS = {"tumor": "tumour"}
 #: List of the files that ``kits-unet3d download`` fetched.
 MANIFEST = "download.json"
 #: Names that a data list may use for its evaluation cases.

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from kits_unet3d.pipeline.cli import main
-from kits_unet3d.pipeline.data import Index, find_cases
+from kits_unet3d.pipeline.data import Index, classes_in, find_cases
 from kits_unet3d.pipeline.runtime.errors import UsageError
 
 
@@ -102,3 +102,24 @@ def test_hidden_files_are_no_cases(nnunet, tmp_path):
     shutil.copytree(nnunet, tmp_path / "set")
     (tmp_path / "set" / "labelsTr" / "._case_00000.nii.gz").write_bytes(b"")
     assert len(find_cases(tmp_path / "set")[1]) == len(find_cases(nnunet)[1])
+
+
+def relabelled(nnunet, directory, labels):
+    shutil.copytree(nnunet, directory)
+    about = json.loads((nnunet / "dataset.json").read_text())
+    (directory / "dataset.json").write_text(json.dumps(about | {"labels": labels}))
+    return directory
+
+
+def test_an_export_keeps_the_names_of_the_classes(nnunet, tmp_path):
+    named = {"background": 0, "spleen": 1, "lesion": 2}
+    source = relabelled(nnunet, tmp_path / "set", named)
+    assert main(["export", "nnunet-dataset", "--data-dir", str(source), "-o", str(tmp_path / "out")]) == 0
+    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["labels"] == named
+
+
+def test_voxels_to_ignore_are_refused_and_tumor_is_tumour(nnunet, tmp_path):
+    with pytest.raises(UsageError, match="the label ignore marks voxels of unknown class"):
+        classes_in(relabelled(nnunet, tmp_path / "a", {"background": 0, "kidney": 1, "ignore": 2}))
+    spelt = relabelled(nnunet, tmp_path / "b", {"background": 0, "kidney": 1, "tumor": 2})
+    assert classes_in(spelt) == ("background", "kidney", "tumour")
