@@ -239,7 +239,8 @@ def write_one_mask(
     volumes = ", ".join(f"{name} {ml:.1f} mL" for name, ml in prediction.volumes_ml.items())
     warnings = [note if keep_names else without_names(note, found.identity) for note in scan.warnings]
     notes = "".join(f" ({note})" for note in (*prediction.measures["flags"], *warnings))
-    show(f"{target}: {volumes}{notes}")
+    review = "review: " if any(checked["grave"] for checked in prediction.measures["checks"]) else ""
+    show(f"{review}{target}: {volumes}{notes}")
     warnings += [predictor.model.warning] if predictor.model.warning else []
     return Outcome({"file": str(target), **prediction.measures, "warnings": warnings})
 

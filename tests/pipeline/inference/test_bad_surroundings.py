@@ -177,3 +177,12 @@ def test_a_scan_without_a_kidney_finishes_with_a_flag(tmp_path, model_file, pred
     torch.save(content, tmp_path / "blind.pt")
     code, _, cases = predict(nifti(tmp_path / "scan.nii.gz"), "--checkpoint", tmp_path / "blind.pt")
     assert code == 0 and "no kidney" in cases["scan"]["flags"]
+
+
+def test_a_single_mask_that_needs_a_review_is_called_so(tmp_path, model_file, capsys):
+    scan, command = str(nifti(tmp_path / "a.nii.gz")), ["--checkpoint", str(model_file), "--no-html-report"]
+    assert main(["predict", scan, "-o", str(tmp_path / "out"), *command]) == 0
+    outcome = json.loads((tmp_path / "out" / "summary.json").read_text())["cases"]["a"]["outcome"]
+    capsys.readouterr()
+    assert main(["predict", scan, "-o", str(tmp_path / "one.nii.gz"), *command[:2]]) == 0
+    assert outcome == "review" and f"review: {tmp_path / 'one.nii.gz'}: kidney" in capsys.readouterr().out
