@@ -53,6 +53,8 @@ def find_lesions(
 def _lesions_of(
     labels: np.ndarray, other: np.ndarray, classes: Mapping[str, int], voxel_ml: float
 ) -> Iterable[dict[str, Any]]:
+    if not labels.size:  # cut to the foreground of two empty masks
+        return
     for name, value in classes.items():
         components = Components.of(labels == value)
         for number, where in enumerate(ndimage.find_objects(components.numbers), start=1):
@@ -61,7 +63,7 @@ def _lesions_of(
             if diameter >= LEAST_MM:
                 marked = other[where][components.numbers[where] == number]
                 found = {of: int((marked == wanted).sum()) for of, wanted in classes.items()}
-                most = max(found, key=lambda of: found[of])
+                most = max(found, key=lambda of: (found[of], of == name))  # of equal ones its own
                 read_as = most if sum(found.values()) >= LEAST_SHARE * marked.size else NONE
                 yield {"class": name, "volume_ml": volume, "diameter_mm": float(diameter), "read_as": read_as}
 

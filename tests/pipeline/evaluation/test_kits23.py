@@ -132,6 +132,22 @@ def test_lesions_are_found_missed_and_confused_one_by_one():
     }
 
 
+@pytest.mark.parametrize("scoring", [KITS19, KITS23])
+def test_two_empty_masks_agree_and_have_no_lesions(scoring):
+    empty = np.zeros((30, 30, 30), np.uint8)
+    assert set(scoring.scores(empty, empty).values()) == {1.0}
+    assert scoring.find_lesions(empty, empty, 0.001) == {"lesions": [], "predicted": []}
+
+
+def test_a_lesion_marked_half_and_half_is_read_as_its_own_class():
+    ground_truth = np.zeros((12, 12, 12), np.uint8)
+    ground_truth[2:10, 2:10, 2:10] = 3
+    predicted = ground_truth.copy()
+    predicted[2:6, 2:10, 2:10] = 2
+    (cyst,) = find_lesions(predicted, ground_truth, KITS23.lesions, 0.001)["lesions"]
+    assert cyst["class"] == cyst["read_as"] == "cyst"
+
+
 def test_a_training_of_four_classes_is_scored_by_the_hierarchy():
     predicted, ground_truth, spacing_mm = hand_made(0)
     classes = ["background", "kidney", "tumour", "cyst"]
