@@ -107,7 +107,7 @@ class Tumour:
 
 
 def draw_cysts(rng: np.random.Generator, kidneys: Sequence[Kidney]) -> tuple[Ellipsoid, ...]:
-    """Draw round cysts of either kidney; three in ten of their surface lie outside it, as in KiTS23's label maps.
+    """Draw round cysts of either kidney; three in ten of their surface lie outside it.
 
     Their number follows :data:`CYST_COUNTS`, and their volumes are log-normal (:data:`CYST_ML`).
     """
