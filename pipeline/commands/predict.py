@@ -219,6 +219,7 @@ def write_one_mask(
     """Predict one scan and write its mask as the file ``target``, without a report."""
     from ..inference.prefetch import ScansAhead
     from ..inference.results import without_names
+    from ..masks.plausibility import needs_review
     from ..runtime.errors import CaseError
     from ..runtime.files import part_directory
     from ..runtime.output import device_line, show
@@ -239,7 +240,7 @@ def write_one_mask(
     volumes = ", ".join(f"{name} {ml:.1f} mL" for name, ml in prediction.volumes_ml.items())
     warnings = [note if keep_names else without_names(note, found.identity) for note in scan.warnings]
     notes = "".join(f" ({note})" for note in (*prediction.measures["flags"], *warnings))
-    review = "review: " if any(checked["grave"] for checked in prediction.measures["checks"]) else ""
+    review = "review: " if needs_review(prediction.measures["checks"]) else ""
     show(f"{review}{target}: {volumes}{notes}")
     warnings += [predictor.model.warning] if predictor.model.warning else []
     return Outcome({"file": str(target), **prediction.measures, "warnings": warnings})

@@ -17,6 +17,7 @@ from typing import Any
 from ..io import Found, ReadOptions, find_scans
 from ..io.scan import Scan
 from ..io.scan_files import files_of
+from ..masks.plausibility import needs_review
 from ..report.html_report import write_html_report
 from ..report.summary import DONE, FAILED, REVIEW, Report
 from ..runtime.distributed import from_first, gather_by_case, join, rank, share, world_size
@@ -230,7 +231,7 @@ class Batch:
             done = self.results.write(
                 self.predictor, scan, self.directory, pictures=self.pictures, anonymised=self._anonymised
             )
-            outcome = REVIEW if any(checked["grave"] for checked in done["checks"]) else DONE
+            outcome = REVIEW if needs_review(done["checks"]) else DONE
             case |= {"outcome": outcome, "made_from": made_from, "seconds": round(time.monotonic() - began, 1), **done}
             self._disk_full.clear()
         except Exception as error:  # an error in one scan must not stop the others

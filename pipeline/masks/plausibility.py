@@ -169,3 +169,8 @@ def flags_of(checks: Sequence[Mapping[str, Any]]) -> list[str]:
         if not checked["inside"]:
             flags.append(f"{title} {checked['value']:g}{unit}, outside {low:g} to {high:g}{unit} ({source})")
     return flags
+
+
+def needs_review(checks: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether a result of :func:`check` is grave."""
+    return any(checked["grave"] for checked in checks)
