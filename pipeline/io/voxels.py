@@ -92,8 +92,8 @@ WRAPPED = 60000
 NARROW = 50
 #: Values below this are air or lung, so they are in HU already.
 AIRY = -500
-#: Bone and metal have more HU than this. In five scans they were below 0.01 of the voxels that are neither air nor
-#: lung; after adding 1024 to the same scans, 0.34 to 0.63 were above it.
+#: Bone and metal have more HU than this. In four real scans they were below 0.01 of the voxels that are neither
+#: air nor lung; after adding 1024 to the same scans, 0.34 to 0.63 were above it.
 BONE = 700
 MOST_BONE = 0.25
 #: Values below PADDING are padding if the most common ones, so many, make up at least half of them.
@@ -240,7 +240,7 @@ class Hounsfield:
         elif self.padding > few and self.body < few:
             reason = f"values from {self.lowest:g} to {self.highest:g} without any tissue"
         elif self.padding > few and not self._is_padding():
-            reason = f"values from {self.lowest:g} to {PADDING} at many levels, unlike padding,"
+            reason = f"values from {self.lowest:g} to {self.floor:g} at many levels, unlike padding,"
         else:
             return
         raise CaseError(
