@@ -48,7 +48,6 @@ def run(arguments: argparse.Namespace) -> Outcome:
         raise UsageError(f"--accelerators must be at least 1, got {arguments.accelerators}")
     network, loss = section("network_factory", *arguments.config), section("loss", *arguments.config)
     Workload(network, loss, arguments.patch).require_patch()
-    # Without silent fallback to the CPU; torch reads this when it starts.
     strict = {name: value for kind in KINDS.values() for name, value in kind.strict.items()}
     launched = int(os.environ.get("WORLD_SIZE", 1)) >= arguments.accelerators
     if launched and strict.items() <= os.environ.items():

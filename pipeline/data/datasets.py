@@ -123,7 +123,7 @@ def named_classes(source: str | Path) -> tuple[str, ...]:
             if str(number).isdigit() and isinstance(name, str):
                 names[int(number)] = SPELLINGS.get(name, name)
     if "ignore" in names.values():
-        raise UsageError(f"{described}: the label ignore marks voxels of unknown class; leave out these cases")
+        raise UsageError(f"{described}: the label ignore marks unknown voxels; remove it and its cases")
     if missing := sorted(set(range(max(names, default=-1) + 1)) - {0} - names.keys()):
         raise UsageError(f"{described}: labels has no name for {missing[0]}; name every value up to {max(names)}")
     return tuple(({0: "background"} | names)[number] for number in range(max(names) + 1)) if names else ()

@@ -35,10 +35,6 @@ def config_file(given: str) -> str:
     return str(named) if named.is_file() else given
 
 
-#: Endings of files that nobody means as the name of a directory.
-FILES = (".dcm", ".ima", ".img", ".mgz", ".npy", ".npz", ".json", ".csv", ".html", ".png", ".pt", ".pth", ".zip")
-
-
 def user_cache() -> Path | None:
     """Return this program's directory in the user's cache (``XDG_CACHE_HOME``); None for a user without a home."""
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
@@ -98,6 +94,10 @@ def require_checkpoints(paths: Iterable[str | Path]) -> None:
                     f"{path}: is a bundle's zip, not a checkpoint; unpack it with `kits-unet3d unpack`, then name its "
                     "models/model.pt"
                 )
+
+
+#: Endings of files that nobody means as the name of a directory.
+FILES = (".dcm", ".ima", ".img", ".mgz", ".npy", ".npz", ".json", ".csv", ".html", ".png", ".pt", ".pth", ".zip")
 
 
 def require_writable(directory: str | Path) -> Path:

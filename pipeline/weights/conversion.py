@@ -26,7 +26,6 @@ def convert(source: Path, target: Path, published: PublishedWeights) -> Path:
         UsageError: if the package safetensors is missing.
         CheckpointError: if the file cannot be used, or belongs to another network.
     """
-    require_safetensors()
     content = with_description(read_checkpoint(source), file_hash(source), source)
     state = network_state(content, source)
     own = content.get("network")

@@ -180,7 +180,7 @@ def _plane(one: Slice) -> tuple[np.ndarray, bool]:
     if image.GetNumberOfComponentsPerPixel() > 1:
         raise CaseError(f"{one.path}: each voxel is a colour; it is not CT")
     plane = sitk.GetArrayFromImage(image).reshape(one.size[1], one.size[0], 1).transpose(1, 0, 2)
-    padding = np.zeros(plane.shape, bool)
+    has_padding = False
     if one.padding:
         slope, intercept = one.rescale if len(one.rescale) == 2 else (1.0, 0.0)
         lowest, highest = sorted(value * slope + intercept for value in one.padding)
@@ -188,7 +188,8 @@ def _plane(one: Slice) -> tuple[np.ndarray, bool]:
             plane = plane.astype(np.int32)
         padding = (plane >= lowest) & (plane <= highest)
         plane[padding] = OUTSIDE
-    return plane, bool(padding.any())
+        has_padding = bool(padding.any())
+    return plane, has_padding
 
 
 def _without_repeats(where: str, slices: Sequence[Slice], warnings: list[str]) -> list[Slice]:

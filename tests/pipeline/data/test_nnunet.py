@@ -119,7 +119,7 @@ def test_an_export_keeps_the_names_of_the_classes(nnunet, tmp_path):
 
 
 def test_voxels_to_ignore_are_refused_and_tumor_is_tumour(nnunet, tmp_path):
-    with pytest.raises(UsageError, match="the label ignore marks voxels of unknown class"):
+    with pytest.raises(UsageError, match="the label ignore marks unknown voxels; remove it and its cases"):
         classes_in(relabelled(nnunet, tmp_path / "a", {"background": 0, "kidney": 1, "ignore": 2}))
     spelt = relabelled(nnunet, tmp_path / "b", {"background": 0, "kidney": 1, "tumor": 2})
     assert classes_in(spelt) == ("background", "kidney", "tumour")
