@@ -10,7 +10,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -182,6 +182,8 @@ def only_run(
     path = directory / LOCK_FILE
     while True:
         with ExitStack() as stack:
+            # Before the file is made, since a signal can end the program as soon as it is there.
+            stack.callback(_remove_lock, path)
             try:
                 directory.mkdir(parents=True, exist_ok=True)
                 stream = stack.enter_context(open(path, "a"))
@@ -190,8 +192,6 @@ def only_run(
                     f"{directory}: nothing can be written there ({error.strerror}); choose another directory, or "
                     "make it writable"
                 ) from error
-            # Before the lock is held, since a signal can also end the program while it is taken.
-            stack.callback(_unlock, stream, path)
             if _lock(stream, path, wait):
                 yield
                 return
@@ -199,10 +199,11 @@ def only_run(
             raise UsageError(f"{directory}: another run is writing there; {advice}")
 
 
-def _unlock(stream: TextIO, path: Path) -> None:
-    """Remove the locked file ``path`` if no other run has it."""
-    if _lock(stream, path, wait=False):
-        path.unlink(missing_ok=True)
+def _remove_lock(path: Path) -> None:
+    """Remove the lock file ``path``, if it was made and no other run has it."""
+    with suppress(OSError), open(path, "r+") as stream:
+        if _lock(stream, path, wait=False):
+            path.unlink(missing_ok=True)
 
 
 def _lock(stream: TextIO, path: Path, wait: bool) -> bool:

@@ -42,6 +42,35 @@ def test_two_runs_into_one_directory_are_kept_apart(tmp_path, scans, model, caps
     assert run(scans, out, model) == 0 and not list(out.glob(".*"))
 
 
+def test_an_interrupt_at_any_instruction_leaves_no_lock(tmp_path):
+    """Signals arrive between two instructions; the tracer raises at each of those that lock the directory."""
+    started, interrupted = False, 0
+    while not started:
+        left = interrupted + 1
+
+        def trace(frame, event, argument):
+            nonlocal left
+            if frame.f_code.co_name not in ("only_run", "_lock"):
+                return None
+            frame.f_trace_opcodes = True
+            if event == "opcode" and (left := left - 1) == 0:
+                raise KeyboardInterrupt
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            with only_run(tmp_path / "out"):
+                sys.settrace(before)
+                started = True
+        except KeyboardInterrupt:
+            interrupted += 1
+        finally:
+            sys.settrace(before)
+        assert not list((tmp_path / "out").glob(".*")), interrupted
+    assert interrupted > 20
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 130), (signal.SIGKILL, -9)])
 @pytest.mark.parametrize("masks", [2, pytest.param(0, marks=pytest.mark.slow), pytest.param(9, marks=pytest.mark.slow)])
 def test_ended_at_any_moment_nothing_is_half_written_and_a_rerun_completes(tmp_path, model, masks, number, code):
