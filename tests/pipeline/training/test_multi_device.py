@@ -118,7 +118,7 @@ def test_a_dead_worker_stops_the_others_and_a_restart_goes_on(tmp_path, train, p
     launcher = subprocess.Popen(command, cwd=ROOT, stdout=log.open("w"), stderr=subprocess.STDOUT)
 
     def kill_one_after(epochs):
-        until = time.monotonic() + 120
+        until = time.monotonic() + 300
         while not (last := last_checkpoints(tmp_path)) or int(last[-1].stem[5:]) < 4 * epochs:
             assert time.monotonic() < until and launcher.poll() is None, log.read_text()[-3000:]
             time.sleep(0.02)
@@ -126,7 +126,7 @@ def test_a_dead_worker_stops_the_others_and_a_restart_goes_on(tmp_path, train, p
 
     kill_one_after(1)
     reached = 4
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while "resuming from" not in log.read_text():
         assert time.monotonic() < until and launcher.poll() is None, log.read_text()[-3000:]
         time.sleep(0.1)
@@ -145,7 +145,7 @@ def test_processes_end_with_a_killed_launcher_and_a_restart_goes_on(tmp_path, tr
     more = ["--batch_size", "1", "--first_evaluation", "2000", "--resume", "True"]
     command = train(tmp_path, 2, *more, "--epochs", "2000", launch=LAUNCH)
     launcher = subprocess.Popen(command, cwd=ROOT, stdout=log.open("w"), stderr=subprocess.STDOUT)
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while not last_checkpoints(tmp_path):
         assert time.monotonic() < until and launcher.poll() is None, log.read_text()[-3000:]
         time.sleep(0.02)
@@ -221,12 +221,12 @@ def test_two_hosts_go_on_after_one_lost_its_worker(tmp_path, tiny_config, prepro
         for number in ("0", "1")
     ]  # fmt: skip
     try:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 300
         while not last_checkpoints(tmp_path):
             assert time.monotonic() < until and hosts[1].poll() is None, log.read_text()[-3000:]
             time.sleep(0.02)
         os.kill(max(below(hosts[1].pid)), signal.SIGKILL)
-        assert [host.wait(200) for host in hosts] == [0, 0], log.read_text()[-3000:]
+        assert [host.wait(600) for host in hosts] == [0, 0], log.read_text()[-3000:]
     finally:
         for host in hosts:
             for process in [*below(host.pid), host.pid] if host.poll() is None else []:
