@@ -94,13 +94,16 @@ def fetch(
 ) -> None:
     """Download ``url`` to ``path``, which appears only when the file is whole.
 
-    ``check`` raises a CaseError for a file that is not; by default it must be gzip with the right CRC.
+    ``check`` raises a CaseError for a file that is not; by default it must be gzip with the right CRC. If one request
+    brought all announced bytes, the server has no other file, and the error is final. A file that was resumed, or whose
+    length was not announced, is fetched again from its start.
 
     A failed try keeps the received bytes beside it as ``.part-<name>``. The next try or call resumes them, if the
     server reports that the file is unchanged.
 
     Raises:
-        CaseError: if the server lacks the file, no try received a whole one, or it cannot be written.
+        CaseError: if the server lacks the file or has another one, no try received a whole one, or it cannot be
+            written.
         KeyboardInterrupt: if ``stop`` was set.
     """
     try:
@@ -115,8 +118,8 @@ def fetch(
     reason = ""
     for attempt in range(patience.retries + 1):
         try:
-            _receive(url, part, patience.timeout_s, stop)
-            _keep(part, path, check or require_whole_gzip)
+            complete = _receive(url, part, patience.timeout_s, stop)
+            _keep(url, part, path, check or require_whole_gzip, final=complete)
             return
         except _TryAgainError as error:
             reason = str(error)
@@ -128,11 +131,14 @@ def fetch(
     )
 
 
-def _keep(part: Path, path: Path, check: Callable[[Path], None]) -> None:
+def _keep(url: str, part: Path, path: Path, check: Callable[[Path], None], *, final: bool) -> None:
+    """Move a received file to its place if it passes ``check``; a failed check is ``final``, or worth another try."""
     try:
         check(part)
     except CaseError as error:  # received as announced, yet not whole: there is nothing to resume
         part.unlink()
+        if final:
+            raise CaseError(f"{url}: sent another file ({error}); name a mirror, or try again later") from error
         raise _TryAgainError(str(error)) from error
     finally:
         _validator(part).unlink(missing_ok=True)
@@ -165,8 +171,11 @@ def _validator(part: Path) -> Path:
     return part.with_name(f"{part.name}.etag")
 
 
-def _receive(url: str, part: Path, timeout_s: float, stop: threading.Event) -> None:
-    """Send one request; append to ``part`` if the server can resume it, else start it anew."""
+def _receive(url: str, part: Path, timeout_s: float, stop: threading.Event) -> bool:
+    """Send one request; append to ``part`` if the server can resume it, else start it anew.
+
+    Returns whether this request alone brought all bytes of an announced length.
+    """
     validator = _validator(part)
     whole = [file.is_file() and not file.is_symlink() for file in (validator, part)]
     known = validator.read_text(encoding="utf-8") if all(whole) else ""
@@ -190,6 +199,7 @@ def _receive(url: str, part: Path, timeout_s: float, stop: threading.Event) -> N
         received = part.stat().st_size
         if length is not None and received != length:
             raise _TryAgainError(f"the connection ended after {received} of {length} bytes")
+        return length is not None and not continued
     except urllib.error.HTTPError as error:
         if error.code == 416:  # the server sends no further bytes, yet the file was not whole
             part.unlink(missing_ok=True)

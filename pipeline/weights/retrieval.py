@@ -52,7 +52,7 @@ def download_weights(
     def require_published(received: Path) -> None:
         found = file_hash(received, "md5")
         if found != published.md5:
-            raise CaseError(f"{address}: sent another file (MD5 {found}, published {published.md5})")
+            raise CaseError(f"{published.file}: its MD5 is {found}, not the published {published.md5}")
 
     if not at_hand:
         fetch(address, file, patience or Patience(), threading.Event(), check=require_published)

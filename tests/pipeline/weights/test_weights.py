@@ -123,9 +123,19 @@ def test_a_mirror_is_named_by_a_variable(stand_in, server, monkeypatch):
 def test_another_file_than_the_published_one_is_refused(stand_in, server):
     file, published, _ = stand_in
     server.body = file.read_bytes()[:-1] + b"x"
-    with pytest.raises(CaseError, match="sent another file"):
-        download_weights(published, server.address, patience=replace(QUICK, retries=1))
-    assert not list(weights_directory().iterdir())
+    found = hashlib.md5(server.body).hexdigest()
+    told = f"sent another file .small.pth: its MD5 is {found}, not the published {published.md5}.; name a mirror"
+    with pytest.raises(CaseError, match=told):
+        download_weights(published, server.address, patience=QUICK)
+    assert len(server.requests) == 1 and not list(weights_directory().iterdir())
+
+
+def test_a_wrong_hash_of_a_resumed_file_is_fetched_once_more(stand_in, server):
+    _, published, _ = stand_in
+    server.body, server.moods = bytes(40_000), ["break"]
+    with pytest.raises(CaseError, match="its MD5 is"):
+        download_weights(published, server.address, patience=QUICK)
+    assert [part for _, part in server.requests] == [None, "bytes=20000-", None]
 
 
 def test_code_in_published_weights_is_refused(stand_in, server, tmp_path):
