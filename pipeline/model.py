@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from kits_unet3d.networks import CheckpointError, Ensemble, FlipTTA, load_weights, network_state, read_with_digest
+from kits_unet3d.networks.provenance import dataset_of, printable, training_of
 from kits_unet3d.transforms import PreprocessingParameters
 
 from .runtime.errors import errors_reported
@@ -208,7 +209,10 @@ def model_in(content: dict[str, Any], digest: str, path: Path, factory: partial[
         assumed = ""
     dataset = dataset_of(content)
     datasets = () if dataset is None else (dataset,)
-    description = _description(content, path, datasets, assumed, parameters.classes)
+    facts = training_of(content).facts(parameters.classes)
+    if assumed:
+        facts.append(f"{assumed} of the MLPerf reference assumed, since the file names none")
+    description = f"{printable(content.get('name')) or path.name}: {', '.join(facts)}"
     return Model(network, parameters, (path,), datasets=datasets, digests=(digest,), description=description)
 
 
@@ -237,38 +241,9 @@ def window_fault(network: nn.Module, roi_size: Sequence[int]) -> str:
     return ""
 
 
-def dataset_of(content: Mapping[str, Any]) -> str | None:
-    """Return the name of the data set that a checkpoint was trained on, if it contains one."""
-    configuration = content.get("configuration")
-    dataset = configuration.get("dataset") if isinstance(configuration, Mapping) else None
-    return dataset if isinstance(dataset, str) else None
-
-
 def shapes_of(network: nn.Module) -> dict[str, torch.Size]:
     """Return the shape of each of a network's weights by name."""
     return {name: values.shape for name, values in network.state_dict().items()}
-
-
-def _description(
-    content: Mapping[str, Any], path: Path, datasets: Sequence[str], assumed: str, classes: Sequence[str]
-) -> str:
-    """Describe a model in a line: name, training data, classes, epochs and score, as far as its file contains them."""
-    trained_on = _printable(content.get("trained_on")) or _printable(", ".join(datasets))
-    facts = [f"trained on {trained_on}" if trained_on else "training data unknown"]
-    facts.append(f"classes {', '.join(classes[1:-1])}{' and ' if classes[2:] else ''}{classes[-1]}")
-    if type(epoch := content.get("epoch")) is int and epoch >= 0:
-        facts.append(f"{epoch} epochs")
-    scores = content.get("scores") or {"mean_dice": content.get("best", content.get("best_mean_dice"))}
-    if isinstance(scores, Mapping) and isinstance(score := scores.get("mean_dice"), float) and 0 <= score <= 1:
-        facts.append(f"mean_dice {score:.4f}")
-    if assumed:
-        facts.append(f"{assumed} of the MLPerf reference assumed, since the file names none")
-    return f"{_printable(content.get('name')) or path.name}: {', '.join(facts)}"
-
-
-def _printable(text: Any) -> str:
-    """Return a text from a file if it is one line of text; a terminal would act on control characters."""
-    return text if isinstance(text, str) and text.isprintable() else ""
 
 
 def model_of_run(path: str | Path | Sequence[str | Path], factory: partial[nn.Module], tta: bool = False) -> Model:

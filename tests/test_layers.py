@@ -53,7 +53,7 @@ def test_networks_need_torch_alone():
         outside = {name.split(".")[0] for name in imported(path)} - {"kits_unet3d", "torch", "__future__"}
         # safetensors is an extra, imported only to read such a file
         standard = {"codecs", "collections", "contextlib", "hashlib", "itertools", "os", "pathlib", "pickle", "re"}
-        standard |= {"typing", "zipfile"}
+        standard |= {"numbers", "typing", "zipfile"}
         assert outside <= standard | {"safetensors"}, f"{path}: {outside}"
 
 

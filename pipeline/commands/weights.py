@@ -14,6 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("list", "download", "add"), help="what to do")
     parser.add_argument("name", nargs="?", default=None, help="name to download, or checkpoint file to add")
     parser.add_argument("--as", dest="alias", default=None, metavar="NAME", help="name that `add` gives the weights")
+    parser.add_argument(
+        "--trained-on", default=None, metavar="TEXT", help="training data of a file for `add` that does not name them"
+    )
     parser.add_argument("--url", default=None, help="address of the file on a mirror")
     parser.add_argument("--offline", action="store_true", help="never use the internet")
     parser.add_argument("--retries", type=whole_number(0), default=6, help="retries, with growing waits")
@@ -24,8 +27,9 @@ def run(arguments: argparse.Namespace) -> Outcome:
     from ..runtime.errors import UsageError
     from ..runtime.paths import require_checkpoints
 
-    if arguments.alias is not None and arguments.action != "add":
-        raise UsageError("--as names weights that `weights add` adds; leave it out")
+    for option, value in (("--as", arguments.alias), ("--trained-on", arguments.trained_on)):
+        if value is not None and arguments.action != "add":
+            raise UsageError(f"{option} describes weights that `weights add` adds; leave it out")
     if (arguments.url is not None or arguments.offline) and arguments.action != "download":
         raise UsageError("--url and --offline are for `weights download`; leave them out")
     # Checked before torch is imported, which takes seconds.
@@ -45,7 +49,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     if arguments.name is None:
         raise UsageError(f"`weights {arguments.action}` needs a name; see `kits-unet3d weights list`")
     if arguments.action == "add":
-        path = add_weights(arguments.name, arguments.alias)
+        path = add_weights(arguments.name, arguments.alias, arguments.trained_on)
     else:
         published = find_weights(arguments.name)
         print("\n".join(published.description()), flush=True)

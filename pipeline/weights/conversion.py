@@ -8,26 +8,31 @@ from pathlib import Path
 from typing import Any
 
 from kits_unet3d.networks import CheckpointError, load_weights, network_state, read_checkpoint
+from kits_unet3d.networks.provenance import dataset_of, printable, training_of
 from kits_unet3d.transforms import PreprocessingParameters
 
-from ..model import build_network, dataset_of, with_description
+from ..model import build_network, with_description
 from ..runtime.errors import UsageError
 from ..runtime.files import file_hash, whole_file, write_json
 from .registry import ENDING, PublishedWeights, published_weights, weights_directory
 
 
-def convert(source: Path, target: Path, published: PublishedWeights) -> Path:
+def convert(source: Path, target: Path, published: PublishedWeights, trained_on: str | None = None) -> Path:
     """Write the weights in ``source`` to ``target`` as safetensors, and their description beside it.
 
     The weights must fit the network that ``published`` names. The JSON appears first and contains the digest of the
-    weights, so that an interrupted conversion is never taken for a finished one.
+    weights, so that an interrupted conversion is never taken for a finished one. What ``published`` lacks of training
+    data and scores comes from the file. ``trained_on`` names the training data if both lack them.
 
     Raises:
-        UsageError: if the package safetensors is missing.
+        UsageError: if the package safetensors is missing, or ``trained_on`` is given for known training data.
         CheckpointError: if the file cannot be used, or belongs to another network.
     """
     content = with_description(read_checkpoint(source), file_hash(source), source)
-    state = network_state(content, source)
+    state, training = network_state(content, source), training_of(content)
+    known = published.trained_on or training.trained_on
+    if trained_on is not None and known:
+        raise UsageError(f"{source}: was trained on {known}, as the file or its publisher says; leave out --trained-on")
     own = content.get("network")
     network = dict(own) if isinstance(own, Mapping) else dict(published.network)
     load_weights(build_network(network, source), state, source)
@@ -47,8 +52,9 @@ def convert(source: Path, target: Path, published: PublishedWeights) -> Path:
         "source": published.source,
         "licence": published.licence,
         "terms": published.terms,
-        "trained_on": published.trained_on,
-        "scores": dict(published.scores),
+        "trained_on": known or trained_on,
+        "epoch": training.epochs,
+        "scores": dict(published.scores) or training.scores,
         "scored_on": published.scored_on,
     }
     return write_weights(state, target, about)
@@ -73,21 +79,24 @@ def write_weights(state: Mapping[str, Any], target: Path, about: Mapping[str, An
     return target
 
 
-def add_weights(file: str | Path, name: str | None = None) -> Path:
+def add_weights(file: str | Path, name: str | None = None, trained_on: str | None = None) -> Path:
     """Convert a checkpoint of the user's into the directory of weights.
 
     Args:
         file: a published file by its name in the registry, whose digest is checked, or any checkpoint of the
             reference's network.
         name: its name in the directory; by default the published one, or the file's.
+        trained_on: training data of a checkpoint that does not contain them, in one line.
 
     Raises:
-        UsageError: if the file is missing, is damaged, or the name cannot be used.
+        UsageError: if the file is missing, is damaged, or the name or ``trained_on`` cannot be used.
         CheckpointError: if it is not a checkpoint of that network.
     """
     file = Path(file)
     if not file.is_file():
         raise UsageError(f"{file}: no such file")
+    if trained_on is not None and not printable(trained_on).strip():
+        raise UsageError(f"--trained-on must be one line of text, got {trained_on!r}")
     by_digest = {entry.md5: entry for entry in published_weights().values()}
     published = by_digest.get(file_hash(file, "md5"))
     if published is None and (named := next((e for e in by_digest.values() if e.file == file.name), None)):
@@ -108,7 +117,7 @@ def add_weights(file: str | Path, name: str | None = None) -> Path:
             source="",
             licence="unknown",
             terms="unknown",
-            trained_on="unknown",
+            trained_on="",  # as the file says
             scores={},
             scored_on="",
             verified="",
@@ -118,4 +127,4 @@ def add_weights(file: str | Path, name: str | None = None) -> Path:
     target = weights_directory() / f"{name}{ENDING}"
     if target.is_file() and published.md5 == "":
         raise UsageError(f"{target}: there are weights of this name already; choose another with --as, or remove them")
-    return convert(file, target, published)
+    return convert(file, target, published, trained_on)

@@ -302,6 +302,6 @@ def test_a_bundle_of_four_classes_names_them_and_its_data_set(tmp_path):
     assert metadata["network_data_format"]["post_processed_outputs"]["pred"]["channel_def"] == named
     assert metadata["pred_classes"] == "0 background, 1 kidney, 2 tumour, 3 cyst"
     assert metadata["data_source"] == "KiTS23" and described.configs["train"]["classes"] == classes
-    assert described.model.description == "model.pt: trained on KiTS23, classes kidney, tumour and cyst"
+    assert described.model.description.startswith("model.pt: trained on KiTS23, classes kidney, tumour and cyst, ")
     readme = filled((ROOT / "bundle" / "docs" / "README.md").read_text(encoding="utf-8"), described)
     assert "KiTS23: 489 labelled scans" in readme and "3 cyst" in readme

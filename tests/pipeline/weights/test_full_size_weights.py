@@ -37,7 +37,7 @@ def published_file(tmp_path):
     optimiser = torch.optim.SGD(network.parameters(), 0.0, momentum=0.9)
     optimiser.step()
     content = {
-        "epoch": 3, "best_mean_dice": np.float64(0.9), "optimizer_state_dict": optimiser.state_dict(),
+        "epoch": 3.0, "mean_dice": np.float64(0.9), "best_optimizer_state_dict": optimiser.state_dict(),
         "best_model_state_dict": {f"module.{name}": values for name, values in state.items()},
     }  # fmt: skip
     torch.save(content, tmp_path / "published.pth")

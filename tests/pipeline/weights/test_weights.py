@@ -27,6 +27,15 @@ from kits_unet3d.transforms import PreprocessingParameters
 pytestmark = pytest.mark.usefixtures("home")
 QUICK = Patience(timeout_s=0.5, retries=4, wait_s=0.01)
 SMALL = {"_target_": "kits_unet3d.networks.UNet3D", "channels": [2, 4]}
+#: Metrics of the best epoch, as the reference stores them beside the weights: floats, or numpy numbers.
+METRICS = {"epoch": 7.0, "L1 dice": np.float32(0.95), "L2 dice": np.float32(0.87), "mean_dice": np.float32(0.91)}
+
+
+def of_reference(network, optimiser):
+    """Return a checkpoint's content with the keys of the reference's ``CheckpointCallback``."""
+    state = {f"module.{name}": values for name, values in network.state_dict().items()}
+    content = {f"{which}_model_state_dict": state for which in ("last", "best")}
+    return content | {f"{which}_optimizer_state_dict": optimiser.state_dict() for which in ("last", "best")} | METRICS
 
 
 @pytest.fixture
@@ -34,13 +43,7 @@ def stand_in(tmp_path):
     """A checkpoint as the MLPerf training reference saves one, of a small network, and its published description."""
     network = UNet3D(channels=(2, 4))
     file = tmp_path / "stand_in.pth"
-    content = {
-        "epoch": 3,
-        "best_model_state_dict": {f"module.{name}": values for name, values in network.state_dict().items()},
-        "best_mean_dice": np.float64(0.9),  # a numpy number, as the reference stores it
-        "optimizer_state_dict": torch.optim.SGD(network.parameters(), 0.1).state_dict(),
-    }
-    torch.save(content, file)
+    torch.save(of_reference(network, torch.optim.SGD(network.parameters(), 0.1)), file)
     md5 = hashlib.md5(file.read_bytes()).hexdigest()
     published = replace(find_weights("mlperf-kits19"), name="small", file="small.pth", md5=md5, network=SMALL)
     return file, published, network
@@ -70,7 +73,8 @@ def test_downloaded_weights_predict_with_what_their_description_names(stand_in, 
     image = torch.rand(1, 1, 16, 16, 16)
     torch.testing.assert_close(model.network(image), network(image))
     assert model.parameters == PreprocessingParameters()
-    assert model.description.startswith("small: trained on KiTS19: 168") and "mean_dice 0.8617" in model.description
+    assert model.description.startswith("small: trained on KiTS19: 168")
+    assert "7 epochs, mean_dice 0.8617" in model.description
     described = path.with_suffix(".json")
     described.write_text(described.read_text().replace('"sha256": "', '"sha256": "0'))
     with pytest.raises(CheckpointError, match="does not describe small.safetensors"):
@@ -81,9 +85,8 @@ def test_a_checkpoint_of_the_reference_is_read_as_it_is(tmp_path):
     """Names and shapes are enough: the network and its preprocessing are assumed, and the description says so."""
     torch.manual_seed(0)
     network = UNet3D()
-    state = {f"module.{name}": values for name, values in network.state_dict().items()}
     file = tmp_path / "checkpoint.pth"
-    torch.save({"epoch": 7, "best_model_state_dict": state, "best_mean_dice": np.float64(0.91)}, file)
+    torch.save(of_reference(network, torch.optim.SGD(network.parameters(), 0.1)), file)
     model = read_model(file)
     assert all(torch.equal(values, network.state_dict()[name]) for name, values in model.network.state_dict().items())
     assert model.parameters == PreprocessingParameters()
@@ -188,6 +191,28 @@ def test_added_weights_keep_their_own_preprocessing_and_warning(tmp_path):
     assert again.parameters == model.parameters and again.warning == model.warning
     with pytest.raises(UsageError, match="is the name of published weights"):
         add_weights(tmp_path / "own.pt", "mlperf-kits19")
+    with pytest.raises(UsageError, match="was trained on phantoms, .*leave out --trained-on"):
+        add_weights(tmp_path / "own.pt", "other", trained_on="KiTS19")
+
+
+def test_added_weights_report_their_training_or_that_it_is_unknown(tmp_path):
+    content = {"model": UNet3D(channels=(2, 4)).state_dict(), "network": SMALL}
+    full = {"preprocessing_parameters": {}, "configuration": {"dataset": "KiTS23"}, "epoch": 120, "best": 0.8125}
+    torch.save(content | full, tmp_path / "full.pt")
+    torch.save(content | METRICS, tmp_path / "bare.pt")
+    torch.save(content, tmp_path / "less.pt")
+    told = "full: trained on KiTS23, classes kidney and tumour, 120 epochs, mean_dice 0.8125"
+    assert read_model(add_weights(tmp_path / "full.pt")).description == told
+    again = add_weights(weights_directory() / "full.safetensors", "again")
+    assert read_model(again).description == told.replace("full", "again")
+    assert main(["weights", "add", str(tmp_path / "bare.pt"), "--trained-on", "our own 90 scans"]) == 0
+    told = read_model(weights_directory() / "bare.safetensors").description
+    assert told.startswith("bare: trained on our own 90 scans, classes kidney and tumour, 7 epochs, mean_dice 0.9100")
+    told = read_model(add_weights(tmp_path / "less.pt")).description
+    assert told.startswith("less: training data unknown, classes kidney and tumour, epochs unknown, mean_dice unknown")
+    for text in ("", " ", "two\nlines"):
+        with pytest.raises(UsageError, match="must be one line of text"):
+            add_weights(tmp_path / "less.pt", "other", text)
 
 
 def test_the_command_lists_what_is_published_and_here(capsys):
@@ -198,6 +223,7 @@ def test_the_command_lists_what_is_published_and_here(capsys):
     assert main(["weights", "download", "mlperf-kits19", "--offline"]) == 2
     assert "weights add 3dunet_kits19_pytorch_checkpoint.pth" in capsys.readouterr().err
     assert main(["weights", "download", "nothing"]) == 2 and main(["weights", "add"]) == 2
+    assert main(["weights", "list", "--trained-on", "x"]) == 2
     assert main(["weights", "list", "--as", "x"]) == 2 and main(["weights", "list", "--offline"]) == 2
 
 
