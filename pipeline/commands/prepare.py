@@ -48,7 +48,11 @@ def run(arguments: argparse.Namespace) -> Outcome:
 
     if arguments.output_dir is None and arguments.fingerprint is None:
         raise UsageError("the following arguments are required: -o/--output-dir, or --fingerprint")
-
+    if arguments.fingerprint is not None:
+        without = {"output-dir": None, "config": None, "workers": 1, "max-memory": None}
+        given = [name for name, value in without.items() if getattr(arguments, name.replace("-", "_")) != value]
+        if given:
+            raise UsageError(f"--{given[0]} has no use with --fingerprint, which preprocesses nothing; leave it out")
     if arguments.fingerprint is not None and Path(arguments.fingerprint).is_dir():
         raise UsageError(f"{arguments.fingerprint}: is a directory; name a file, such as fingerprint.json")
     # Checked before torch is imported, which takes seconds.

@@ -17,7 +17,7 @@ from ..io.labels import read_labels
 from ..io.scan_files import scan_name
 from ..runtime.errors import CaseError, UsageError
 from .cases import RawCase
-from .nnunet import is_nnunet, nnunet_files
+from .nnunet import is_nnunet, nnunet_files, require_ct
 
 logger = logging.getLogger("kits_unet3d.data")
 
@@ -151,10 +151,9 @@ def find_cases(source: str | Path, options: ReadOptions | None = None) -> tuple[
 
     Args:
         source: a directory, or a data list (``.json``). A ``dataset.json`` in the directory may be such a list,
-            nnU-Net's (with ``file_ending``), or
-            give name and split of the files ``<case>/imaging.nii.gz`` and ``segmentation.nii.gz`` beside it
-            (``{"name": …, "training": [ids], "evaluation": [ids]}``). Without it the directory must be KiTS19 or
-            KiTS23, whose splits are known.
+            nnU-Net's (with ``file_ending``), or name and split of the files ``<case>/imaging.nii.gz`` and
+            ``segmentation.nii.gz`` beside it (``{"name": …, "training": [ids], "evaluation": [ids]}``). Without it the
+            directory must be KiTS19 or KiTS23, whose splits are known.
         options: allow files that would otherwise be refused. A data list may give them for each case too, beside its
             ``image`` and ``label`` (``"hu_offset": -1024``, ``"trust": "sform"``, …).
 
@@ -234,6 +233,7 @@ def _in_one_split(described: Path, training: list[str], evaluation: list[str]) -
 
 def _data_list(described: Path, content: dict[str, Any], options: ReadOptions) -> tuple[str, list[RawCase]]:
     """Return the name and cases of a data list; each case has the name of its image file."""
+    require_ct(described, "modality", content.get("modality"))
     lists = {"training": "training"} | {name: "evaluation" for name in EVALUATION_LISTS if content.get(name)}
     files: dict[str, tuple[Path, Path, ReadOptions]] = {}
     ids: dict[str, list[str]] = {"training": [], "evaluation": []}

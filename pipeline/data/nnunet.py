@@ -35,12 +35,13 @@ def nnunet_files(described: Path, content: Mapping[str, Any]) -> dict[str, dict[
         content: its content.
 
     Raises:
-        UsageError: if the images have several channels, or label maps are missing.
+        UsageError: if the images have several channels or are no CT, or label maps are missing.
     """
     root, ending = described.parent, str(content["file_ending"])
     channels = content.get("channel_names", {"0": "CT"})
     if not isinstance(channels, Mapping) or len(channels) != 1:
         raise UsageError(f"{described}: its images must have one channel, got {channels}; name the CT alone")
+    require_ct(described, "channel name", channels)
     if not ending_of(Path(f"a{ending}")):
         raise UsageError(f"{described}: file_ending {ending!r} is not supported; convert the images to .nii.gz")
     listed = content.get("dataset")
@@ -60,6 +61,20 @@ def nnunet_files(described: Path, content: Mapping[str, Any]) -> dict[str, dict[
     if not found["training"]:
         raise UsageError(f"{described}: no label maps *{ending} in {root / TRAINING[1]}; name nnU-Net's raw directory")
     return found
+
+
+def require_ct(described: Path, key: str, modality: Any) -> None:
+    """Check the modality that a ``dataset.json`` gives for each channel; without any, the images are taken for CT.
+
+    Raises:
+        UsageError: if one is not ``CT``, in upper or lower case.
+    """
+    names = list(modality.values()) if isinstance(modality, Mapping) else [] if modality is None else [modality]
+    if other := [name for name in names if str(name).strip().upper() != "CT"]:
+        raise UsageError(
+            f"{described}: its {key} is {other[0]!r}, but only CT in HU can be used; use a CT data set, or write CT "
+            "there if the images hold HU"
+        )
 
 
 def write_nnunet(

@@ -48,6 +48,7 @@ def test_without_cases_for_evaluation_one_in_five_is_for_it(nnunet, tmp_path):
     ("change", "message"),
     [
         ({"channel_names": {"0": "CT", "1": "PET"}}, "must have one channel"),
+        ({"channel_names": {"0": "MR"}}, "its channel name is 'MR', but only CT in HU can be used"),
         ({"file_ending": ".png"}, "file_ending '.png' is not supported"),
         ({"dataset": {"a": {"label": "b"}}}, "each case of dataset must have images and a label"),
         ({"file_ending": ".nrrd"}, "no label maps"),

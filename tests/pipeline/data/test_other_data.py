@@ -89,6 +89,24 @@ def test_the_statistics_of_a_data_set_become_its_configuration(spleens, tmp_path
     assert main(["prepare", "--data-dir", str(spleens)]) == 2 and "-o/--output-dir" in capsys.readouterr().err
 
 
+def test_options_without_use_beside_fingerprint_are_refused(spleens, tmp_path, capsys):
+    command = ["prepare", "--data-dir", str(spleens), "--fingerprint", str(tmp_path / "a.json")]
+    config = str(ROOT / "bundle" / "configs" / "kits23.json")
+    for given in (["-o", str(tmp_path / "out")], ["--config", config], ["--workers", "2"], ["--max-memory", "8GB"]):
+        assert main([*command, *given]) == 2
+        assert "has no use with --fingerprint" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_data_list_of_another_modality_is_refused(spleens, tmp_path, capsys):
+    content = json.loads((spleens / "dataset.json").read_text())
+    command = ["prepare", "--data-dir", str(spleens / "modality.json"), "--fingerprint", str(tmp_path / "a.json")]
+    for modality, code in (({"0": "MRI"}, 2), ({"0": "CT"}, 0)):
+        (spleens / "modality.json").write_text(json.dumps({**content, "modality": modality}))
+        assert main(command) == code
+    assert "modality.json: its modality is 'MRI', but only CT" in capsys.readouterr().err
+
+
 def test_a_case_that_cannot_be_read_is_left_out_of_the_statistics(spleens, tmp_path, capsys):
     content = json.loads((spleens / "dataset.json").read_text())
     content["training"][0]["label"] = "labels/missing.nii.gz"
