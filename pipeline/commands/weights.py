@@ -35,17 +35,12 @@ def run(arguments: argparse.Namespace) -> Outcome:
     # Checked before torch is imported, which takes seconds.
     require_checkpoints([arguments.name] if arguments.action == "add" and arguments.name else [])
 
-    from ..download import Patience
-    from ..weights import add_weights, download_weights, find_weights, installed_weights, published_weights
-
     if arguments.action == "list":
-        installed = installed_weights()
-        for published in published_weights().values():
-            print("\n".join(published.description()))
-            print(f"  here         {installed.get(published.name, 'not downloaded')}")
-        for name in sorted(installed.keys() - published_weights().keys()):
-            print(f"{name}: added from a file\n  here         {installed[name]}")
-        return Outcome({"published": list(published_weights()), "installed": {n: str(p) for n, p in installed.items()}})
+        return _list()
+
+    from ..download import Patience
+    from ..weights import add_weights, download_weights, find_weights
+
     if arguments.name is None:
         raise UsageError(f"`weights {arguments.action}` needs a name; see `kits-unet3d weights list`")
     if arguments.action == "add":
@@ -58,3 +53,19 @@ def run(arguments: argparse.Namespace) -> Outcome:
         )
     print(path)
     return Outcome({"file": str(path)})
+
+
+def _list() -> Outcome:
+    """Print what is published and what is here, and mark the weights that a prediction uses."""
+    from ..weights import chosen_checkpoint, installed_description, installed_weights, published_weights
+
+    published, installed, chosen = published_weights(), installed_weights(), chosen_checkpoint()
+    for name in dict.fromkeys((*published, *installed)):
+        path = installed.get(name)
+        print("\n".join(published[name].description() if name in published else installed_description(installed[name])))
+        print("  here         " + (f"{path} ({path.stat().st_size / 1e6:.1f} MB)" if path else "not downloaded"))
+        if path is not None and path == chosen:
+            print("  used         by `predict` without --checkpoint")
+    print(f"`predict` without --checkpoint uses {chosen or 'nothing: download weights, or train a model'}")
+    results = {"published": list(published), "installed": {name: str(path) for name, path in installed.items()}}
+    return Outcome({**results, "default": chosen and str(chosen)})

@@ -115,6 +115,7 @@ def add_weights(file: str | Path, name: str | None = None, trained_on: str | Non
             file=file.name,
             md5="",
             source="",
+            size="",
             licence="unknown",
             terms="unknown",
             trained_on="",  # as the file says

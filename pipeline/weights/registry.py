@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kits_unet3d.networks import CheckpointError
+from kits_unet3d.networks.provenance import printable, training_of
 
 from ..runtime.errors import UsageError
 from ..runtime.paths import user_cache
@@ -20,6 +21,8 @@ from ..runtime.paths import user_cache
 HOME = "KITS_UNET3D_HOME"
 #: Ending of converted weights; a JSON of the same name beside them describes them.
 ENDING = ".safetensors"
+#: Checkpoint of the user's own training, which predictions prefer.
+TRAINED = Path("bundle/models/model.pt")
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class PublishedWeights:
         file: name of the file.
         md5: digest of the file, as its publisher gives it.
         source: page of the publication.
+        size: size of the weights, in words.
         licence, terms: what the publisher allows.
         trained_on: training data.
         scores: published scores by name.
@@ -48,6 +52,7 @@ class PublishedWeights:
     file: str
     md5: str
     source: str
+    size: str
     licence: str
     terms: str
     trained_on: str
@@ -64,17 +69,21 @@ class PublishedWeights:
 
     def description(self) -> list[str]:
         """Return the lines that a user reads before a download."""
-        scores = ", ".join(f"{name} {value:.4f}" for name, value in self.scores.items())
         return [
             f"{self.name}: {self.title}",
             f"  source       {self.source}",
+            f"  size         {self.size}",
             f"  licence      {self.licence}",
             f"  terms        {self.terms}",
             f"  trained on   {self.trained_on}",
-            f"  scores       {scores} ({self.scored_on})",
+            f"  scores       {_listed(self.scores)} ({self.scored_on})",
             f"  MD5          {self.md5}",
             f"  verified     {self.verified}",
         ]
+
+
+def _listed(scores: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in scores.items()) or "unknown"
 
 
 @cache
@@ -115,20 +124,40 @@ def installed_weights() -> dict[str, Path]:
     return {name: found[name] for name in (*published_weights(), *found) if name in found}
 
 
-def default_checkpoint() -> Path:
+def installed_description(path: Path) -> list[str]:
+    """Return the lines on weights of the user's, as far as the JSON beside them contains them."""
+    try:
+        about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        about = {}
+    about = about if isinstance(about, Mapping) else {}
+    training = training_of(about)
+    return [
+        f"{path.stem}: {printable(about.get('title')) or 'of unknown origin'}",
+        f"  licence      {printable(about.get('licence')) or 'unknown'}",
+        f"  trained on   {training.trained_on or 'unknown'}",
+        f"  scores       {_listed(training.scores)}",
+    ]
+
+
+def chosen_checkpoint() -> Path | None:
     """Return the checkpoint of a prediction that names none: a trained one, else the first of the downloaded weights.
+
+    None if all are missing.
+    """
+    return TRAINED if TRAINED.is_file() else next(iter(installed_weights().values()), None)
+
+
+def default_checkpoint() -> Path:
+    """Return :func:`chosen_checkpoint`.
 
     Raises:
         CheckpointError: if all are missing; it names the ways to get one.
     """
-    trained = Path("bundle/models/model.pt")
-    if trained.is_file():
-        return trained
-    installed = installed_weights()
-    if installed:
-        return next(iter(installed.values()))
+    if (chosen := chosen_checkpoint()) is not None:
+        return chosen
     name = next(iter(published_weights()))
     raise CheckpointError(
-        f"{trained}: no such checkpoint, and no weights are downloaded; name one with --checkpoint, train one "
+        f"{TRAINED}: no such checkpoint, and no weights are downloaded; name one with --checkpoint, train one "
         f"(bash scripts/quickstart.sh), or run `kits-unet3d weights download {name}`"
     )

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -219,12 +220,36 @@ def test_the_command_lists_what_is_published_and_here(capsys):
     assert main(["weights", "list"]) == 0
     printed = capsys.readouterr().out
     assert "09c696e3ec13d83c628498bcd831eb5b" in printed and "for research only" in printed
+    assert "125 MB after conversion" in printed and "CC BY-NC-SA 4.0" in printed and "mean_dice 0.8617" in printed
+    assert "uses nothing: download weights, or train a model" in printed and "used   " not in printed
     assert "not downloaded" in printed and next(iter(published_weights())) == "mlperf-kits19"
     assert main(["weights", "download", "mlperf-kits19", "--offline"]) == 2
     assert "weights add 3dunet_kits19_pytorch_checkpoint.pth" in capsys.readouterr().err
     assert main(["weights", "download", "nothing"]) == 2 and main(["weights", "add"]) == 2
     assert main(["weights", "list", "--trained-on", "x"]) == 2
     assert main(["weights", "list", "--as", "x"]) == 2 and main(["weights", "list", "--offline"]) == 2
+
+
+def test_the_list_describes_own_weights_and_marks_the_default(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    content = {"model": UNet3D(channels=(2, 4)).state_dict(), "network": SMALL}
+    torch.save(content | METRICS, "a.pt")
+    torch.save(content, "b.pt")
+    first = add_weights("a.pt", trained_on="our own 90 scans")
+    add_weights("b.pt").with_suffix(".json").unlink()
+    assert main(["weights", "list"]) == 0
+    own = capsys.readouterr().out.partition("\na: ")[2].splitlines()
+    told = ["added from a.pt", "  licence      unknown", "  trained on   our own 90 scans"]
+    told.append("  scores       kidney_dice 0.9500, tumour_dice 0.8700, mean_dice 0.9100")
+    told += [f"  here         {first} (0.0 MB)", "  used         by `predict` without --checkpoint"]
+    assert own[:6] == told and own[6] == "b: of unknown origin"
+    assert own[8:10] == ["  trained on   unknown", "  scores       unknown"]
+    assert own[-1] == f"`predict` without --checkpoint uses {first}" and "used" not in "".join(own[7:-1])
+    Path("bundle/models").mkdir(parents=True)
+    Path("a.pt").rename("bundle/models/model.pt")
+    assert main(["weights", "list"]) == 0
+    printed = capsys.readouterr().out
+    assert "used   " not in printed and printed.endswith("uses bundle/models/model.pt\n")
 
 
 def test_a_published_file_at_hand_needs_no_network(stand_in, tmp_path):
