@@ -23,6 +23,7 @@ from kits_unet3d.transforms import PreprocessingParameters
 
 from .runtime.errors import errors_reported
 from .runtime.files import require_plain
+from .runtime.output import show
 
 logger = logging.getLogger("kits_unet3d.model")
 
@@ -60,6 +61,17 @@ class Model:
             return None
         share = "only" if set(self.datasets) == {PHANTOMS} else "in part"
         return f"this model was trained on phantoms (simulated CT) {share}; its masks of real scans are not reliable"
+
+    def warned(self) -> Model:
+        """Log the warning, if there is one; return the model."""
+        if self.warning:
+            logger.warning("%s: %s", ", ".join(map(str, self.sources)), self.warning)
+        return self
+
+    def announce(self) -> None:
+        """Show the description as the first line of a prediction, and then log the warning."""
+        show(f"model: {self.description or 'unknown'}")
+        self.warned()
 
 
 def describe_network(factory: partial[nn.Module]) -> dict[str, Any]:
@@ -116,6 +128,7 @@ def read_model(
     factory: partial[nn.Module] | None = None,
     missing_ok: bool = False,
     tta: bool = False,
+    warn: bool = True,
 ) -> Model:
     """Read the model in a checkpoint file, or the mean of those in several.
 
@@ -125,6 +138,7 @@ def read_model(
         factory: creates the network of a checkpoint that does not name it.
         missing_ok: if a single file does not exist, return ``factory``'s network with fresh weights.
         tta: use TTA by flipping along all axes, which takes eight times as long.
+        warn: log the model's warning at once; False if :meth:`Model.announce` does so later.
 
     Raises:
         CheckpointError: if no file is named, one cannot be used, or several need different preprocessing.
@@ -142,10 +156,9 @@ def read_model(
     datasets = tuple(dict.fromkeys(name for model in (first, *others) for name in model.datasets))
     digests = tuple(digest for model in (first, *others) for digest in model.digests)
     description = "; ".join(model.description for model in (first, *others) if model.description)
-    model = Model(FlipTTA(network) if tta else network, first.parameters, sources, tta, datasets, digests, description)
-    if model.warning:
-        logger.warning("%s: %s", ", ".join(map(str, sources)), model.warning)
-    return model
+    network = FlipTTA(network) if tta else network
+    model = Model(network, first.parameters, sources, tta, datasets, digests, description)
+    return model.warned() if warn else model
 
 
 def _read_one(path: Path, factory: partial[nn.Module] | None, missing_ok: bool) -> Model:
@@ -246,11 +259,13 @@ def shapes_of(network: nn.Module) -> dict[str, torch.Size]:
     return {name: values.shape for name, values in network.state_dict().items()}
 
 
-def model_of_run(path: str | Path | Sequence[str | Path], factory: partial[nn.Module], tta: bool = False) -> Model:
+def model_of_run(
+    path: str | Path | Sequence[str | Path], factory: partial[nn.Module], tta: bool = False, warn: bool = True
+) -> Model:
     """Call :func:`read_model` for a bundle's run; end it with an error message and exit code 3 if a file is unusable.
 
     If a single file does not exist, the weights are fresh: a federation sends them later. Other runs call
     :func:`require_trained`.
     """
     with errors_reported():
-        return read_model(path, factory, missing_ok=True, tta=tta)
+        return read_model(path, factory, missing_ok=True, tta=tta, warn=warn)

@@ -136,6 +136,7 @@ def _predict(
     from ..device import resolve
     from ..inference import PostProcessing, Predictor, Results
     from ..inference.batch import PATIENCE, Batch
+    from ..model import read_model
     from ..runtime.distributed import join, rank
     from ..weights import default_checkpoint
 
@@ -150,7 +151,7 @@ def _predict(
     accelerator = resolve(arguments.device, arguments.precision)
     join(accelerator, PATIENCE)
     predictor = Predictor(
-        arguments.checkpoint or default_checkpoint(),
+        read_model(arguments.checkpoint or default_checkpoint(), tta=arguments.tta, warn=False),
         accelerator,
         progress=sys.stderr.isatty(),
         backend=arguments.backend,
@@ -224,7 +225,7 @@ def write_one_mask(
     from ..runtime.files import part_directory
     from ..runtime.output import device_line, show
 
-    show(f"model: {predictor.model.description or 'unknown'}")
+    predictor.model.announce()
     show(device_line(predictor.accelerator.describe()))
     try:
         with closing(iter(ScansAhead([found], options, predictor.model.parameters, limit))) as ahead:

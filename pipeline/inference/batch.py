@@ -110,7 +110,7 @@ class Batch:
             logger.debug("device: %s", self.report.device)
             logger.debug("options: %s, %s", self.report.options, vars(self.options))
             if rank() == 0:
-                show(f"model: {model.description or 'unknown'}")
+                model.announce()
                 show(device_line(self.report.device))
                 self._show_left_out()
                 if not self.overwrite:

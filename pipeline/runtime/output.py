@@ -183,4 +183,5 @@ def show(text: str, error: bool = False) -> None:
     if stream is None:  # closed by whoever started the command
         return
     encoding = stream.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream)
+    # Flushed, so that lines keep their order where both streams go to one file.
+    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)

@@ -174,6 +174,16 @@ def test_a_person_sees_results_and_details_only_on_demand(scans):
     assert lines[True][0] == shown and any("'threads':" in line for line in lines[True][1])
 
 
+@pytest.mark.parametrize("output", ["out", "a_seg.nii.gz"])
+def test_the_first_line_names_the_model_before_any_warning(scans, tiny_model, output):
+    torch.save({**tiny_model, "configuration": {"dataset": "phantoms"}}, "model.pt")
+    command = [*COMMAND.split(), *predict(scans[0], out=output)]
+    lines = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120).stdout
+    first, second, third, *rest = lines.splitlines()
+    assert first.startswith("model: model.pt: trained on phantoms") and third.startswith("device: ")
+    assert second.startswith("model.pt: this model was trained on phantoms") and second not in rest
+
+
 def test_an_output_that_is_not_finite_is_no_empty_mask(tmp_path, scans, tiny_model, capsys):
     """Weights that are finite, and whose products overflow."""
     last = [name for name in tiny_model["model"] if name.endswith("weight")][-1]
