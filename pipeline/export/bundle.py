@@ -207,5 +207,7 @@ def _content(described: Description) -> dict[str, object]:
         "network": described.network,
         "preprocessing_parameters": described.model.parameters.as_dict(),
         "best": described.scores,
+        "epoch": described.epochs,
+        "trained_on": described.data,
         "configuration": {"dataset": next(iter(described.model.datasets), None)},
     }

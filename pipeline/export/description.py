@@ -12,6 +12,7 @@ from string import Template
 from typing import Any
 
 from kits_unet3d.networks import CheckpointError, read_with_digest
+from kits_unet3d.networks.provenance import training_of
 
 from ..model import Model, build_network, model_in, with_description
 from ..runtime.errors import UsageError
@@ -31,8 +32,9 @@ class Description:
         configs: content of the bundle's JSON files by name without ending, in agreement with the model.
         directory: directory of the bundle that they come from.
         scores: best scores of the training by name, if it was evaluated.
-        data: name of the training's data set, if the checkpoint contains it.
+        data: name or description of the training's data, if the checkpoint contains it.
         settings: settings of the training, as far as the checkpoint contains them.
+        epochs: number of epochs of the training, or None.
     """
 
     model: Model
@@ -42,6 +44,7 @@ class Description:
     scores: dict[str, float]
     data: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
+    epochs: int | None = None
 
     @property
     def parameters(self) -> int:
@@ -69,13 +72,14 @@ def describe(checkpoint: str | Path, bundle: str | Path | None = None) -> Descri
     content = with_description(content, digest, Path(checkpoint))
     named, settings = content.get("network"), content.get("configuration")
     settings = dict(settings) if isinstance(settings, Mapping) else {}
-    scores = _scores(content.get("best"), checkpoint)
+    training = training_of(content)
+    scores = _scores(content.get("best") or training.scores, checkpoint)
     network = dict(named if isinstance(named, Mapping) else configs["inference"]["network_factory"])
     network.pop("_mode_", None)
     model = model_in(content, digest, Path(checkpoint), partial(build_network, network, checkpoint))
     if model.warning:
         logger.warning("%s: %s", checkpoint, model.warning)
-    data = str(settings.get("dataset") or "")
+    data = str(settings.get("dataset") or training.trained_on)
     try:
         require_plain(data, "configuration::dataset")
     except ValueError as error:
@@ -105,7 +109,7 @@ def describe(checkpoint: str | Path, bundle: str | Path | None = None) -> Descri
     pred["channel_def"] = mask["channel_def"] = {str(number): name for number, name in enumerate(parameters["classes"])}
     named = ", ".join(f"{number} {name}" for number, name in enumerate(parameters["classes"]))
     configs["metadata"]["label_classes"] = configs["metadata"]["pred_classes"] = named
-    described = Description(model, network, configs, directory, scores, data, settings)
+    described = Description(model, network, configs, directory, scores, data, settings, training.epochs)
     configs["metadata"].update(_named(described))
     return described
 

@@ -154,11 +154,21 @@ def test_a_reference_checkpoint_is_exported_with_the_bundle_network(tmp_path):
     content = json.loads(config.read_text())
     content["network_factory"]["channels"] = [2, 4]
     config.write_text(json.dumps(content))
-    torch.save({"best_model_state_dict": UNet3D(channels=(2, 4)).state_dict()}, tmp_path / "reference.pt")
+    # The keys of the reference's CheckpointCallback; `trained_on` comes from converted weights.
+    metrics = {"epoch": 7.0, "L1 dice": np.float32(0.95), "L2 dice": np.float32(0.87), "mean_dice": np.float32(0.91)}
+    content = {"best_model_state_dict": UNet3D(channels=(2, 4)).state_dict(), "trained_on": "KiTS19: 168 scans"}
+    torch.save(content | metrics, tmp_path / "reference.pt")
     command = ["export", "bundle", "--checkpoint", str(tmp_path / "reference.pt"), "--bundle", str(bundle)]
     out = tmp_path / "out" / "b.zip"
     assert main([*command, "-o", str(out), "--without", "onnx", "torchscript"]) == 0
-    assert read_model(unpack(out, tmp_path) / "models" / "model.pt").network.channels == (2, 4)
+    directory = unpack(out, tmp_path)
+    model = read_model(directory / "models" / "model.pt")
+    assert model.network.channels == (2, 4)
+    assert "trained on KiTS19: 168 scans" in model.description and "7 epochs, mean_dice 0.9100" in model.description
+    metadata = json.loads((directory / "configs" / "metadata.json").read_text())
+    scores = {"kidney_dice": 0.95, "tumour_dice": 0.87, "mean_dice": 0.91}
+    assert metadata["eval_metrics"] == pytest.approx(scores) and metadata["data_source"] == "KiTS19: 168 scans"
+    assert "mean_dice 0.9100" in (directory / "docs" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
