@@ -14,6 +14,7 @@ from kits_unet3d.transforms import PreprocessingParameters
 
 from ..io import ReadOptions
 from ..io.labels import read_labels
+from ..io.mask import SPELLINGS
 from ..io.scan_files import scan_name
 from ..runtime.errors import CaseError, UsageError
 from .cases import RawCase
@@ -130,8 +131,6 @@ def named_classes(source: str | Path) -> tuple[str, ...]:
 
 
 DATASET_FILE = "dataset.json"
-#: Other spellings of a class whose masks are checked against real kidneys.
-SPELLINGS = {"tumor": "tumour"}
 #: List of the files that ``kits-unet3d download`` fetched.
 MANIFEST = "download.json"
 #: Names that a data list may use for its evaluation cases.

@@ -16,7 +16,7 @@ from monai.inferers import Inferer
 
 from ..device import Accelerator, resolve
 from ..io import Found, ReadOptions
-from ..io.mask import probabilities_file, write_mask
+from ..io.mask import probabilities_file, segments_of, write_mask
 from ..io.scan import Scan, read_scan
 from ..masks.measurements import measure, volumes_ml
 from ..masks.postprocessing import PostProcessing, split_kidneys
@@ -56,7 +56,7 @@ class Prediction:
 
     def figure(self, ground_truth: np.ndarray | None = None) -> Figure:
         """Draw the scan with the outlines of mask and ground truth in three views; needs the extra ``figures``."""
-        return picture(self.scan, self.mask, ground_truth, self.classes)
+        return picture(self.scan, self.mask, ground_truth, segments_of(self.classes))
 
     def with_split_kidneys(self) -> Prediction:
         """Return the prediction with the left and the right kidney as two classes; see :func:`split_kidneys`."""

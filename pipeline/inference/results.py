@@ -12,10 +12,10 @@ from typing import Any
 
 from ..io.dicom.segmentation import require_highdicom, segmentation_path, write_segmentation
 from ..io.discovery import Found
-from ..io.mask import FORMATS, mask_path, probabilities_path
+from ..io.mask import FORMATS, mask_path, probabilities_path, segments_of
 from ..io.scan import Scan
 from ..report.html_report import PICTURE, SLICES, html_report_wanted, require_html_report, save_slices
-from ..report.pictures import save_picture
+from ..report.pictures import picture, save_picture
 from ..runtime.errors import CaseError, UsageError
 from ..runtime.files import file_hash, whole_files, write_json
 from .predictor import Predictor
@@ -176,7 +176,8 @@ class Results:
                     warnings.append(anonymised(str(error)))
             if pictures:
                 path, note = part / f"{scan.name}{PICTURE}", predictor.model.warning or ""
-                save_picture(scan, prediction.mask, path, classes=prediction.classes, note=note)
+                figure = picture(scan, prediction.mask, segments=segments_of(prediction.classes), note=note)
+                save_picture(figure, path)
                 save_slices(scan, prediction.mask, part / f"{scan.name}{SLICES}")
             described: dict[str, Any] = {**prediction.measures, "warnings": warnings}
             if predictor.postprocessing:

@@ -188,6 +188,15 @@ def _geometry(
     return ItkGeometry(spacing, tuple(reader.GetOrigin()[:3]), tuple(float(d) for d in direction.ravel()))
 
 
+def read_entries(path: Path) -> dict[str, str]:
+    """Return the entries of a NRRD or MetaImage header by their names in lower case.
+
+    Raises:
+        CaseError: if the voxels are in several files.
+    """
+    return _text(path).entries
+
+
 def _text(path: Path) -> _Text:
     """Parse the header's lines, which end before a blank one (NRRD) or with ElementDataFile (MetaImage)."""
     meta = path.name.lower().endswith((".mha", ".mhd"))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..runtime.errors import CaseError
+from .mask import Segment, read_segments
 from .scan import Volume, read_volume
 from .voxels import ReadOptions, require_numbers
 
@@ -22,7 +23,13 @@ LARGEST = 65535
 
 @dataclass(frozen=True, eq=False)
 class LabelMap(Volume):
-    """Hold a label map: ``voxels`` (X, Y, Z) are uint8, or uint16 where a value is above 255."""
+    """Hold a label map: ``voxels`` (X, Y, Z) are uint8, or uint16 where a value is above 255.
+
+    Attributes:
+        segments: classes by value, as the table in its file describes them; empty without a table.
+    """
+
+    segments: tuple[Segment, ...] = ()
 
 
 class Labels:
@@ -107,4 +114,4 @@ def read_labels(source: str | Path, options: ReadOptions | None = None) -> Label
     if Path(source).is_dir():
         raise CaseError(f"{source}: is a directory; name the file of a label map")
     grid, stored = read_volume(source, options or ReadOptions(), Labels)
-    return LabelMap(grid, stored.voxels, stored.warnings)
+    return LabelMap(grid, stored.voxels, stored.warnings, tuple(read_segments(grid.path)))

@@ -1,9 +1,10 @@
-"""Write masks and probabilities on the grid of a scan, with names, colours and terms of their classes."""
+"""Write masks and probabilities on the grid of a scan, and write and read names and colours of their classes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -15,7 +16,8 @@ import torch
 
 from ..io import Grid
 from ..runtime.files import whole_file
-from .itk import LPS_TO_RAS, ItkGeometry
+from .itk import LPS_TO_RAS, ItkGeometry, read_entries
+from .nifti import read_extensions
 from .scan_files import ITK, MASK_ENDINGS, ending_of
 
 #: Colours of the classes by value, from 1: those of Okabe and Ito, which colour-blind people can tell apart.
@@ -33,6 +35,10 @@ TERMS = {
 }
 #: Scheme of the codes of other classes, which are their names.
 OWN_SCHEME = "99KITS-UNET3D"
+#: Other spellings of a known class.
+SPELLINGS = {"tumor": "tumour"}
+#: The name of a segment in a header of 3D Slicer.
+SLICER_NAME = re.compile(r"segment(\d+)_name")
 
 
 class Segment(NamedTuple):
@@ -63,11 +69,63 @@ class Segment(NamedTuple):
 
 def segments_of(classes: Sequence[str]) -> list[Segment]:
     """Describe the classes above the background; ``classes[0]`` is the background."""
-    found = []
-    for value, name in enumerate(classes[1:], start=1):
-        other = (("85756007", "Tissue"), (name[:16], OWN_SCHEME, name[:64]), None)  # a class of another data set
-        found.append(Segment(value, name, colour_of(value), *TERMS.get(name, other)))
-    return found
+    return [segment_of(value, name) for value, name in enumerate(classes[1:], start=1)]
+
+
+def segment_of(value: int, name: str, colour: str = "") -> Segment:
+    """Describe a class by its value and name; without a ``colour``, it has that of its value."""
+    other = (("85756007", "Tissue"), (name[:16], OWN_SCHEME, name[:64]), None)  # a class of another data set
+    return Segment(value, name, colour or colour_of(value), *TERMS.get(name, other))
+
+
+def with_unnamed(segments: Iterable[Segment], values: Iterable[int]) -> list[Segment]:
+    """Return the segments, and one named ``label N`` for each value above 0 that none of them has; by value."""
+    named = {segment.value: segment for segment in segments}
+    others = {int(value): segment_of(int(value), f"label {value}") for value in values if value > 0}
+    return [segment for _, segment in sorted((others | named).items())]
+
+
+def read_segments(path: Path) -> list[Segment]:
+    """Read the classes of a mask from the table in its file, by value; empty without a table.
+
+    NIfTI files hold a table of labels in an extension (:func:`label_table`), NRRD and MetaImage files the entries of
+    3D Slicer (:func:`slicer_entries`). A class without a usable value, name or colour is left out, or has the colour
+    of its value.
+    """
+    rows = _slicer_rows(read_entries(path)) if ending_of(path) in ITK else _nifti_rows(path)
+    found: dict[int, Segment] = {}
+    for value, text, shares in rows:
+        name = " ".join(text.split())
+        if value.isdecimal() and int(value) > 0 and name and name.isprintable():
+            found.setdefault(int(value), segment_of(int(value), SPELLINGS.get(name, name), _colour(shares)))
+    return [segment for _, segment in sorted(found.items())]
+
+
+def _nifti_rows(path: Path) -> Iterator[tuple[str, str, Sequence[str]]]:
+    """Yield value, name, and the shares of red, green and blue of each label in the tables of a NIfTI file."""
+    for content in read_extensions(path):
+        if b"<LabelTable" in content and b"<!DOCTYPE" not in content:  # no entities to expand
+            with suppress(ElementTree.ParseError):
+                for label in ElementTree.fromstring(content.rstrip(b"\0 ")).iter("Label"):
+                    shares = [label.get(part, "") for part in ("Red", "Green", "Blue")]
+                    yield label.get("Key", ""), label.text or "", shares
+
+
+def _slicer_rows(entries: dict[str, str]) -> Iterator[tuple[str, str, Sequence[str]]]:
+    """Yield the same of each segment in the entries of a header."""
+    for key, name in entries.items():
+        if found := SLICER_NAME.fullmatch(key):
+            value, shares = (entries.get(f"segment{found[1]}_{of}", "") for of in ("labelvalue", "color"))
+            yield value, name, shares.split()
+
+
+def _colour(shares: Sequence[str]) -> str:
+    """Return a colour as ``#rrggbb`` from its shares of red, green and blue; empty if they are not from 0 to 1."""
+    try:
+        red, green, blue = (round(255 * float(share)) for share in shares)
+        return f"#{bytes((red, green, blue)).hex()}"
+    except (ValueError, OverflowError):
+        return ""
 
 
 def colour_of(value: int) -> str:

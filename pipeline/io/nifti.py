@@ -16,6 +16,8 @@ from .voxels import Admission, Collect, Hounsfield, ReadOptions, Stored, require
 
 #: Relative difference allowed between two descriptions of one geometry.
 AGREEMENT = 0.01
+#: Bytes after the header that are searched for extensions.
+EXTENSIONS = 1 << 20
 
 
 def read_nifti(path: Path, options: ReadOptions, admit: Admission, collect: Collect = Hounsfield) -> Stored:
@@ -92,6 +94,29 @@ def _header(path: Path, stream: BinaryIO) -> Any:
         raise CaseError(f"{path}: cannot be read (its voxel offset is {header['vox_offset']}); export it again")
     header["vox_offset"] = max(int(header["vox_offset"]), stream.tell() + 4)
     return header
+
+
+def read_extensions(path: Path) -> list[bytes]:
+    """Return the content of each extension of a NIfTI file; those from the first that is damaged are left out.
+
+    Raises:
+        CaseError: if the header cannot be read.
+    """
+    try:
+        with open_packed(path) if first_bytes(path)[:2] == GZIP else open(path, "rb") as stream:
+            header = _header(path, stream)  # type: ignore[arg-type]
+            block = stream.read(min(int(header["vox_offset"]) - stream.tell(), EXTENSIONS))
+    except DAMAGED as error:
+        raise CaseError(f"{path}: cannot be read ({error}), it is truncated or damaged; copy it again") from error
+    order: Any = "little" if header.endianness == "<" else "big"
+    found, start = [], 4  # after the flag, whose first byte is 0 without extensions
+    while block[:1] > b"\0" and len(block) >= start + 8:
+        size = int.from_bytes(block[start : start + 4], order, signed=True)
+        if not 8 <= size <= len(block) - start:
+            break
+        found.append(bytes(block[start + 8 : start + size]))
+        start += size
+    return found
 
 
 def _shape(path: Path, header: Any, options: ReadOptions) -> tuple[tuple[int, int, int], int]:

@@ -15,7 +15,7 @@ from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.evaluation.directories import find_masks
 from kits_unet3d.pipeline.io.dicom.segmentation import write_segmentation
 from kits_unet3d.pipeline.io.labels import read_labels
-from kits_unet3d.pipeline.io.mask import COLOURS, segments_of, write_mask
+from kits_unet3d.pipeline.io.mask import COLOURS, segments_of, with_unnamed, write_mask
 from kits_unet3d.pipeline.io.scan import read_scan
 
 CLASSES = ("background", "kidney", "tumour")
@@ -94,6 +94,38 @@ def test_a_cyst_has_its_own_colour_and_term(tmp_path):
 def test_a_class_of_another_data_set_is_named_as_it_is():
     (spleen,) = segments_of(("background", "spleen"))
     assert (spleen.name, spleen.kind) == ("spleen", ("spleen", "99KITS-UNET3D", "spleen"))
+
+
+@pytest.mark.parametrize(("ending", "mask_format"), [("nii.gz", "scan"), ("mha", "scan"), ("nii.gz", "seg-nrrd")])
+def test_a_mask_is_read_with_its_names_and_colours(tmp_path, scan, ending, mask_format):
+    image = tmp_path / f"b.{ending}"
+    sitk.WriteImage(sitk.ReadImage(str(tmp_path / "a.nii.gz")), str(image))
+    classes = ("background", "kidney_right", "tumour", "kidney_left")
+    path = write_mask(mask_of(scan), read_scan(image).grid, tmp_path / "out", classes, mask_format)
+    assert list(read_labels(path).segments) == segments_of(classes)
+
+
+def test_a_table_of_another_program_is_read_as_far_as_it_can_be_used(tmp_path, scan):
+    def table(content):
+        image = nib.load(tmp_path / "a.nii.gz")
+        made = nib.Nifti1Image(mask_of(scan), image.affine)
+        made.header.extensions += [nib.nifti1.Nifti1Extension(6, b"other"), nib.nifti1.Nifti1Extension(0, content)]
+        nib.save(made, tmp_path / "b.nii.gz")
+        return [(one.value, one.name, one.colour) for one in read_labels(tmp_path / "b.nii.gz").segments]
+
+    labels = (
+        '<Label Key="0" Red="0" Green="0" Blue="0">background</Label>'
+        '<Label Key="2" Red="1" Green="0" Blue="0.5"><![CDATA[tumor]]></Label>'
+        '<Label Key="4" Red="2" Green="0">spleen</Label><Label Key="x">y</Label><Label Key="5"> </Label>'
+    )
+    content = f"<LabelTable>{labels}</LabelTable>"
+    assert table(content.encode()) == [(2, "tumour", "#ff0080"), (4, "spleen", COLOURS[3])]
+    assert table(f'<!DOCTYPE a [<!ENTITY b "c">]>{content}'.encode()) == table(content[:-3].encode()) == []
+
+
+def test_a_value_without_a_name_is_a_label_with_its_number():
+    named = with_unnamed(segments_of(CLASSES), [0, 2, 7])
+    assert [(one.value, one.name) for one in named] == [(1, "kidney"), (2, "tumour"), (7, "label 7")]
 
 
 @pytest.mark.parametrize(("target", "ending"), [("out", "seg.nrrd"), ("out/mask.seg.nrrd", "seg.nrrd")])
