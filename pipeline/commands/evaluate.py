@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     # Checked before torch is imported, which takes seconds.
     require_existing(arguments.predictions, arguments.labels)
 
-    from ..data import classes_in
+    from ..data.datasets import named_classes
     from ..evaluation import scoring_of
     from ..evaluation.directories import score_directories, without_prediction
     from ..evaluation.lesions import detection_rows
@@ -62,8 +62,11 @@ def run(arguments: argparse.Namespace) -> Outcome:
         if ending_of(path):
             raise UsageError(f"{path}: is the name of a mask; give the scores a name that ends in .json or .csv")
     given = arguments.structures
-    scoring = scoring_of(classes_in(arguments.labels)) if given is None else parse_structures(given)
-    scores, failed = score_directories(arguments.predictions, arguments.labels, scoring, options)
+    classes = named_classes(arguments.labels)
+    scoring = scoring_of(classes) if given is None else parse_structures(given)
+    scores, failed = score_directories(
+        arguments.predictions, arguments.labels, scoring=scoring, options=options, classes=classes
+    )
     missing = without_prediction(arguments.predictions, arguments.labels)
     reasons = list(failed.values())
     if missing and not arguments.allow_missing:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from ..io import ReadOptions
 from ..io.labels import LabelMap, read_labels
+from ..io.mask import SIDES, TERMS
 from ..io.scan import same_grid
 from ..io.scan_files import ending_of, stem
 from ..runtime.errors import CaseError, UsageError
@@ -73,12 +75,20 @@ def score_directories(
     labels: str | Path,
     scoring: Scoring = KITS19,
     options: ReadOptions | None = None,
+    classes: Sequence[str] = (),
 ) -> tuple[Scores, dict[str, str]]:
     """Score each mask by Dice, surface scores and its lesions; return the scores, and the errors by case.
 
     The ground truth of a case is ``labels/<case>/segmentation.nii.gz`` or ``labels/<case>.nii.gz`` (``.nrrd``, …). Mask
-    and ground truth must lie on one grid, and contain only the classes of ``scoring``.
-    :func:`without_prediction` returns the other ground truths. ``options`` correct the headers of both.
+    and ground truth must lie on one grid, and contain only the classes of ``scoring``. A label map that names its
+    classes is scored by the names, whatever the values; right and left kidney count as kidney.
+    :func:`without_prediction` returns the other ground truths.
+
+    Args:
+        predictions, labels: directories of the masks and of the ground truths.
+        scoring: structures to score.
+        options: correct the headers of both.
+        classes: names of the values, background first, in label maps whose files do not name them.
 
     Raises:
         UsageError: if one of the directories does not exist, ``predictions`` holds no mask, or a case has two or
@@ -97,7 +107,7 @@ def score_directories(
                     f"{path}: ground truth {Path(labels) / case_id}.nii.gz or {case_id}/segmentation.nii.gz does not "
                     "exist; name the directory that has it"
                 )
-            mask, ground_truth = _read_pair(path, ground_truths[case_id], scoring, options)
+            mask, ground_truth = _read_pair(path, ground_truths[case_id], scoring, options, classes)
             pair = mask.voxels, ground_truth.voxels
             scores.by_case[case_id] = scoring.scores(*pair, ground_truth.spacing_mm)
             if scoring.lesions:
@@ -114,24 +124,61 @@ def without_prediction(predictions: str | Path, labels: str | Path) -> list[str]
 
 
 def _read_pair(
-    mask_path: Path, ground_truth_path: Path, scoring: Scoring, options: ReadOptions | None
+    mask_path: Path,
+    ground_truth_path: Path,
+    scoring: Scoring,
+    options: ReadOptions | None,
+    classes: Sequence[str],
 ) -> tuple[LabelMap, LabelMap]:
     mask, ground_truth = read_labels(mask_path, options), read_labels(ground_truth_path, options)
     if not same_grid(mask, ground_truth):
         raise CaseError(f"{mask_path}: is on another grid than {ground_truth_path}; predict from that case's scan")
+    mask, ground_truth = (_with_values(labels, scoring.values, classes) for labels in (mask, ground_truth))
     for labels in (mask, ground_truth):
-        _require_classes(labels, scoring.structures)
+        _require_classes(labels, scoring)
     return mask, ground_truth
 
 
-def _require_classes(labels: LabelMap, structures: Mapping[str, Sequence[int]]) -> None:
+def _with_values(labels: LabelMap, values: Mapping[str, int], classes: Sequence[str]) -> LabelMap:
+    """Return a label map whose classes have the ``values`` of their names; right and left kidney become kidney.
+
+    Names that are none of a known class, such as 3D Slicer's ``Segment_1``, change nothing.
+
+    Raises:
+        CaseError: if another class has a value that is scored.
+    """
+    names = {segment.value: segment.name for segment in labels.segments} or dict(enumerate(classes))
+    names = {value: "kidney" if name in SIDES and "kidney" in values else name for value, name in names.items()}
+    moved = {value: values[name] for value, name in names.items() if value > 0 and name in values}
+    if not {*names.values()} & {*TERMS, *values}:
+        return labels
+    for value in {*values.values()} - moved.keys():
+        scored = next(name for name, of in values.items() if of == value)
+        if (value in names or value in moved.values()) and (labels.voxels == value).any():
+            raise CaseError(
+                f"{labels.path}: its value {value} is {names.get(value, 'not named')}, but {value} is scored as "
+                f"{scored}; name what to score by --structures name=classes"
+            )
+    if all(value == target for value, target in moved.items()):
+        return labels
+    table = np.arange(max(int(labels.voxels.max()), *moved) + 1)
+    table[list(moved)] = list(moved.values())
+    return replace(labels, voxels=table.astype(np.min_scalar_type(int(table.max())))[labels.voxels], segments=())
+
+
+def _require_classes(labels: LabelMap, scoring: Scoring) -> None:
     """Reject a class that belongs to no structure: it is another data set's, or was forgotten."""
-    known = {0}.union(*structures.values())
+    known = {0}.union(*scoring.structures.values())
     unknown = labels.voxels[~np.isin(labels.voxels, sorted(known))]
     if unknown.size:
-        values = ", ".join(f"{value:g}" for value in np.unique(unknown)[:5])
-        made = ", ".join(f"{name} of {' and '.join(map(str, classes))}" for name, classes in structures.items())
-        cyst = "; for KiTS23, whose 3 is a cyst, use --structures kits23" if 3 in unknown else ""
+        found = [int(value) for value in np.unique(unknown)[:5]]
+        named = {one.value: f"{one.value} ({one.name})" for one in labels.segments}
+        values = ", ".join(named.get(value, str(value)) for value in found)
+        made = ", ".join(f"{name} of {' and '.join(map(str, classes))}" for name, classes in scoring.structures.items())
+        way_out = "; for KiTS23, whose 3 is a cyst, use --structures kits23" if 3 in unknown else ""
+        if any(one.value in found and one.name in SIDES for one in labels.segments):
+            way_out = "; for right and left kidney together, use --structures kits19 or kits23"
         raise CaseError(
-            f"{labels.path}: contains {unknown.size} voxels of value {values}; scored are {made} (--structures){cyst}"
+            f"{labels.path}: contains {unknown.size} voxels of value {values}; scored are {made} (--structures)"
+            + way_out
         )

@@ -15,6 +15,7 @@ from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from monai.transforms import generate_spatial_bounding_box
 
 from ..data.datasets import KITS23_CLASSES
+from ..io.mask import TERMS
 from ..runtime.files import text_cell, whole_file, write_json
 from .lesions import detection, find_lesions
 
@@ -35,12 +36,20 @@ class Scoring:
             and one at 3 mm.
         lesions: classes whose connected components count as lesions, by name.
         ranked: structures whose Dice make the mean Dice; all if empty.
+        classes: names of the classes by value, background first, if they are known.
     """
 
     structures: Mapping[str, Sequence[int]]
     tolerances_mm: Mapping[str, float] = field(default_factory=dict)
     lesions: Mapping[str, int] = field(default_factory=dict)
     ranked: Sequence[str] = ()
+    classes: Sequence[str] = ()
+
+    @property
+    def values(self) -> dict[str, int]:
+        """Return the value of each class by name: of ``classes``, else of the known ones that are a structure alone."""
+        alone = {name: of[0] for name, of in self.structures.items() if len(of) == 1 and name in TERMS}
+        return {name: value for value, name in enumerate(self.classes) if value > 0} or alone
 
     def scores(
         self, predicted: np.ndarray, ground_truth: np.ndarray, spacing_mm: Sequence[float] | None = None
@@ -84,7 +93,7 @@ class Scoring:
 
 
 #: KiTS19 counts the tumour as kidney. Source: the KiTS19 challenge's evaluation (Dice).
-KITS19 = Scoring({"kidney": (1, 2), "tumour": (2,)}, lesions={"tumour": 2})
+KITS19 = Scoring({"kidney": (1, 2), "tumour": (2,)}, lesions={"tumour": 2}, classes=KITS23_CLASSES[:3])
 #: KiTS23's hierarchical classes with their tolerances, and the cyst alone. The challenge does not score the latter,
 #: so it has the tolerance of the masses. Source: neheller/kits23, kits23/configuration/labels.py (c108835).
 KITS23 = Scoring(
@@ -97,12 +106,19 @@ KITS23 = Scoring(
     },
     {"tumour": 2, "cyst": 3},
     ("kidney_and_masses", "masses", "tumour"),
+    KITS23_CLASSES,
 )
 
 
 def scoring_of(classes: Sequence[str]) -> Scoring:
-    """Return KiTS23's scoring for its classes, and KiTS19's for all others; ``classes[0]`` is the background."""
-    return KITS23 if tuple(classes) == KITS23_CLASSES else KITS19
+    """Return KiTS23's scoring for its classes, and KiTS19's for unknown ones and all others with kidney and tumour.
+
+    Other classes are scored each alone; ``classes[0]`` is the background.
+    """
+    if tuple(classes) == KITS23_CLASSES:
+        return KITS23
+    alone = {name: (value,) for value, name in enumerate(classes) if value > 0}
+    return KITS19 if not alone or {"kidney", "tumour"} <= alone.keys() else Scoring(alone, classes=classes)
 
 
 def kits19_scores(

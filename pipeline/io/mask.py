@@ -33,6 +33,8 @@ TERMS = {
     "tumour": (ABNORMAL, ("126880001", "SCT", "Neoplasm of kidney"), None),
     "cyst": (ABNORMAL, ("722223000", "SCT", "Cyst of kidney"), None),
 }
+#: Classes that are a kidney together.
+SIDES = ("kidney_right", "kidney_left")
 #: Scheme of the codes of other classes, which are their names.
 OWN_SCHEME = "99KITS-UNET3D"
 #: Other spellings of a known class.

@@ -1,0 +1,94 @@
+"""Masks that name their classes are scored by the names, whatever the values."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from niftis import nifti
+
+from kits_unet3d.pipeline.cli import main
+from kits_unet3d.pipeline.evaluation import KITS23, scoring_of
+from kits_unet3d.pipeline.io.mask import write_mask
+from kits_unet3d.pipeline.io.scan import read_scan
+
+KITS19, WITH_CYST = ("background", "kidney", "tumour"), ("background", "kidney", "tumour", "cyst")
+SPLIT = ("background", "kidney_right", "tumour", "kidney_left")
+
+
+def mask_of(right, left, tumour=2, cyst=0):
+    mask = np.zeros((12, 14, 10), np.uint8)
+    mask[1:4, 3:9, 2:8], mask[8:11, 3:9, 2:8], mask[2:4, 4:6, 3:6], mask[8:10, 7:9, 3:6] = right, left, tumour, cyst
+    return mask
+
+
+@pytest.fixture
+def directory(tmp_path):
+    """Write one mask with the names of its classes, and its ground truth without names."""
+    scan = read_scan(nifti(tmp_path / "a.nii.gz"))
+
+    def write(predicted, classes, ground_truth, mask_format="scan"):
+        write_mask(predicted, scan.grid, tmp_path / "masks", classes, mask_format)
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(ground_truth, scan.affine), tmp_path / "labels" / "a.nii.gz")
+
+    return write
+
+
+def evaluate(directory, *more):
+    out = directory / "scores.json"
+    command = ["evaluate", "--predictions", str(directory / "masks"), "--labels", str(directory / "labels")]
+    code = main([*command, "-o", str(out), *more])
+    return code, json.loads(out.read_text())
+
+
+@pytest.mark.parametrize("mask_format", ["scan", "seg-nrrd"])
+def test_right_and_left_kidney_are_scored_as_kidney(tmp_path, directory, mask_format):
+    directory(mask_of(1, 3, cyst=3), SPLIT, mask_of(1, 1, cyst=1), mask_format)
+    code, scores = evaluate(tmp_path)
+    assert code == 0 and scores["cases"]["a"]["kidney_dice"] == scores["cases"]["a"]["tumour_dice"] == 1
+
+
+def test_a_left_kidney_is_never_scored_as_cyst(tmp_path, directory):
+    truth = mask_of(1, 1, cyst=3)
+    directory(mask_of(1, 3, cyst=3), SPLIT, truth)
+    code, scores = evaluate(tmp_path, "--structures", "kits23")
+    assert code == 0 and scores["cases"]["a"]["cyst_dice"] == 0 and scores["cases"]["a"]["kidney_and_masses_dice"] == 1
+    directory(mask_of(1, 4, cyst=3), (*SPLIT[:3], "cyst", "kidney_left"), truth)
+    code, scores = evaluate(tmp_path, "--structures", "kits23")
+    assert code == 0 and set(scores["cases"]["a"][f"{name}_dice"] for name in KITS23.structures) == {1}
+    code, scores = evaluate(tmp_path, "--structures", "kidney=1", "tumour=2", "cyst=3")
+    assert code == 0 and scores["mean"]["kidney_dice"] == scores["mean"]["cyst_dice"] == 1
+
+
+def test_structures_by_value_refuse_a_side_that_is_left_out(tmp_path, directory, capsys):
+    directory(mask_of(1, 3, cyst=3), SPLIT, mask_of(1, 1, cyst=1))
+    code, scores = evaluate(tmp_path, "--structures", "kidney=1,2", "tumour=2")
+    assert code == 1 and not scores["cases"]
+    error = capsys.readouterr().err
+    assert "value 3 (kidney_left)" in error and "use --structures kits19 or kits23" in error
+    assert evaluate(tmp_path, "--structures", "kidney=1,2,3", "tumour=2")[1]["mean"]["kidney_dice"] == 1
+    assert evaluate(tmp_path, "--structures", "right=1", "tumour=2", "left=3")[0] == 0
+
+
+def test_classes_with_other_values_are_found_by_their_names(tmp_path, directory):
+    directory(mask_of(2, 2, tumour=1, cyst=2), ("background", "tumour", "kidney"), mask_of(1, 1, cyst=1))
+    assert evaluate(tmp_path)[1]["mean"]["tumour_dice"] == 1
+
+
+def test_another_class_is_not_scored_as_a_tumour(tmp_path, directory, capsys):
+    directory(mask_of(1, 1, cyst=1), ("background", "kidney", "cyst"), mask_of(1, 1, cyst=1))
+    assert evaluate(tmp_path)[0] == 1
+    assert "a_seg.nii.gz: its value 2 is cyst, but 2 is scored as tumour; name" in capsys.readouterr().err
+    assert evaluate(tmp_path, "--structures", "kidney=1,2", "lesion=2")[0] == 0
+
+
+def test_names_that_mean_nothing_here_change_nothing(tmp_path, directory):
+    directory(mask_of(1, 1, cyst=1), ("background", "Segment_1", "Segment_2"), mask_of(1, 1, cyst=1))
+    assert evaluate(tmp_path)[1]["mean"]["tumour_dice"] == 1
+
+
+def test_classes_of_other_organs_are_scored_each_alone():
+    scoring = scoring_of(("background", "spleen", "liver"))
+    assert dict(scoring.structures) == {"spleen": (1,), "liver": (2,)} and not scoring.lesions
+    assert scoring_of(()) is scoring_of(KITS19) is not scoring_of(WITH_CYST)
