@@ -5,16 +5,17 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..io.mask import COLOURS, segments_of
+from ..io.mask import Segment, segments_of, with_unnamed
 from ..io.scan import Scan
-from ..masks.connected_components import TUMOUR
 from ..runtime.errors import UsageError
 from ..runtime.files import whole_file
+from .pictures import USUAL
 from .summary import Report
 
 #: Maximum slices of a scan, and pixels along an edge of one.
@@ -89,19 +90,24 @@ def save_slices(scan: Scan, mask: np.ndarray, path: str | Path) -> Path:
     return path
 
 
-def read_slices(path: str | Path, most: int = MOST_SLICES) -> dict[str, Any]:
-    """Read at most ``most`` slices from :func:`save_slices`, with ``first``, the index of the slice shown first.
+def read_slices(path: str | Path, most: int = MOST_SLICES, segments: Sequence[Segment] = USUAL) -> dict[str, Any]:
+    """Read at most ``most`` slices from :func:`save_slices`, with two more entries.
 
-    That slice has the most tumour, else the most foreground; without either, it is the middle one.
+    ``first`` is the index of the slice shown first. It has the most tumour, else the most foreground; without either,
+    it is the middle one. ``classes`` are value, name and colour of the mask's ``segments`` and other values.
     """
     content: dict[str, Any] = json.loads(Path(path).read_text(encoding="ascii"))
     content["slices"] = [content["slices"][i] for i in evenly(len(content["slices"]), most)]
-    amounts = []
+    tumours = [segment.value for segment in segments if segment.name == "tumour"]
+    amounts, present = [], set()
     for plane in content["slices"]:
         lengths, values = np.array(plane["runs"][1::3], dtype=int), np.array(plane["runs"][2::3], dtype=int)
-        amounts.append((int(lengths[values == TUMOUR].sum()), int(lengths.sum())))
+        amounts.append((int(lengths[np.isin(values, tumours)].sum()), int(lengths.sum())))
+        present |= set(values.tolist())
     best = max(amounts)
     content["first"] = amounts.index(best) if any(best) else len(amounts) // 2
+    shown = with_unnamed(segments, present)
+    content["classes"] = [{"value": one.value, "name": one.name, "colour": one.colour} for one in shown]
     return content
 
 
@@ -161,6 +167,8 @@ def write_html_report(report: Report) -> Path:
     }
     most = max(1, min(MOST_SLICES, SLICES_IN_ALL // max(1, len(files[SLICES]))))
     classes = dict.fromkeys(name for case in report.cases.values() for name in case.get("volumes_ml", {}))
+    segments = {name: _segments(case) for name, case in report.cases.items()}
+    legends = {tuple(one) for one in segments.values() if one}
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True
     )
@@ -168,9 +176,9 @@ def write_html_report(report: Report) -> Path:
         cases=dict(sorted(report.cases.items())),
         classes=list(classes),
         pictures={name: _smaller(path) for name, path in files[PICTURE].items()},
-        slices={name: read_slices(path, most) for name, path in files[SLICES].items()},
-        segments=segments_of(["background", *classes]),
-        colours=[list(bytes.fromhex(colour[1:])) for colour in COLOURS],
+        slices={name: read_slices(path, most, segments[name]) for name, path in files[SLICES].items()},
+        segments=segments,
+        legend=next(iter(legends)) if len(legends) == 1 else (),
         summary=report.summary,
         warning=report.model.get("warning"),
         model=report.model.get("description"),
@@ -182,6 +190,11 @@ def write_html_report(report: Report) -> Path:
     with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8", errors="backslashreplace") as stream:
         stream.writelines(pieces)
     return path
+
+
+def _segments(case: dict[str, Any]) -> list[Segment]:
+    """Return the classes of a case's mask; empty if it has none."""
+    return segments_of(["background", *case.get("volumes_ml", {})])
 
 
 def _smaller(path: Path) -> str:

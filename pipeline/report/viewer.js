@@ -37,7 +37,7 @@ async function draw() {
   if (part("mask").checked) {
     for (let run = 0; run < slice.runs.length; run += 3) {
       const [start, length, value] = slice.runs.slice(run, run + 3);
-      const colour = COLOURS[(value - 1) % COLOURS.length];
+      const colour = drawn.colours[value];
       for (let index = start; index < start + length; index++)
         for (let band = 0; band < 3; band++)
           pixels.data[4 * index + band] = 0.6 * pixels.data[4 * index + band] + 0.4 * colour[band];
@@ -52,8 +52,18 @@ function step(by) {
   draw();
 }
 
+function swatch({name, colour}) {
+  const square = document.createElement("span");
+  square.className = "colour";
+  square.style.background = colour;
+  return [square, name];
+}
+
 function openViewer(name, data) {
   shown = JSON.parse(data);
+  const bands = ({value, colour}) => [value, [1, 3, 5].map(start => parseInt(colour.slice(start, start + 2), 16))];
+  shown.colours = Object.fromEntries(shown.classes.map(bands));
+  part("legend").replaceChildren("Mask:", ...shown.classes.flatMap(swatch));
   shown.hu = huOfGrey(shown.knots);
   [canvas.width, canvas.height] = [shown.columns, shown.rows];
   const [high, wide] = [shown.rows * shown.pixel_mm[0], shown.columns * shown.pixel_mm[1]];
