@@ -100,6 +100,7 @@ class Batch:
             "description": model.description,
             "datasets": list(model.datasets),
             "warning": model.warning,
+            "classes": list(model.parameters.classes),
         }
         self.report.options = {**self.predictor.settings, **vars(self.results)}
         self.report.part = rank() if world_size() > 1 else None
@@ -189,11 +190,12 @@ class Batch:
         show(f"{self.directory}: no result can be written ({reason}), {more}", error=True)
 
     def _record(self, found: Found) -> dict[str, Any]:
-        """Return the record of a failed scan; it still lists the files of an earlier run."""
-        files = self.report.cases.get(found.name, {"files": {}})["files"]
-        there = {file: digest for file, digest in files.items() if (self.directory / file).exists()}
+        """Return the record of a failed scan; it still lists the files of an earlier run, and their model."""
+        earlier = self.report.cases.get(found.name, {"files": {}})
+        there = {file: digest for file, digest in earlier["files"].items() if (self.directory / file).exists()}
+        model = {"model": earlier["model"]} if there and "model" in earlier else {}
         scan = self._anonymised(str(found.path))
-        return {"scan": scan, "outcome": FAILED, "files": there, "source": _source(found)}
+        return {"scan": scan, "outcome": FAILED, "files": there, "source": _source(found), **model}
 
     def _anonymised(self, text: str) -> str:
         return text if self.keep_names else without_names(text, self._identity)
@@ -232,7 +234,8 @@ class Batch:
                 self.predictor, scan, self.directory, pictures=self.pictures, anonymised=self._anonymised
             )
             outcome = REVIEW if needs_review(done["checks"]) else DONE
-            case |= {"outcome": outcome, "made_from": made_from, "seconds": round(time.monotonic() - began, 1), **done}
+            case |= {"outcome": outcome, "made_from": made_from, "seconds": round(time.monotonic() - began, 1)}
+            case |= {"model": self.report.model, **done}
             self._disk_full.clear()
         except Exception as error:  # an error in one scan must not stop the others
             text = str(error) if isinstance(error, CaseError) else f"{type(error).__name__}: {error}"

@@ -169,6 +169,7 @@ def write_html_report(report: Report) -> Path:
     classes = dict.fromkeys(name for case in report.cases.values() for name in case.get("volumes_ml", {}))
     segments = {name: _segments(case) for name, case in report.cases.items()}
     legends = {tuple(one) for one in segments.values() if one}
+    models = report.models
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True
     )
@@ -180,8 +181,7 @@ def write_html_report(report: Report) -> Path:
         segments=segments,
         legend=next(iter(legends)) if len(legends) == 1 else (),
         summary=report.summary,
-        warning=report.model.get("warning"),
-        model=report.model.get("description"),
+        models=models or [(report.model, [])],
         options=report.options,
         program=about["program"],
         date=about["date"],
@@ -194,7 +194,7 @@ def write_html_report(report: Report) -> Path:
 
 def _segments(case: dict[str, Any]) -> list[Segment]:
     """Return the classes of a case's mask; empty if it has none."""
-    return segments_of(["background", *case.get("volumes_ml", {})])
+    return segments_of(case.get("model", {}).get("classes") or ["background", *case.get("volumes_ml", {})])
 
 
 def _smaller(path: Path) -> str:

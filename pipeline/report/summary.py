@@ -34,14 +34,14 @@ class Report:
     that is quick, and at the end.
 
     Attributes:
-        cases: record of each case.
+        cases: record of each case, with the ``model`` that made its files.
         added: records added by this process.
         part: number of this process if several share the work. Each then writes its own part, and
             :meth:`write` of the first process merges them.
         skipped: inputs left out, with the reasons.
         device: device of the last run.
-        model: model of the last run: its ``description``, the ``datasets`` it was trained on, and a ``warning`` or
-            null.
+        model: model of the last run: its ``description``, the ``datasets`` it was trained on, a ``warning`` or null,
+            and the names of its ``classes``, background first.
         options: options of the last run.
     """
 
@@ -115,6 +115,16 @@ class Report:
             self._due = ended + (ended - began) / REWRITING if ended - began > 0.5 else 0.0
 
     @property
+    def models(self) -> list[tuple[dict[str, Any], list[str]]]:
+        """Return the models that made files, each with its cases; the model of an earlier version's case is empty."""
+        found: dict[str, tuple[dict[str, Any], list[str]]] = {}
+        for name, case in sorted(self.cases.items()):
+            if case["files"]:
+                model = case.get("model", {})
+                found.setdefault(json.dumps(model, sort_keys=True), (model, []))[1].append(name)
+        return list(found.values())
+
+    @property
     def summary(self) -> dict[str, int]:
         """Count the cases by outcome."""
         counts = Counter(case["outcome"] for case in self.cases.values())
@@ -146,15 +156,15 @@ class Report:
         ):
             table = csv.writer(stream)
             sizes = [f"{name}_{of}" for name in classes for of in _of_a_class({}, name)]
-            table.writerow([*COLUMNS, *sizes, "flags", "warnings", "error", "seconds", "scan"])
+            table.writerow([*COLUMNS, *sizes, "flags", "warnings", "error", "seconds", "scan", "model"])
             for name, case in cases.items():
                 values = [value for c in classes for value in _of_a_class(case, c).values()]
                 texts = ["; ".join(case.get(key, [])) for key in ("flags", "warnings")]
                 rounded = [round(v, 3) if isinstance(v, float) else v for v in values]
                 seconds, error = case.get("seconds", ""), case.get("error", "")
                 texts = [text_cell(text) for text in (*texts, error)]
-                scan = text_cell(case["scan"])
-                table.writerow([text_cell(name), case["outcome"], *rounded, *texts, seconds, scan])
+                scan, model = text_cell(case["scan"]), text_cell(case.get("model", {}).get("description", ""))
+                table.writerow([text_cell(name), case["outcome"], *rounded, *texts, seconds, scan, model])
         for part in self.directory.glob(PARTS):
             part.unlink()
 

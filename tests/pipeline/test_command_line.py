@@ -283,7 +283,7 @@ def test_records_of_a_killed_run_are_read_to_the_last_whole_line(tmp_path):
 
 def test_names_are_no_formulas_in_the_table(tmp_path):
     Report(tmp_path).add("=1+1", {"outcome": "failed", "scan": "@cmd", "files": {}, "error": "-x"})
-    assert (tmp_path / "summary.csv").read_text().splitlines()[1] == "'=1+1,failed,,,'-x,,'@cmd"
+    assert (tmp_path / "summary.csv").read_text().splitlines()[1] == "'=1+1,failed,,,'-x,,'@cmd,"
 
 
 def test_a_cached_network_with_a_flipped_bit_is_made_again(tmp_path, monkeypatch, caplog):

@@ -1,7 +1,10 @@
-"""Masks of several models in one directory: each keeps its own classes and colours."""
+"""Masks of several models in one directory: each keeps its own model, classes and colours."""
 
+import csv
+import html
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -11,8 +14,10 @@ from niftis import ct, nifti
 from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.io.mask import COLOURS
+from kits_unet3d.pipeline.report.summary import Report
 
 CLASSES, TWO = ["background", "spleen", "kidney", "tumour"], ["background", "kidney", "tumour"]
+WARNING = "this model was trained on phantoms"
 
 
 def model_with(path, classes, dataset):
@@ -53,6 +58,41 @@ def test_the_html_report_shows_the_classes_of_each_case(out):
         assert legend == list(zip(COLOURS, classes[1:], strict=False))
         content = json.loads(re.search(r'id="slices-\d">(.*?)</script>', row)[1])
         assert [(one["colour"], one["name"]) for one in content["classes"]] == legend
+
+
+def test_the_summary_names_the_model_of_each_case(out):
+    summary = json.loads((out / "summary.json").read_text())
+    first, second = (summary["cases"][name]["model"] for name in "ab")
+    assert first["description"].startswith("three.pt: trained on phantoms") and first["classes"] == CLASSES
+    assert first["warning"].startswith(WARNING) and first["datasets"] == ["phantoms"]
+    assert second["description"].startswith("two.pt") and second["warning"] is None
+    assert summary["model"] == second
+    with open(out / "summary.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["model"].split(":")[0] for row in rows] == ["three.pt", "two.pt"]
+
+
+def test_the_html_report_shows_the_model_of_each_case(out):
+    page = (out / "report.html").read_text()
+    assert f"Warning for a: {WARNING}" in page and "Warning for b" not in page
+    for row, name in zip(rows_of(page), ("three.pt", "two.pt"), strict=True):
+        assert html.unescape(row).count(f"{name}: trained on") == 1
+    assert "Model of 1 of the masks: three.pt" in page and "Options of the last run:" in page
+
+
+def test_a_case_that_fails_keeps_the_model_of_its_files(out, tmp_path):
+    scan, copied = out.parent / "a.nii.gz", shutil.copytree(out, tmp_path / "out")
+    content = scan.read_bytes()
+    scan.write_bytes(b"")
+    try:
+        assert main(["predict", str(scan), "-o", str(copied), "--checkpoint", str(out.parent / "two.pt")]) == 1
+    finally:
+        scan.write_bytes(content)
+    case = json.loads((copied / "summary.json").read_text())["cases"]["a"]
+    assert case["outcome"] == "failed" and case["model"]["description"].startswith("three.pt")
+    report = Report(copied)
+    report.take_over({})
+    assert [names for _, names in report.models] == [["a"], ["b"]]
 
 
 @pytest.mark.skipif(PROGRAM is None, reason="needs Chromium")
