@@ -14,11 +14,10 @@ from kits_unet3d.transforms import PreprocessingParameters
 
 from ..io import ReadOptions
 from ..io.labels import read_labels
-from ..io.mask import SPELLINGS
 from ..io.scan_files import scan_name
 from ..runtime.errors import CaseError, UsageError
 from .cases import RawCase
-from .nnunet import is_nnunet, nnunet_files, require_ct
+from .nnunet import is_nnunet, names_of_values, nnunet_files, require_ct
 
 logger = logging.getLogger("kits_unet3d.data")
 
@@ -102,11 +101,10 @@ def classes_in(source: str | Path) -> tuple[str, ...]:
 def named_classes(source: str | Path) -> tuple[str, ...]:
     """Return the names of the classes by value as a data set gives them; empty if it gives none.
 
-    They are the ``classes`` of its ``dataset.json``, or its ``labels`` in the form of the Decathlon (name by value) or
-    of nnU-Net (value by name), or KiTS23's.
+    They are the ``classes`` of its ``dataset.json``, or its ``labels`` (:func:`~.nnunet.names_of_values`), or KiTS23's.
 
     Raises:
-        UsageError: if a value below the highest lacks a name.
+        UsageError: if a value below the highest lacks a name, or a region names several.
     """
     source = Path(source)
     described = source if source.suffix == ".json" else source / DATASET_FILE
@@ -115,14 +113,8 @@ def named_classes(source: str | Path) -> tuple[str, ...]:
     content = _json(described)
     if isinstance(named := content.get("classes"), list):
         return tuple(map(str, named))
-    names: dict[int, str] = {}
     labels = content.get("labels")
-    if not isinstance(labels, dict) or any(isinstance(value, list) for value in labels.values()):  # regions overlap
-        return ()
-    for pair in labels.items():
-        for number, name in (pair, pair[::-1]):
-            if str(number).isdigit() and isinstance(name, str):
-                names[int(number)] = SPELLINGS.get(name, name)
+    names = names_of_values(described, labels) if isinstance(labels, dict) else {}
     if "ignore" in names.values():
         raise UsageError(f"{described}: the label ignore marks unknown voxels; remove it and its cases")
     if missing := sorted(set(range(max(names, default=-1) + 1)) - {0} - names.keys()):

@@ -41,6 +41,7 @@ def fingerprint(data_dir: str | Path, options: ReadOptions | None = None) -> tup
         UsageError: if no training case can be read, or the data set's names do not fit its label maps.
     """
     name, cases = find_cases(data_dir, options)
+    names = named_classes(data_dir) or (PreprocessingParameters().classes if name in (KITS19, PHANTOMS) else ())
     counts, values = np.zeros(HIGHEST - LOWEST + 1, dtype=np.int64), np.zeros(VALUES, dtype=np.int64)
     spacings, failed = [], {}
     for case in tqdm([case for case in cases if case.split == "training"], desc="fingerprint", unit="case"):
@@ -54,7 +55,7 @@ def fingerprint(data_dir: str | Path, options: ReadOptions | None = None) -> tup
     low, high, mean, std = _statistics(counts)
     highest = int(np.flatnonzero(values).max())
     overlay = {
-        "classes": _class_names(data_dir, name in (KITS19, PHANTOMS), highest),
+        "classes": _class_names(data_dir, names, highest),
         "spacing_mm": [round(float(size), 4) for size in np.median(spacings, axis=0)],
         "hu_window": [float(low), float(high)],
         "hu_mean": round(mean, 2),
@@ -88,9 +89,8 @@ def _statistics(counts: np.ndarray) -> tuple[int, int, float, float]:
     return low, high, mean, max(std, 1.0)  # so that a constant image can be divided by it
 
 
-def _class_names(source: str | Path, own: bool, highest: int) -> list[str]:
-    """Return the names of the values up to ``highest``: as the data set gives them, ``own`` ones, or numbered."""
-    names = named_classes(source) or (PreprocessingParameters().classes if own else ())
+def _class_names(source: str | Path, names: Sequence[str], highest: int) -> list[str]:
+    """Return the names of the values up to ``highest``: those given, or else numbered ones."""
     if not names:
         return ["background", *(f"class_{number}" for number in range(1, highest + 1))]
     if len(names) <= highest:

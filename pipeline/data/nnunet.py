@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..io import ReadOptions
+from ..io.mask import SPELLINGS
 from ..io.scan_files import NIFTI, ending_of
 from ..runtime.errors import UsageError
 from ..runtime.files import whole_file, write_json
@@ -18,11 +19,55 @@ from .cases import RawCase
 TRAINING, EVALUATION = ("imagesTr", "labelsTr"), ("imagesTs", "labelsTs")
 #: What nnU-Net appends to the name of an image: the number of its channel.
 CHANNEL = "_0000"
+#: The classes that KiTS23's regions are made of, by region: nnU-Net names kidney and masses, masses, and tumor.
+KITS23_REGIONS = {
+    frozenset((1, 2, 3)): (1, "kidney"),
+    frozenset((2,)): (2, "tumour"),
+    frozenset((2, 3)): (3, "cyst"),
+}
 
 
 def is_nnunet(content: Any) -> bool:
     """Return whether the content of a ``dataset.json`` is nnU-Net's (version 2)."""
     return isinstance(content, Mapping) and "file_ending" in content and "labels" in content
+
+
+def names_of_values(described: Path, labels: Mapping[str, Any]) -> dict[int, str]:
+    """Return the name of each value in the ``labels`` of a ``dataset.json``; the background may be missing.
+
+    They are in the form of the Decathlon (name by value) or of nnU-Net (value by name). nnU-Net's regions are lists of
+    values. A region names the value that is left of it without the values that other labels name: of ``kidney`` [1, 2]
+    and ``tumour`` 2 it is 1. KiTS23's regions are its kidney, tumour and cyst.
+
+    Args:
+        described: for the error message.
+        labels: the entry.
+
+    Raises:
+        UsageError: if a region's values do not get different names so.
+    """
+    regions: list[tuple[str, frozenset[int]]] = []
+    for name, given in labels.items():
+        key, value = (given, name) if str(name).isdigit() and isinstance(given, str) else (name, given)
+        numbers = value if isinstance(value, list) else [value]
+        if numbers and all(str(number).isdigit() for number in numbers):
+            regions.append((SPELLINGS.get(key, key), frozenset(map(int, numbers))))
+        elif isinstance(value, list):
+            raise UsageError(f"{described}: the label {name} must have whole numbers, got {value}; correct it")
+    names = {next(iter(values)): name for name, values in regions if len(values) == 1}
+    # Of two regions that name the same value, the smaller one comes later and counts.
+    larger = sorted((region for region in regions if len(region[1]) > 1), key=lambda region: -len(region[1]))
+    if {values for _, values in regions if values != {0}} == KITS23_REGIONS.keys() and names[2] == "tumour":
+        return names | dict(KITS23_REGIONS.values())
+    while rest := {min(values - names.keys()): name for name, values in larger if len(values - names.keys()) == 1}:
+        names |= rest
+    for name, values in larger:
+        if left := sorted(values - names.keys()):
+            raise UsageError(
+                f"{described}: the region {name} is all that names its values {' and '.join(map(str, left))}; add a "
+                f'label of its own for each but one, such as "tumour": {left[-1]}'
+            )
+    return names
 
 
 def nnunet_files(described: Path, content: Mapping[str, Any]) -> dict[str, dict[str, tuple[Path, Path]]]:

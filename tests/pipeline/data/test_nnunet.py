@@ -124,3 +124,51 @@ def test_voxels_to_ignore_are_refused_and_tumor_is_tumour(nnunet, tmp_path):
         classes_in(relabelled(nnunet, tmp_path / "a", {"background": 0, "kidney": 1, "ignore": 2}))
     spelt = relabelled(nnunet, tmp_path / "b", {"background": 0, "kidney": 1, "tumor": 2})
     assert classes_in(spelt) == ("background", "kidney", "tumour")
+
+
+KITS23 = ("background", "kidney", "tumour", "cyst")
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        ({"background": 0, "kidney": [1, 2, 3], "masses": [2, 3], "tumor": 2}, KITS23),  # as nnU-Net converts KiTS23
+        ({"background": 0, "kidney": [1, 2, 3], "tumour": 2, "cyst": [3]}, KITS23),
+        ({"background": 0, "kidney": [1, 2], "tumor": [2]}, KITS23[:3]),
+        ({"background": 0, "abdomen": [1, 2], "spleen": 1}, ("background", "spleen", "abdomen")),
+        ({"background": 0, "all": [1, 2], "kidney": 1, "tumour": 2}, KITS23[:3]),
+    ],
+)
+def test_regions_name_the_values_that_they_alone_have(nnunet, tmp_path, labels, names):
+    assert classes_in(relabelled(nnunet, tmp_path / "set", labels)) == names
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"background": 0, "kidney": [1, 2]}, 'names its values 1 and 2; add a label of its own .* "tumour": 2'),
+        ({"background": 0, "a": [1, 2], "b": [2, 3]}, "the region a is all that names its values 1 and 2"),
+        ({"background": 0, "kidney": ["x"]}, "the label kidney must have whole numbers"),
+        ({"background": 0, "kidney": []}, "the label kidney must have whole numbers"),
+    ],
+)
+def test_regions_that_leave_a_value_without_a_name_are_refused(nnunet, tmp_path, labels, message):
+    with pytest.raises(UsageError, match=rf"dataset\.json: .*{message}"):
+        classes_in(relabelled(nnunet, tmp_path / "set", labels))
+
+
+def test_prepare_and_its_fingerprint_agree_on_regions(nnunet, tmp_path, tiny_parameters, capsys):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({n: v for n, v in tiny_parameters.as_dict().items() if n != "classes"}))
+    found = []
+    for number, regions in enumerate(({"body": [1, 2], "lesion": 2}, {"body": [1, 2]})):
+        command = ["prepare", "--data-dir", str(relabelled(nnunet, tmp_path / str(number), {"back": 0, **regions}))]
+        out, file = tmp_path / f"out{number}", tmp_path / f"{number}.json"
+        found.append(
+            [main([*command, "-o", str(out), "--config", str(config)]), main([*command, "--fingerprint", str(file)])]
+        )
+    assert found == [[0, 0], [2, 2]] and not (tmp_path / "1.json").exists()
+    assert capsys.readouterr().err.count("the region body is all that names its values 1 and 2") == 2
+    names = ["back", "body", "lesion"]
+    assert list(Index.read(tmp_path / "out0").parameters.classes) == names
+    assert json.loads((tmp_path / "0.json").read_text())["classes"] == names

@@ -11,11 +11,9 @@ from monai.bundle import ConfigParser, run
 
 from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.data import Index, find_cases
-from kits_unet3d.pipeline.data.datasets import classes_in, named_classes
 from kits_unet3d.pipeline.export import describe
 from kits_unet3d.pipeline.model import read_model
 from kits_unet3d.pipeline.runtime.errors import UsageError
-from kits_unet3d.transforms import PreprocessingParameters
 
 OVERLAY = {
     "classes": ["background", "spleen"],
@@ -245,10 +243,3 @@ def test_names_that_do_not_fit_the_label_maps_are_refused(spleens, tmp_path, cap
     assert main(command) == 2 and message in capsys.readouterr().err
     assert not (tmp_path / "a.json").exists()
     assert main([*command[:-1], str(tmp_path)]) == 2 and "is a directory" in capsys.readouterr().err
-
-
-def test_regions_of_nnunet_that_overlap_name_no_class(spleens, tmp_path):
-    content = json.loads((spleens / "dataset.json").read_text())
-    labels = {"background": 0, "abdomen": [1, 2], "spleen": 1}
-    (tmp_path / "dataset.json").write_text(json.dumps({**content, "labels": labels}))
-    assert named_classes(tmp_path) == () and classes_in(tmp_path) == PreprocessingParameters().classes
