@@ -21,7 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--predictions", required=True, help="directory of masks <case>_seg.nii.gz or <case>.nii.gz (.nii, .nrrd, …)"
     )
-    parser.add_argument("--labels", required=True, help="directory of case_XXXXX/segmentation.nii.gz or <case>.nii.gz")
+    parser.add_argument(
+        "--labels",
+        required=True,
+        help="directory of case_XXXXX/segmentation.nii.gz or <case>.nii.gz, or nnU-Net's raw directory",
+    )
     parser.add_argument(
         "--structures",
         nargs="+",

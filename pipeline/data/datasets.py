@@ -17,7 +17,7 @@ from ..io.labels import read_labels
 from ..io.scan_files import scan_name
 from ..runtime.errors import CaseError, UsageError
 from .cases import RawCase
-from .nnunet import is_nnunet, names_of_values, nnunet_files, require_ct
+from .nnunet import EVALUATION, TRAINING, is_nnunet, names_of_values, nnunet_files, read_description, require_ct
 
 logger = logging.getLogger("kits_unet3d.data")
 
@@ -68,7 +68,7 @@ def is_kits23(directory: Path) -> bool:
     name. Without these, a cyst in one of a few label maps decides.
     """
     labels = sorted(directory.glob("case_*/segmentation.nii.gz"))
-    if manifest := _json(directory / MANIFEST):
+    if manifest := read_description(directory / MANIFEST):
         return manifest.get("name") == KITS23
     names = {path.parent.name for path in labels}
     if not names or not names <= kits23_splits().keys():
@@ -76,14 +76,6 @@ def is_kits23(directory: Path) -> bool:
     if names - known_cases().keys() or any((path.parent / "instances").is_dir() for path in labels):
         return True
     return any(_has_cyst(path) for path in labels[:: -(-len(labels) // SEARCHED)])
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _has_cyst(path: Path) -> bool:
@@ -102,15 +94,18 @@ def named_classes(source: str | Path) -> tuple[str, ...]:
     """Return the names of the classes by value as a data set gives them; empty if it gives none.
 
     They are the ``classes`` of its ``dataset.json``, or its ``labels`` (:func:`~.nnunet.names_of_values`), or KiTS23's.
+    The source may also be the ``labelsTr`` or ``labelsTs`` of a data set.
 
     Raises:
         UsageError: if a value below the highest lacks a name, or a region names several.
     """
     source = Path(source)
     described = source if source.suffix == ".json" else source / DATASET_FILE
+    if not described.is_file() and source.name in (TRAINING[1], EVALUATION[1]):
+        described = source.absolute().parent / DATASET_FILE
     if not described.is_file():
         return KITS23_CLASSES if is_kits23(source) else ()
-    content = _json(described)
+    content = read_description(described)
     if isinstance(named := content.get("classes"), list):
         return tuple(map(str, named))
     labels = content.get("labels")

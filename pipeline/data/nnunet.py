@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -70,10 +71,42 @@ def names_of_values(described: Path, labels: Mapping[str, Any]) -> dict[int, str
     return names
 
 
-def nnunet_files(described: Path, content: Mapping[str, Any]) -> dict[str, dict[str, tuple[Path, Path]]]:
-    """Return image and label map of each case, by split and case.
+def read_description(path: Path) -> dict[str, Any]:
+    """Return the content of a ``dataset.json`` or of another JSON file; empty if it is absent or not an object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def nnunet_labels(described: Path, content: Mapping[str, Any]) -> dict[str, dict[str, Path]]:
+    """Return the label map of each case by split and case.
 
     The cases are those under ``dataset``, or all label maps of ``labelsTr``; those of ``labelsTs`` are for evaluation.
+
+    Args:
+        described: the ``dataset.json``.
+        content: its content.
+
+    Raises:
+        UsageError: if a case under ``dataset`` has no label.
+    """
+    root, ending, listed = described.parent, str(content["file_ending"]), content.get("dataset")
+    found: dict[str, dict[str, Path]] = {"training": {}, "evaluation": {}}
+    for split, (_, labels) in zip(found, (TRAINING, EVALUATION), strict=True):
+        paths = sorted((root / labels).glob(f"[!.]*{ending}"))
+        found[split] = {path.name[: -len(ending)]: path for path in paths}
+    if isinstance(listed, Mapping):
+        try:
+            found["training"] = {str(case): root / files["label"] for case, files in listed.items()}
+        except (KeyError, TypeError) as error:
+            raise UsageError(f"{described}: each case of dataset must have images and a label ({error})") from error
+    return found
+
+
+def nnunet_files(described: Path, content: Mapping[str, Any]) -> dict[str, dict[str, tuple[Path, Path]]]:
+    """Return image and label map of each case of :func:`nnunet_labels`, by split and case.
 
     Args:
         described: the ``dataset.json``.
@@ -90,19 +123,18 @@ def nnunet_files(described: Path, content: Mapping[str, Any]) -> dict[str, dict[
     if not ending_of(Path(f"a{ending}")):
         raise UsageError(f"{described}: file_ending {ending!r} is not supported; convert the images to .nii.gz")
     listed = content.get("dataset")
-    found: dict[str, dict[str, tuple[Path, Path]]] = {"training": {}, "evaluation": {}}
+    found: dict[str, dict[str, tuple[Path, Path]]] = {}
+    for (split, labels), (images, _) in zip(
+        nnunet_labels(described, content).items(), (TRAINING, EVALUATION), strict=True
+    ):
+        found[split] = {case: (root / images / f"{case}{CHANNEL}{ending}", label) for case, label in labels.items()}
     if isinstance(listed, Mapping):
         try:
             found["training"] = {
-                str(case): (root / files["images"][0], root / files["label"]) for case, files in listed.items()
+                case: (root / listed[case]["images"][0], label) for case, (_, label) in found["training"].items()
             }
         except (KeyError, TypeError, IndexError) as error:
             raise UsageError(f"{described}: each case of dataset must have images and a label ({error})") from error
-    for split, (images, labels) in zip(found, (TRAINING, EVALUATION), strict=True):
-        if split == "evaluation" or not isinstance(listed, Mapping):
-            for label in sorted((root / labels).glob(f"[!.]*{ending}")):
-                case = label.name[: -len(ending)]
-                found[split][case] = (root / images / f"{case}{CHANNEL}{ending}", label)
     if not found["training"]:
         raise UsageError(f"{described}: no label maps *{ending} in {root / TRAINING[1]}; name nnU-Net's raw directory")
     return found

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..data.datasets import DATASET_FILE, named_classes
+from ..data.nnunet import CHANNEL, is_nnunet, nnunet_labels, read_description
 from ..io import ReadOptions
 from ..io.labels import LabelMap, read_labels
 from ..io.mask import SIDES, TERMS
@@ -27,7 +29,8 @@ def find_masks(directory: str | Path, leave_out: str | Path | None = None) -> di
     """Find label maps by case, below ``directory`` too: ``<case>``, ``<case>_seg`` or ``<case>/segmentation``.
 
     A case below another directory has its path in its name, as in the output of ``kits-unet3d predict``. Files beside
-    a ``segmentation`` are left out, since they belong to the same case.
+    a ``segmentation`` are left out, since they belong to the same case. nnU-Net's raw directory has those of its
+    ``labelsTr`` and ``labelsTs``.
 
     Args:
         directory: searched with its subdirectories; hidden files and KiTS19's ``imaging`` are skipped.
@@ -41,6 +44,14 @@ def find_masks(directory: str | Path, leave_out: str | Path | None = None) -> di
         reason = "is a file; name its directory" if root.exists() else "no such directory"
         raise UsageError(f"{root}: {reason}")
     masks: dict[str, Path] = {}
+    if is_nnunet(content := read_description(described := root / DATASET_FILE)):
+        for case_id, path in (pair for split in nnunet_labels(described, content).values() for pair in split.items()):
+            if case_id in masks:
+                raise UsageError(f"{path}: {case_id} also has the mask {masks[case_id]}; keep one of them")
+            if path.is_file():
+                masks[case_id] = path
+    if masks:
+        return dict(sorted(masks.items()))
     seen = set() if leave_out is None else {os.path.realpath(leave_out)} - {os.path.realpath(root)}
     for place, directories, files in os.walk(root, followlinks=True):
         if (real := os.path.realpath(place)) in seen:
@@ -94,11 +105,14 @@ def score_directories(
         UsageError: if one of the directories does not exist, ``predictions`` holds no mask, or a case has two or
             is named mean.
     """
-    masks, ground_truths = find_masks(predictions, leave_out=labels), find_masks(labels, leave_out=predictions)
+    masks, ground_truths = _masks_and_ground_truths(predictions, labels)
     if not masks:
         raise UsageError(f"{predictions}: contains no mask <case>_seg.nii.gz; run `kits-unet3d predict` first")
     if "mean" in masks:
         raise UsageError(f"{masks['mean']}: a case named mean cannot be told from the mean of all; rename it")
+    # nnU-Net copies the description of its training data beside its predictions.
+    own = named_classes(predictions) if (Path(predictions) / DATASET_FILE).is_file() else ()
+    names = own or classes, classes
     scores, failed = Scores(lesion_classes=tuple(scoring.lesions)), {}
     for case_id, path in masks.items():
         try:
@@ -107,7 +121,7 @@ def score_directories(
                     f"{path}: ground truth {Path(labels) / case_id}.nii.gz or {case_id}/segmentation.nii.gz does not "
                     "exist; name the directory that has it"
                 )
-            mask, ground_truth = _read_pair(path, ground_truths[case_id], scoring, options, classes)
+            mask, ground_truth = _read_pair(path, ground_truths[case_id], scoring, options, names)
             pair = mask.voxels, ground_truth.voxels
             scores.by_case[case_id] = scoring.scores(*pair, ground_truth.spacing_mm)
             if scoring.lesions:
@@ -119,8 +133,17 @@ def score_directories(
 
 def without_prediction(predictions: str | Path, labels: str | Path) -> list[str]:
     """Return the cases that have a ground truth and no mask, sorted."""
-    masks = find_masks(predictions, leave_out=labels)
-    return [case_id for case_id in find_masks(labels, leave_out=predictions) if case_id not in masks]
+    masks, ground_truths = _masks_and_ground_truths(predictions, labels)
+    return [case_id for case_id in ground_truths if case_id not in masks]
+
+
+def _masks_and_ground_truths(predictions: str | Path, labels: str | Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Return both by case; a mask of nnU-Net's image ``<case>_0000`` belongs to its label map ``<case>``."""
+    masks, ground_truths = find_masks(predictions, leave_out=labels), find_masks(labels, leave_out=predictions)
+    for case_id in [one for one in masks if one not in ground_truths and one.endswith(CHANNEL)]:
+        if (case := case_id.removesuffix(CHANNEL)) in ground_truths and case not in masks:
+            masks[case] = masks.pop(case_id)
+    return dict(sorted(masks.items())), ground_truths
 
 
 def _read_pair(
@@ -128,12 +151,14 @@ def _read_pair(
     ground_truth_path: Path,
     scoring: Scoring,
     options: ReadOptions | None,
-    classes: Sequence[str],
+    classes: tuple[Sequence[str], Sequence[str]],
 ) -> tuple[LabelMap, LabelMap]:
     mask, ground_truth = read_labels(mask_path, options), read_labels(ground_truth_path, options)
     if not same_grid(mask, ground_truth):
         raise CaseError(f"{mask_path}: is on another grid than {ground_truth_path}; predict from that case's scan")
-    mask, ground_truth = (_with_values(labels, scoring.values, classes) for labels in (mask, ground_truth))
+    mask, ground_truth = (
+        _with_values(one, scoring.values, names) for one, names in zip((mask, ground_truth), classes, strict=True)
+    )
     for labels in (mask, ground_truth):
         _require_classes(labels, scoring)
     return mask, ground_truth

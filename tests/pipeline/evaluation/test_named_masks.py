@@ -92,3 +92,42 @@ def test_classes_of_other_organs_are_scored_each_alone():
     scoring = scoring_of(("background", "spleen", "liver"))
     assert dict(scoring.structures) == {"spleen": (1,), "liver": (2,)} and not scoring.lesions
     assert scoring_of(()) is scoring_of(KITS19) is not scoring_of(WITH_CYST)
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """Return nnU-Net's raw directory with a case for training and one for evaluation, named as it likes."""
+    scan = nib.load(nifti(tmp_path / "a.nii.gz"))
+    for split, case in (("Tr", "a"), ("Ts", "b")):
+        for kind, end in (("images", "_0000"), ("labels", "")):
+            (tmp_path / "raw" / f"{kind}{split}").mkdir(parents=True, exist_ok=True)
+            path = tmp_path / "raw" / f"{kind}{split}" / f"{case}{end}.nii.gz"
+            nib.save(scan if end else nib.Nifti1Image(mask_of(2, 2, tumour=1, cyst=2), scan.affine), path)
+    labels = {"background": 0, "tumor": 1, "kidney": [1, 2]}
+    about = {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 1, "file_ending": ".nii.gz"}
+    (tmp_path / "raw" / "dataset.json").write_text(json.dumps(about))
+    return tmp_path / "raw"
+
+
+@pytest.mark.parametrize(("place", "cases"), [("", "ab"), ("labelsTs", "b"), ("labelsTr", "a")])
+def test_a_raw_directory_of_nnunet_gives_label_maps_and_names(tmp_path, raw, place, cases):
+    for case in cases:
+        scan = read_scan(nifti(tmp_path / f"{case}{'_0000' if place else ''}.nii.gz"))
+        write_mask(mask_of(1, 3, cyst=3), scan.grid, tmp_path / "masks", SPLIT)
+    command = ["evaluate", "--predictions", str(tmp_path / "masks"), "--labels", str(raw / place)]
+    assert main([*command, "-o", str(tmp_path / "scores.json")]) == 0
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert list(scores["cases"]) == list(cases)
+    assert scores["mean"]["kidney_dice"] == scores["mean"]["tumour_dice"] == 1
+
+
+def test_masks_of_nnunet_have_the_names_of_their_data_set(tmp_path, raw):
+    """nnU-Net copies dataset.json beside its predictions."""
+    (tmp_path / "masks").mkdir()
+    affine = nib.load(raw / "labelsTs" / "b.nii.gz").affine
+    nib.save(nib.Nifti1Image(mask_of(1, 1, cyst=1), affine), tmp_path / "masks" / "b.nii.gz")
+    about = json.loads((raw / "dataset.json").read_text()) | {"labels": {"background": 0, "kidney": 1, "tumor": 2}}
+    (tmp_path / "masks" / "dataset.json").write_text(json.dumps(about))
+    command = ["evaluate", "--predictions", str(tmp_path / "masks"), "--labels"]
+    assert main([*command, str(raw / "labelsTs"), "-o", str(tmp_path / "scores.json")]) == 0
+    assert json.loads((tmp_path / "scores.json").read_text())["mean"]["tumour_dice"] == 1
