@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,12 +84,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
     # Write the files first: an output that cannot show a name must not cost the scores.
     with writing_into(arguments.output or csv or "."):
         scores.write(arguments.output, csv, failed=failed, missing=missing)
-    for case_id, values in scores.by_case.items():
-        for line in table_rows(case_id, values):
-            show(line)
-    if scores.by_case:
-        for line in table_rows("mean", scores.mean):
-            show(line)
+    for line in table_rows({**scores.by_case, "mean": scores.mean} if scores.by_case else {}):
+        show(line)
     for line in detection_rows(scores.detection) if scores.lesions else ():
         show(line)
     for name, count in scores.counted.items():
@@ -131,12 +128,18 @@ def parse_structures(given: Sequence[str]) -> Scoring:
     return Scoring(structures)
 
 
-def table_rows(case_id: str, scores: Mapping[str, float | None]) -> Iterator[str]:
-    """Yield a row per structure, such as ``case_00000   kidney  dice 0.9315  hd95_mm 4.12 …``."""
-    for structure in dict.fromkeys(re.sub(r"_(dice|hd95_mm|surface_dice.*)$", "", name) for name in scores):
-        own = f"{structure}_"
-        named = {name.removeprefix(own): value for name, value in scores.items() if name.startswith(own)}
-        cells = "  ".join(
-            f"{name} {'none' if value is None else format(value, '.4f')}" for name, value in named.items()
-        )
-        yield f"{case_id:<12} {structure:<7} {cells}"
+def table_rows(scores: Mapping[str, Mapping[str, float | None]]) -> Iterator[str]:
+    """Yield a row per case and structure, such as ``case_00000   kidney  dice 0.9315  hd95_mm 4.1200 …``, aligned."""
+    rows: dict[tuple[str, str], list[str]] = {}
+    for case_id, values in scores.items():
+        for name, value in values.items():
+            found = re.fullmatch(r"(.+?)_(dice|hd95_mm|surface_dice.*)", name)
+            structure, of = found.groups() if found else (name, "")
+            text = f"{of} {'none' if value is None else format(value, '.4f')}"
+            rows.setdefault((case_id, structure), []).append(text)
+    first = max([12, *(len(case_id) for case_id, _ in rows)])
+    second = max([7, *(len(structure) for _, structure in rows)])
+    widths = [max(map(len, column)) for column in zip_longest(*rows.values(), fillvalue="")]
+    for (case_id, structure), cells in rows.items():
+        aligned = "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=False))
+        yield f"{case_id:<{first}} {structure:<{second}} {aligned}".rstrip()
