@@ -98,6 +98,9 @@ BONE = 700
 MOST_BONE = 0.25
 #: Values below PADDING are padding if the most common ones, so many, make up at least half of them.
 LEVELS = 3
+#: A volume of so many voxels or more with fewer distinct HU is a label map or a drawing. Real scans have over 900 in
+#: one slice; noise of 5 HU alone spreads a uniform phantom over 40. Smaller volumes are only made for tests.
+FEWEST_VALUES, ORDINARY = 32, 32**3
 #: Values of padding that a chunk remembers.
 REMEMBERED = 1000
 #: Largest value of 16 bits; larger ones are wrapped or not HU.
@@ -144,6 +147,7 @@ class Hounsfield:
         self.lowest, self.highest, self.lowest_unpadded = np.inf, -np.inf, np.inf
         self.not_finite = self.padding = self.wrapped = self.bone = self.body = 0
         self.outside: list[np.ndarray] = []
+        self.present = np.zeros(DENSEST - AIR + 1, bool)
 
     def type_for(self, stored: np.dtype) -> type[np.number]:
         """Return the type of the volume for values stored as ``stored``."""
@@ -177,6 +181,8 @@ class Hounsfield:
         self.lowest_unpadded = min(self.lowest_unpadded, float(values.min(where=~outside, initial=int(ABSURD))))
         # Clip before any resampling, which would smear padding of -3024 into the body.
         np.clip(values, AIR, DENSEST, out=values)
+        if self.present.sum() < FEWEST_VALUES:  # the first slices usually have more
+            self.present[np.rint(values).astype(np.intp) - AIR] = True
         if values.dtype.kind == "f" and self.voxels.dtype.kind == "i":
             values = np.rint(values)
         self.voxels[:, :, first : first + slices.shape[2]] = values
@@ -222,6 +228,12 @@ class Hounsfield:
             raise CaseError(
                 f"{self.path}: values from {thinnest:g} to {self.highest:g} are labels or scaled intensities, not HU; "
                 "name the CT in HU, or state with --hu-offset=0 that they are HU"
+            )
+        count, wide = int(self.present.sum()), self.highest - thinnest >= NARROW
+        if count < FEWEST_VALUES and self.voxels.size >= ORDINARY and wide:
+            raise CaseError(
+                f"{self.path}: its {self.voxels.size} voxels have only {count} different values, so they are labels, "
+                "not CT; name the CT in HU, or state with --hu-offset=0 that the values are HU"
             )
         if thinnest >= -NARROW:  # fat alone has less
             raise CaseError(

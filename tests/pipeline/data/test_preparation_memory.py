@@ -23,7 +23,7 @@ def written(directory, shape, image_type=np.int16, label_type=np.uint8, intercep
     directory.mkdir(parents=True)
     affine = np.array([[0, 0, -2.0, 0], [0, -2.0, 0, 0], [-3.0, 0, 0, 0], [0, 0, 0, 1]])
     voxels = np.full(shape, 30, image_type)
-    voxels[:1] = -1000 if intercept is None else 0
+    voxels[:1] = np.arange(shape[2]) % 40 - (1000 if intercept is None else 0)  # air
     image = nib.Nifti1Image(voxels, affine)
     if intercept is not None:
         image.header.set_slope_inter(1, intercept)

@@ -69,7 +69,7 @@ class BrightIsKidney(torch.nn.Module):
 
 @pytest.mark.parametrize("axcodes", ["RAS", "LPS", "IPL", "SRA", "PIR"])
 def test_the_mask_is_the_same_body_however_the_scan_is_stored(tmp_path, axcodes):
-    voxels = np.full((30, 40, 36), -80, np.int16)  # fat
+    voxels = np.random.default_rng(0).integers(-120, -79, (30, 40, 36)).astype(np.int16)  # fat, below the HU window
     voxels[8:20, 10:30, 12:24] = 150
     voxels[10:14, 12:20, 14:20] = 300
     affine = np.diag([-2.0, -1.5, -1.5, 1.0])[[2, 1, 0, 3]]  # IPL

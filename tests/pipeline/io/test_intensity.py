@@ -30,6 +30,30 @@ def test_labels_and_scaled_intensities_are_not_read_as_ct(tmp_path, kind, ending
     assert read_scan(path, ReadOptions(hu_offset=0)).voxels.shape == ct().shape
 
 
+@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".mha", ""])
+@pytest.mark.parametrize("levels", [(-1000, 0, 1000), (0, 100, 200, 300), (-3024, -1000, -100, 40, 60, 400)])
+def test_few_different_values_are_not_read_as_ct(tmp_path, levels, ending):
+    voxels = np.array(levels, np.int16)[np.arange(40 * 36 * 32).reshape(40, 36, 32) // 97 % len(levels)]
+    path = tmp_path / f"a{ending}"
+    if ending:
+        write(path, voxels)
+    else:
+        write_series(path, np.maximum(voxels, -1024).transpose(2, 1, 0))
+    with pytest.raises(CaseError, match=r"voxels have only \d different values.*--hu-offset=0"):
+        read_scan(path)
+    assert read_scan(path, ReadOptions(hu_offset=0)).voxels.shape == (40, 36, 32)
+    with pytest.raises(CaseError, match="different values"):
+        read_scan(path, ReadOptions(hu_offset=-1024))
+
+
+@pytest.mark.parametrize("noise_hu", [0, 5])
+def test_air_and_uniform_phantoms_with_noise_are_ct(tmp_path, noise_hu):
+    noise = np.random.default_rng(0).normal(0, noise_hu, (40, 36, 32))
+    voxels = (noise if noise_hu else np.full(noise.shape, -1000)).astype(np.int16)
+    voxels[:, :4] = -1024
+    assert read_scan(nifti(tmp_path / "a.nii", voxels)).voxels.shape == voxels.shape
+
+
 def test_a_water_phantom_in_air_needs_no_option(tmp_path):
     voxels = np.where(ct() > -1000, 3, -1000).astype(np.int16)
     assert (read_scan(nifti(tmp_path / "a.nii", voxels)).voxels == voxels).all()
