@@ -11,7 +11,7 @@ import SimpleITK as sitk
 
 from ...runtime.errors import CaseError
 from ..scan_files import first_bytes
-from .identity import identity_of
+from .identity import identity_of, read_elements
 
 CT, ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1"
 #: SOP classes of other objects in a directory of CT images, and their names in messages.
@@ -35,6 +35,8 @@ PLAIN = tuple(f"1.2.840.10008.1.2{rest}" for rest in ("", ".1", ".2"))
 PIXEL_DATA = b"\xe0\x7f\x10\x00"
 #: First tags of files that lack the DICM prefix: of the file meta information, or of group 8.
 FIRST_TAGS = {b"\x02\0\0\0", *(bytes((8, 0, element, 0)) for element in (0x00, 0x01, 0x05, 0x08, 0x12, 0x16, 0x18))}
+#: Tags read apart from the decoder, which omits the sequence and reads nothing of a damaged file.
+SERIES_UID, MODALITY_LUT = (0x0020, 0x000E), (0x0028, 0x3000)
 #: Tags that distinguish the phases that some scanners put into one series.
 PHASE_TAGS = ("0020|0012", "0020|0100", "0018|1210", "0018|0086", "0008|0032")
 
@@ -125,17 +127,27 @@ def read_slice(path: Path) -> Slice:
     identity = identity_of(path, syntax)
     if sop_class in OTHER_OBJECTS:
         return Slice(path, sop_class, identity=identity)
+    top_level = {
+        tag: value
+        for tag, value, depth in read_elements(path, syntax, {SERIES_UID, MODALITY_LUT}, MODALITY_LUT[0])
+        if not depth
+    }
+    series_uid = top_level.get(SERIES_UID, b"").decode("ascii", "replace").strip(" \0")
+
+    def unusable(sop_class: str, reason: str) -> Slice:
+        return Slice(path, sop_class, series_uid=series_uid, error=reason, identity=identity)
+
     if syntax not in {"", *DECODED}:
         # GDCM would read the compressed bytes as voxels.
         reason = unreadable(path, RuntimeError("unknown transfer syntax"))
-        return Slice(path, sop_class, error=reason, identity=identity)
+        return unusable(sop_class, reason)
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        return Slice(path, sop_class, error=unreadable(path, error), identity=identity)
+        return unusable(sop_class, unreadable(path, error))
 
     def text(tag: str) -> str:
         value = reader.GetMetaData(tag) if reader.HasMetaDataKey(tag) else ""
@@ -153,11 +165,17 @@ def read_slice(path: Path) -> Slice:
         reason = (
             "its PhotometricInterpretation is MONOCHROME1, not MONOCHROME2; export it again from the scanner's archive"
         )
-        return Slice(path, sop_class or text("0008|0016"), error=reason, identity=identity)
+        return unusable(sop_class or text("0008|0016"), reason)
+    if ct_slice and MODALITY_LUT in top_level:  # GDCM takes no notice of it
+        reason = (
+            "its values become HU by a Modality LUT Sequence, which is not supported; apply it, for example with "
+            "pydicom's apply_modality_lut, and save RescaleSlope and RescaleIntercept instead"
+        )
+        return unusable(sop_class or text("0008|0016"), reason)
     stored, highest = numbers("0028|0101", 1), numbers("0028|0102", 1)
     if ct_slice and stored and highest and highest[0] != stored[0] - 1:
         reason = f"its HighBit {highest[0]:g} does not follow from BitsStored {stored[0]:g}; export it again"
-        return Slice(path, sop_class or text("0008|0016"), error=reason, identity=identity)
+        return unusable(sop_class or text("0008|0016"), reason)
     frames = text("0028|0008")
     size = reader.GetSize()
     return Slice(

@@ -1,4 +1,4 @@
-"""Read the words that name the patient from the first tags of a DICOM file, damaged or not."""
+"""Read single tags of a DICOM file, damaged or not, such as the words that name the patient."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 import struct
 import unicodedata
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -44,15 +44,11 @@ def identity_of(path: Path, syntax: str) -> frozenset[str]:
         syntax: its transfer syntax; empty if unknown.
     """
     sets, texts = "", []
-    try:
-        with open(path, "rb") as file:
-            for tag, value in _elements(_data_set(file, syntax), ">" if syntax == BIG_ENDIAN else "<"):
-                if tag == CHARACTER_SET:
-                    sets += " " + value.decode("ascii", "replace")
-                else:
-                    texts.append(value)
-    except (OSError, struct.error, zlib.error):
-        pass  # it ends early; the tags read so far are used
+    for tag, value, _ in read_elements(path, syntax, PERSONAL | {CHARACTER_SET}, LAST_GROUP):
+        if tag == CHARACTER_SET:
+            sets += " " + value.decode("ascii", "replace")
+        else:
+            texts.append(value)
     # Wrongly decoded text gives words that match nothing, so all codecs that may be right are used.
     codecs = {CODECS[n] for n in re.findall(r"GB18030|GBK|\d+", re.sub(r"2022|8859", "", sets)) if n in CODECS}
     return frozenset().union(
@@ -91,23 +87,53 @@ def _data_set(file: BinaryIO, syntax: str) -> BinaryIO:
     return BytesIO(zlib.decompressobj(-15).decompress(file.read(), INFLATED)) if syntax == DEFLATED else file
 
 
-def _elements(stream: BinaryIO, order: str) -> Iterator[tuple[tuple[int, int], bytes]]:
-    """Yield the personal tags and the character set, in sequences too, up to the end of group 0010."""
-    depth, explicit = 0, None
+def read_elements(
+    path: Path, syntax: str, wanted: Collection[tuple[int, int]], last_group: int
+) -> list[tuple[tuple[int, int], bytes, int]]:
+    """Return tag, value and depth (in sequences) of the wanted elements, as far as the file can be read.
+
+    Args:
+        path: a DICOM file, damaged or not.
+        syntax: its transfer syntax; empty if unknown.
+        wanted: tags; of a sequence only its existence is returned, with an empty value.
+        last_group: group after which nothing is read.
+    """
+    found = []
+    try:
+        with open(path, "rb") as file:
+            for element in _elements(_data_set(file, syntax), ">" if syntax == BIG_ENDIAN else "<", wanted, last_group):
+                found.append(element)
+    except (OSError, struct.error, zlib.error):
+        pass  # it ends early; the tags read so far are used
+    return found
+
+
+def _elements(
+    stream: BinaryIO, order: str, wanted: Collection[tuple[int, int]], last_group: int
+) -> Iterator[tuple[tuple[int, int], bytes, int]]:
+    """Yield the wanted elements, in sequences of unknown length and of other identifiers too."""
+    explicit: list[bool] = []  # of the data set and of each open sequence
     while True:
         group, element, kind, short = struct.unpack(f"{order}HH2sH", stream.read(8))
         length = struct.unpack(f"{order}I", kind + struct.pack(f"{order}H", short))[0]
         if group == 0xFFFE:  # an item, its end, or the end of a sequence: items are searched too
-            depth -= element == 0xE0DD
+            if element == 0xE0DD and len(explicit) > 1:
+                explicit.pop()
             continue
-        if group > LAST_GROUP and not depth:
+        if not explicit:
+            explicit.append(kind.isalpha() and kind.isupper())
+        depth = len(explicit) - 1
+        if group > last_group and not depth:
             return
-        explicit = kind.isalpha() and kind.isupper() if explicit is None else explicit
-        if explicit:
+        if explicit[-1]:
             length = struct.unpack(f"{order}I", stream.read(4))[0] if kind in WIDE else short
+        tag = (group, element)
+        if tag in wanted:
+            sequence = length == UNDEFINED or kind == b"SQ"
+            value = b"" if sequence else stream.read(min(length, LONGEST))
+            yield tag, value, depth
+            length -= len(value) if length != UNDEFINED else 0
         if length == UNDEFINED:
-            depth += 1
-        elif (group, element) in PERSONAL | {CHARACTER_SET}:
-            yield (group, element), stream.read(min(length, LONGEST))
-        elif (group, element) != OTHER_IDS:
+            explicit.append(explicit[-1] and kind != b"UN")  # what is of unknown kind is implicit inside
+        elif tag != OTHER_IDS:
             stream.seek(length, 1)

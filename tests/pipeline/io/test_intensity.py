@@ -7,9 +7,14 @@ import pytest
 import SimpleITK as sitk
 from dicoms import write_series
 from niftis import ct, nifti
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from kits_unet3d.pipeline.inference import find_scans, read_scan, write_mask
 from kits_unet3d.pipeline.io import ReadOptions
+from kits_unet3d.pipeline.io.dicom import read_slice
 from kits_unet3d.pipeline.io.labels import read_labels
 from kits_unet3d.pipeline.runtime.errors import CaseError
 
@@ -126,3 +131,24 @@ def test_monochrome1_is_refused_by_name(tmp_path):
     write_series(tmp_path / "ct", voxels, PhotometricInterpretation="MONOCHROME1")
     with pytest.raises(CaseError, match="PhotometricInterpretation is MONOCHROME1"):
         read_scan(tmp_path / "ct")
+
+
+@pytest.mark.parametrize("unknown_length", [False, True])
+@pytest.mark.parametrize("syntax", [None, ImplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_a_modality_lut_is_refused_by_name(tmp_path, syntax, unknown_length):
+    def with_table(ds, tag="ModalityLUTSequence"):
+        item = Dataset()
+        item.LUTDescriptor, item.ModalityLUTType = [4096, 0, 16], "HU"
+        item[0x0028, 0x3006] = DataElement(0x00283006, "OW", np.arange(4096, dtype="<u2").tobytes())
+        del ds.RescaleSlope, ds.RescaleIntercept
+        setattr(ds, tag, Sequence([item]))
+        ds[tag].is_undefined_length = unknown_length
+        if syntax is not None:
+            ds.file_meta.TransferSyntaxUID = syntax
+
+    voxels = np.ascontiguousarray(ct((8, 14, 10)).transpose(0, 2, 1))
+    write_series(tmp_path / "ct", voxels, change=with_table)
+    with pytest.raises(CaseError, match="a Modality LUT Sequence, which is not supported; apply it"):
+        read_scan(tmp_path / "ct")
+    write_series(tmp_path / "voi", voxels, change=lambda ds: with_table(ds, "VOILUTSequence"))
+    assert not [one for one in (tmp_path / "voi").iterdir() if read_slice(one).error]  # a table for display
