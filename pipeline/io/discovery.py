@@ -166,6 +166,7 @@ def _dicom(slices: list[Slice], top: Path, options: ReadOptions, skipped: dict[s
     for directory in directories:
         inside = directory.path.relative_to(top).parts
         name = "/".join(inside) or scan_name(top)
+        skipped |= {str(copy): f"holds the same DICOM series as {directory.path}" for copy in directory.copies}
         if some and not directory.series and not directory.damaged:
             skipped[str(directory.path)] = "no CT, only " + ", ".join(
                 f"{count} {kind}" for kind, count in directory.left_out

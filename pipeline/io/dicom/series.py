@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,13 +41,21 @@ class Series:
 
 @dataclass(frozen=True)
 class DicomDirectory:
-    """Hold a directory's CT series, counts of its other objects, damaged files and words that name its patients."""
+    """Hold a directory's CT series, and what else is there.
+
+    Attributes:
+        left_out: counts of other objects.
+        damaged: files that cannot be read, of one of its series or of an unknown one.
+        identity: words that name its patients.
+        copies: directories that hold one of its series once more.
+    """
 
     path: Path
     series: tuple[Series, ...]
     left_out: tuple[tuple[str, int], ...] = ()
     damaged: tuple[Slice, ...] = ()
     identity: frozenset[str] = frozenset()
+    copies: tuple[Path, ...] = ()
 
     def choose(self, wanted: str | None) -> Series:
         """Return the only series, or the one whose label, UID or description is ``wanted``.
@@ -73,45 +81,83 @@ class DicomDirectory:
 def sort_series(slices: Iterable[Slice], top: Path) -> list[DicomDirectory]:
     """Sort slices into series and return the directories of ``top`` with their series.
 
-    A series in several directories belongs to their common parent. Series without a UID are separated
-    by directory, and series of two patients by patient.
+    A series in several directories belongs to their common parent; a directory that only repeats slices of another one
+    is its copy. Series without a UID are separated by directory, and series of two patients by patient. A damaged file
+    belongs to its series if that is known; it and other objects belong to the nearest directory with slices otherwise.
     """
     groups: dict[tuple[str, str, Path | None], list[Slice]] = defaultdict(list)
     others: dict[Path, Counter[str]] = defaultdict(Counter)
-    damaged: dict[Path, list[Slice]] = defaultdict(list)
+    damaged: list[Slice] = []
     identity: dict[Path, set[str]] = defaultdict(set)
     for one in slices:
         identity[one.path.parent] |= one.identity
         if one.error and one.sop_class in ("", CT):
-            damaged[one.path.parent].append(one)
+            damaged.append(one)
         elif one.kind or one.error:
             others[one.path.parent][one.kind or "unknown object"] += 1
         else:
             groups[(one.series_uid, one.patient_id, None if one.series_uid else one.path.parent)].append(one)
     directories: dict[Path, list[list[Slice]]] = defaultdict(list)
-    for group in groups.values():
+    copies: dict[Path, set[Path]] = defaultdict(set)
+    homes: dict[Path, Path] = {}  # directory of the series whose slices are in a directory
+    by_uid: dict[str, list[Path]] = defaultdict(list)
+    for (uid, _, _), group in groups.items():
         for part in _by_geometry(group):
             if len(part) < FEWEST < len(group):  # a few slices of another kind do not make a scan
                 others[part[0].path.parent]["slice of another size or orientation"] += len(part)
-            else:
-                directories[_common(part, top)].append(part)
-    for path in (*others, *damaged):
-        # Other files belong to the nearest directory with a series, or stand alone.
-        if not any(path == f or f in path.parents for f in directories) and others[path].keys() != {"directory"}:
-            directories[path] = []
+                continue
+            kept, repeated = _without_copied_directories(part)
+            place = _common(kept, top)
+            directories[place].append(kept)
+            copies[place] |= repeated
+            homes |= {one.path.parent: place for one in kept}
+            by_uid[uid].append(place)
+    only_copies = {path: place for place, paths in copies.items() for path in paths if path not in homes}
+    homes |= only_copies
+    lost: dict[Path, list[Slice]] = defaultdict(list)
+    for one in damaged:
+        near = _nearest(one.path.parent, homes, directories)
+        if one.path.parent in only_copies:
+            others[near][f"damaged file of a copy ({one.error})"] += 1
+        else:
+            places = by_uid[one.series_uid] if one.series_uid else []
+            lost[near if near in places or not places else places[0]].append(one)
+    left_out: dict[Path, Counter[str]] = defaultdict(Counter)
+    for path, counts in others.items():
+        left_out[_nearest(path, homes, directories)].update(counts)
     result = []
-    for path, groups_here in sorted(directories.items()):
-        left_out = sum((c for p, c in others.items() if p == path or path in p.parents), Counter())
-        lost = [one for p, found in damaged.items() if p == path or path in p.parents for one in found]
-        if groups_here:  # a file that is not DICOM is not a missing slice
-            left_out.update(f"damaged file ({one.error})" for one in lost if one.stray)
-            lost = [one for one in lost if not one.stray]
+    for path in sorted({*directories, *lost, *left_out}):
+        series = _labelled(directories.get(path, []))
+        if not (series or lost[path]) and left_out[path].keys() == {"directory"}:
+            continue
+        if series:  # a file that is not DICOM is not a missing slice
+            left_out[path].update(f"damaged file ({one.error})" for one in lost[path] if one.stray)
+            lost[path] = [one for one in lost[path] if not one.stray]
         # A directory's name may contain a name that only tags in its subdirectories hold.
         known = frozenset().union(*(words for p, words in identity.items() if p == path or path in p.parents))
-        result.append(
-            DicomDirectory(path, tuple(_labelled(groups_here)), tuple(sorted(left_out.items())), tuple(lost), known)
-        )
+        counted, again = tuple(sorted(left_out[path].items())), tuple(sorted(copies.get(path, ())))
+        result.append(DicomDirectory(path, tuple(series), counted, tuple(lost[path]), known, again))
     return result
+
+
+def _nearest(path: Path, homes: Mapping[Path, Path], directories: Container[Path]) -> Path:
+    """Return the directory of the series whose slices are nearest, in ``path`` or above; ``path`` itself if none."""
+    if path in directories:
+        return path
+    return next((homes[place] for place in (path, *path.parents) if place in homes), path)
+
+
+def _without_copied_directories(group: list[Slice]) -> tuple[list[Slice], set[Path]]:
+    """Leave out directories that hold only objects which another one holds too; return the rest, and them."""
+    inside: dict[Path, list[Slice]] = defaultdict(list)
+    for one in group:
+        inside[one.path.parent].append(one)
+    kept: dict[Path, set[tuple[str, ...]]] = {}
+    for path in sorted(inside, key=lambda path: (-len(inside[path]), path)):
+        objects = {(one.uid or str(one.path), str(one.position)) for one in inside[path]}
+        if not any(objects <= others for others in kept.values()):
+            kept[path] = objects
+    return [one for one in group if one.path.parent in kept], inside.keys() - kept.keys()
 
 
 def _by_geometry(group: list[Slice]) -> list[list[Slice]]:
