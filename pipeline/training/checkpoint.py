@@ -33,8 +33,8 @@ class Checkpoints:
     """Write ``last_<iteration>.pt`` periodically, ``model.pt`` at the best score and ``model_final.pt`` at the end.
 
     Attach it to the trainer before the evaluation handler. The state is saved before each evaluation, so a kill
-    during an evaluation costs no training. A run without an evaluation also saves its last state as ``model.pt``,
-    so that inference always finds a model.
+    during an evaluation costs no training. A directory that has had no ``model.pt`` gets the last state as such at the
+    end, so that inference finds a model; one that somebody deleted is not replaced by a worse one.
 
     Args:
         directory: directory of the checkpoints.
@@ -62,14 +62,21 @@ class Checkpoints:
         self.every, self.minutes, self.keep = every, minutes, keep
         self.saved_at = time.monotonic()
         self.saved_iteration = -1
+        self.had_best = False
 
     def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._started)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._timed)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
         self.evaluator.add_event_handler(Events.STARTED, lambda: self.save_last(engine))
         self.evaluator.add_event_handler(Events.EPOCH_COMPLETED, self._scored, engine)
         engine.add_event_handler(Events.INTERRUPT, self.save_last)
         engine.add_event_handler(Events.COMPLETED, self._finished)
+
+    def _started(self) -> None:
+        # A run that continues here wrote it with the best score, which `run` knows after the resume.
+        continues = self.run.best is not None and bool(last_checkpoints(self.directory))
+        self.had_best = distributed.from_first(continues)
 
     def save_last(self, engine: Engine) -> None:
         """Save the current state once per iteration, and delete all but the last ``keep`` checkpoints."""
@@ -95,7 +102,7 @@ class Checkpoints:
         score = float(evaluator.state.metrics[self.metric])
         self.run.evaluated = engine.state.iteration
         if self.run.best is None or score > self.run.best:
-            self.run.best = score
+            self.run.best, self.had_best = score, True
             self._write(engine, BEST)
         if self.saved_iteration == engine.state.iteration:
             # It was saved before the evaluation, and would forget the score.
@@ -103,7 +110,11 @@ class Checkpoints:
 
     def _finished(self, engine: Engine) -> None:
         self._write(engine, FINAL)
-        if not distributed.from_first((self.directory / BEST).exists()):
+        if distributed.from_first((self.directory / BEST).exists()):
+            return
+        if self.had_best:
+            logger.info("%s was deleted and is not written again; %s holds the last state", BEST, FINAL)
+        else:
             self._write(engine, BEST)
 
     def _write(self, engine: Engine, name: str) -> None:

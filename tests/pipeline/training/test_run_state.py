@@ -68,6 +68,42 @@ def test_the_best_score_is_kept_and_a_lower_one_after_it_is_not(tmp_path):
     assert [path.name for path in last_checkpoints(tmp_path)] == ["last_00000002.pt", "last_00000003.pt"]
 
 
+def test_a_deleted_best_checkpoint_is_not_replaced_by_a_worse_one(tmp_path, caplog):
+    def evaluated(epochs, *handlers):
+        run = Run()
+        scores = {1: 0.5, 2: 0.4, 3: 0.3, 4: 0.6}
+
+        def evaluate(engine):
+            run.evaluator.run([0], max_epochs=1)
+
+        run.evaluator.add_event_handler(
+            Events.EPOCH_COMPLETED, lambda e: e.state.metrics.update(mean_dice=scores[run.trainer.state.epoch])
+        )
+        keeps = Checkpoints(tmp_path, run.state, run.evaluator, "mean_dice", every=1)
+        run.trainer.add_event_handler(Events.EPOCH_COMPLETED, evaluate)
+        run.start(epochs, Resume(True, tmp_path, run.state), keeps)
+
+    evaluated(2)
+    best = tmp_path / "model.pt"
+    best.unlink()
+    with caplog.at_level(logging.INFO):
+        evaluated(2)
+        evaluated(3)
+    assert not best.exists() and "model.pt was deleted and is not written again" in caplog.text
+    evaluated(4)
+    assert torch.load(best, weights_only=True)["best"] == 0.6
+
+
+def test_a_run_without_an_evaluation_leaves_a_model(tmp_path):
+    Run().saved(tmp_path / "first")
+    assert (tmp_path / "first" / "model.pt").is_file()
+    run = Run()
+    keeps = Checkpoints(tmp_path / "second", run.state, run.evaluator, "mean_dice")
+    newest = last_checkpoints(tmp_path / "first")[-1]
+    run.start(4, Resume(str(newest), tmp_path / "second", run.state), keeps)
+    assert (tmp_path / "second" / "model.pt").is_file()
+
+
 @pytest.mark.parametrize(
     ("other", "named"),
     [
