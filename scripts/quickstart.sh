@@ -25,9 +25,11 @@ echo "== 2/5 preprocessing"
 kits prepare --data-dir "$OUT/raw" -o "$OUT/preprocessed" --config bundle/configs/demo.json --workers 2
 echo "== 3/5 training: $MINUTES minutes in all"
 status=0
-"$PYTHON" -W ignore -m monai.bundle run training --config_file "['bundle/configs/train.json',$overlays]" \
-    --dataset_dir "$OUT/preprocessed" --ckpt_dir "$OUT/models" --output_dir "$OUT/curves" --max_minutes "$MINUTES" \
-    --seed "$SEED" --resume True --save_minutes 1 || status=$?
+# MONAI warns before each run that configurations are code.
+"$PYTHON" -W ignore::UserWarning:monai.bundle.scripts -m monai.bundle run training \
+    --config_file "['bundle/configs/train.json',$overlays]" --dataset_dir "$OUT/preprocessed" \
+    --ckpt_dir "$OUT/models" --output_dir "$OUT/curves" --max_minutes "$MINUTES" --seed "$SEED" --resume True \
+    --save_minutes 1 || status=$?
 if [ "$status" -ne 0 ]; then
     [ "$status" -ne 3 ] || echo "$OUT contains another training; use another OUT, or the CASES and SEED of that one" >&2
     exit "$status"
