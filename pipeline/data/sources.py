@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from ..io.scan_files import files_of
+from ..io.scan_files import content_hash, files_of
 from ..runtime.errors import UsageError
-from ..runtime.files import file_hash
 from .cases import RawCase
 from .datasets import KITS19, KITS23, kits23_splits, known_cases
 from .index import Index
@@ -19,11 +17,8 @@ logger = logging.getLogger("kits_unet3d.data")
 
 
 def source_hash(path: Path) -> str:
-    """Return the SHA-256 of a file; for several files, that of their names and hashes."""
-    files = files_of(path)
-    if files == [path]:
-        return file_hash(path)
-    return hashlib.sha256("".join(f"{file.name} {file_hash(file)}\n" for file in files).encode()).hexdigest()
+    """Return the SHA-256 of a scan or a label map; for several files, that of their names and hashes."""
+    return content_hash(files_of(path))
 
 
 def source_hashes(case: RawCase) -> dict[str, str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..io import Found, ReadOptions, find_scans
 from ..io.scan import Scan
-from ..io.scan_files import files_of
+from ..io.scan_files import current_content
 from ..masks.plausibility import needs_review
 from ..report.html_report import write_html_report
 from ..report.summary import DONE, FAILED, REVIEW, Report
@@ -27,7 +27,7 @@ from ..runtime.output import LogFile, device_line, lasting_output, show
 from ..runtime.paths import require_writable
 from .predictor import Predictor
 from .prefetch import ScansAhead
-from .results import Results, anonymous, without_names
+from .results import Results, anonymous, named_as_wanted, without_names
 
 logger = logging.getLogger("kits_unet3d.inference")
 
@@ -158,17 +158,16 @@ class Batch:
 
     def _pending(self, named: Sequence[Found]) -> list[Found]:
         """Return this process's share of the unfinished scans; all processes verify earlier masks together."""
-        finished = gather_by_case({found.name: self._is_finished(found) for found in share(list(named))})
-        if rank() == 0 and any(finished.values()):
-            count = sum(finished.values())
-            show(f"{count} of {len(named)} are finished already; --overwrite repeats them")
-        return share([found for found in named if not finished[found.name]])
+        cases = gather_by_case({found.name: self._finished(found) for found in share(list(named))})
+        self.report.cases |= (finished := {name: case for name, case in cases.items() if case})
+        if rank() == 0 and finished:
+            show(f"{len(finished)} of {len(named)} are finished already; --overwrite repeats them")
+        return share([found for found in named if found.name not in finished])
 
     def _predict_all(self, pending: Sequence[Found]) -> None:
         began = time.monotonic()
-        with closing(
-            ScansAhead(pending, self.options, self.predictor.model.parameters, self.limit).__iter__()
-        ) as ahead:
+        scans = ScansAhead(pending, self.options, self.predictor.model.parameters, self.limit)
+        with closing(iter(scans)) as ahead:
             for number, (found, scan) in enumerate(ahead, start=1):
                 case = self._predict_one(found, scan)
                 logger.debug("%s: %s", found.name, {key: case[key] for key in case if key not in ("scan", "error")})
@@ -200,26 +199,27 @@ class Batch:
     def _anonymised(self, text: str) -> str:
         return text if self.keep_names else without_names(text, self._identity)
 
-    def _digest_of_inputs(self, found: Found) -> str:
-        """Digest all that a result depends on; files by size and time, since reading them all takes long."""
-        if found.dicom is not None:
-            paths = sorted(one.path for series in found.dicom.series for one in series.slices)
-        else:
-            paths = files_of(found.path)
-        states = [(os.path.realpath(p), s.st_size, s.st_mtime_ns) for p in paths if p.exists() for s in (p.stat(),)]
-        content: list[Any] = [states, found.series, self._model, vars(self.options), self.predictor.settings]
-        content += [vars(self.results), self.pictures, self._anonymised(os.path.realpath(found.path))]
-        return hashlib.sha256(json.dumps(content).encode("utf-8", "surrogateescape")).hexdigest()
+    def _made_from(self, found: Found, content: str) -> str:
+        """Digest all that a result depends on; ``content`` is the hash of the scan's files."""
+        own = [self._model, vars(self.options), self.predictor.settings, vars(self.results), self.pictures]
+        return hashlib.sha256(json.dumps([content, found.series, *own]).encode()).hexdigest()
 
-    def _is_finished(self, found: Found) -> bool:
-        return not self.overwrite and self.report.is_finished(found.name, self._digest_of_inputs(found))
+    def _finished(self, found: Found) -> dict[str, Any] | None:
+        """Return the record of a scan that need not be predicted again, with its present place; None for others."""
+        case = self.report.cases.get(found.name, {})
+        if self.overwrite or "content" not in case or not named_as_wanted(case, self._anonymised, self.keep_names):
+            return None
+        content, state = current_content(found.files, case["content"], case.get("state", ""))
+        if not self.report.is_finished(found.name, self._made_from(found, content)):
+            return None
+        return case | {"scan": self._anonymised(str(found.path)), "source": _source(found), "state": state}
 
     def _predict_one(self, found: Found, scan: Scan | Exception) -> dict[str, Any]:
-        began, made_from = time.monotonic(), self._digest_of_inputs(found)
-        case = self._record(found)
+        began, case = time.monotonic(), self._record(found)
         earlier = self.report.cases.get(found.name, {"files": {}})
+        same = earlier.get("source") == case["source"] or (found.content and earlier.get("content") == found.content)
         try:
-            if earlier["files"] and earlier.get("source") != case["source"] and not self.overwrite:
+            if earlier["files"] and not same and not self.overwrite:
                 case["source"] = earlier.get("source")  # so that the next run does not assign them to this scan
                 raise CaseError(
                     f"{found.path}: {', '.join(earlier['files'])} in {self.directory} is another scan's result; "
@@ -233,9 +233,10 @@ class Batch:
             done = self.results.write(
                 self.predictor, scan, self.directory, pictures=self.pictures, anonymised=self._anonymised
             )
-            outcome = REVIEW if needs_review(done["checks"]) else DONE
-            case |= {"outcome": outcome, "made_from": made_from, "seconds": round(time.monotonic() - began, 1)}
-            case |= {"model": self.report.model, **done}
+            case["outcome"] = REVIEW if needs_review(done["checks"]) else DONE
+            case |= {"made_from": self._made_from(found, found.content), "content": found.content}
+            case |= {"state": found.state, "seconds": round(time.monotonic() - began, 1), "model": self.report.model}
+            case |= done
             self._disk_full.clear()
         except Exception as error:  # an error in one scan must not stop the others
             text = str(error) if isinstance(error, CaseError) else f"{type(error).__name__}: {error}"

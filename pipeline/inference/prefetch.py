@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
@@ -14,6 +15,7 @@ from kits_unet3d.transforms.resample import resampled_shape
 
 from ..io import Found, Grid, ReadOptions
 from ..io.scan import Scan, read_scan
+from ..io.scan_files import content_hash, state_of
 from ..runtime.errors import CaseError
 from ..runtime.memory import GB, LIBRARIES
 
@@ -35,22 +37,36 @@ class ScansAhead:
         self._idle, self._busy = Event(), 0.0
 
     def __iter__(self) -> Generator[tuple[Found, Scan | Exception], None, None]:
-        """Yield each found scan with its content or its reading error. Close the iterator when leaving early."""
+        """Yield each found scan with its voxels or its reading error. Close the iterator when leaving early."""
         with ThreadPoolExecutor(1) as pool:
             try:
-                waiting = [pool.submit(self._read, found) for found in self.scans[:1]]
-                for number, found in enumerate(self.scans):
+                waiting = [pool.submit(self._take, found) for found in self.scans[:1]]
+                for number in range(len(self.scans)):
                     self._idle.set()
-                    scan = waiting.pop().result()
+                    found, scan = waiting.pop().result()
                     self._idle.clear()
                     self._busy = 0.0
                     if isinstance(scan, Scan):
                         self._busy = needed_bytes(scan.grid.shape, scan.affine, self.parameters)
-                    waiting += [pool.submit(self._read, after) for after in self.scans[number + 1 : number + 2]]
+                    waiting += [pool.submit(self._take, after) for after in self.scans[number + 1 : number + 2]]
                     yield found, scan
                     del scan
             finally:
                 self._idle.set()
+
+    def _take(self, found: Found) -> tuple[Found, Scan | Exception]:
+        """Read a scan, and note content and state of its files; they must not change meanwhile."""
+        state = state_of(found.files)
+        scan = self._read(found)
+        if isinstance(scan, Exception):
+            return found, scan
+        try:
+            content = content_hash(found.files)
+        except OSError as error:
+            return found, error
+        if state_of(found.files) != state:
+            return found, CaseError(f"{found.path}: was changed while it was read; run the command again")
+        return replace(found, content=content, state=state), scan
 
     def _read(self, found: Found) -> Scan | Exception:
         def admit(shape: tuple[int, int, int], affine: np.ndarray) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,12 @@ def _beside(letter: str) -> str:
     if letter.isdigit():
         return BESIDE["digit"]
     return BESIDE["letter"] if letter.isalpha() and letter < "\u2e80" else ""
+
+
+def named_as_wanted(case: Mapping[str, Any], anonymised: Callable[[str], str], keep_names: bool) -> bool:
+    """Return whether the texts of a scan's record hide the names that ``anonymised`` hides, or none."""
+    texts = [case["scan"], *case.get("warnings", [])]
+    return not any(anonymised(text) != text or (keep_names and HIDDEN in text) for text in texts)
 
 
 def anonymous(scan: Found, identity: Iterable[str]) -> Found:

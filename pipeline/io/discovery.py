@@ -12,7 +12,17 @@ from pathlib import Path
 
 from ..runtime.errors import UsageError
 from .dicom import DicomDirectory, Slice, is_dicom, read_slice, sort_series
-from .scan_files import ITK, NIFTI, directories_of_results, ending_of, is_list, read_list, scan_name, stem
+from .scan_files import (
+    ITK,
+    NIFTI,
+    directories_of_results,
+    ending_of,
+    files_of,
+    is_list,
+    read_list,
+    scan_name,
+    stem,
+)
 from .voxels import ReadOptions
 
 #: Endings of scans that are not supported, and advice on each.
@@ -42,6 +52,7 @@ class Found:
         patient: words that name its patient, from the tags of the files beside it.
         identity: words that name the patients of all files searched, left out or not.
         error: reason why it cannot be read, if already known.
+        content, state: hash of its files as they were read, and digest of their state then; empty before.
     """
 
     path: Path
@@ -51,6 +62,16 @@ class Found:
     patient: frozenset[str] = frozenset()
     identity: frozenset[str] = frozenset()
     error: str = ""
+    content: str = ""
+    state: str = ""
+
+    @property
+    def files(self) -> list[Path]:
+        """Return the files that it is read from; all CT series of a DICOM directory, and damaged slices."""
+        if self.dicom is None:
+            return files_of(self.path)
+        slices = (*self.dicom.damaged, *(one for series in self.dicom.series for one in series.slices))
+        return sorted({one.path for one in slices})
 
     def __str__(self) -> str:
         return str(self.path)

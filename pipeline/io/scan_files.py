@@ -1,12 +1,18 @@
-"""Name scans by their files, read lists of them, and recognise formats by their first bytes."""
+"""Name scans by their files, notice changes of these, read lists, and recognise formats by their first bytes."""
 
 from __future__ import annotations
 
 import csv
+import hashlib
+import os
+import re
 import zlib
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from ..runtime.errors import CaseError, UsageError
+from ..runtime.files import file_hash
 
 NIFTI = (".nii.gz", ".nii")
 ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
@@ -14,6 +20,10 @@ ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
 MASK_ENDINGS = {".mhd": ".mha", ".nhdr": ".nrrd", "": ".nii.gz"}
 #: Endings of headers whose voxels are in another file of the same name.
 HEADERS = (".mhd", ".nhdr")
+#: Entry of such a header that names the other file.
+DATA_FILE = re.compile(
+    rb"^\s*(?:ElementDataFile\s*=|data ?file\s*:=?)\s*(\S[^\r\n]*?)\s*$", re.IGNORECASE | re.MULTILINE
+)
 
 
 def ending_of(path: Path) -> str:
@@ -25,10 +35,47 @@ def files_of(path: Path) -> list[Path]:
     """Return the files that make up a scan or a label map: several for a DICOM series or a header with its data."""
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if file.is_file())
-    if ending_of(path) in HEADERS:
-        others = (file for file in path.parent.iterdir() if file.name.startswith(f"{stem(path)}."))
-        return [path, *sorted(file for file in others if file != path)]
+    if ending_of(path) in HEADERS and path.is_file():
+        with open(path, "rb") as stream:
+            named = DATA_FILE.findall(stream.read(1 << 16))
+        others = {path.parent / os.fsdecode(name) for name in named}
+        others |= {file for file in path.parent.iterdir() if file.name.startswith(f"{stem(path)}.")}
+        return [path, *sorted(file for file in others if file != path and file.is_file())]
     return [path]
+
+
+def content_hash(files: Sequence[Path]) -> str:
+    """Return the SHA-256 of a file; for several files, that of their names and hashes."""
+    if len(files) == 1:
+        return file_hash(files[0])
+    return hashlib.sha256("".join(f"{file.name} {file_hash(file)}\n" for file in files).encode()).hexdigest()
+
+
+def state_of(files: Iterable[Path]) -> str:
+    """Return a digest that changes if a file is replaced or written to, but not if its directory is moved.
+
+    A program can set the time of modification back, but not that of the last change (ctime).
+    """
+    states = []
+    for file in files:
+        with suppress(OSError):
+            status = file.stat()
+            states.append((status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+    return hashlib.sha256(repr(states).encode()).hexdigest()
+
+
+def current_content(files: Sequence[Path], content: str, state: str) -> tuple[str, str]:
+    """Return hash and state of files, given earlier ones; read them only if their state has changed.
+
+    The hash is empty if they cannot be read.
+    """
+    now = state_of(files)
+    if now == state:
+        return content, now
+    with suppress(OSError):
+        if files and all(file.is_file() for file in files):
+            return content_hash(files), now
+    return "", now
 
 
 def scan_name(path: Path) -> str:
