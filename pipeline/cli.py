@@ -20,7 +20,7 @@ from importlib.metadata import version
 from typing import NoReturn
 
 from .commands import Outcome, predict
-from .runtime.errors import UsageError, exit_code, report
+from .runtime.errors import Interrupted, UsageError, exit_code, report
 from .runtime.memory import use_cpu_share
 from .runtime.output import lasting_output, quieten_libraries
 
@@ -115,6 +115,8 @@ def _outcome(argv: Sequence[str]) -> Outcome:
     except KeyboardInterrupt:
         text, code = "interrupted; finished work is kept", 130
         print(text, file=sys.stderr)
+    except Interrupted as error:  # the training has said so, and how to continue
+        text, code = "interrupted; finished work is kept", error.exit_code
     except Exception as error:  # the last place that can turn an error into a message and an exit code
         if "--debug" in argv:
             traceback.print_exc()

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from ..device import Accelerator
-from .errors import LAUNCHER
+from .errors import LAUNCHER, Interrupted
 
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
@@ -54,7 +54,7 @@ def _end_with_launcher() -> None:
     if platform.system() == "Linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if LAUNCHER in os.environ and not os.path.exists(os.environ[LAUNCHER]):  # it was killed before this process asked
-        raise SystemExit(130)
+        raise Interrupted
 
 
 def _leave(patience: float = 10.0) -> None:

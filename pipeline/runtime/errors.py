@@ -28,6 +28,15 @@ class CaseError(ValueError):
     exit_code = 1
 
 
+class Interrupted(SystemExit):
+    """End the program after a signal; as a SystemExit it does so without a traceback, whoever started the run."""
+
+    exit_code = 130
+
+    def __init__(self) -> None:
+        super().__init__(self.exit_code)
+
+
 class DeviceError(RuntimeError):
     """Report that a device is missing or lacks a capability."""
 

@@ -3,7 +3,7 @@
 from ..runtime.compilation import compiled
 from .averaging import WeightAverage
 from .checkpoint import Checkpoints, Resume, starting_from, weights_record
-from .handlers import Curves, Evaluation, LearningRate, Log, Progress, StopAfter, StopAtTarget
+from .handlers import Curves, Evaluation, LearningRate, Log, Progress, ScoreLog, StopAfter, StopAtTarget
 from .lamb import Lamb
 from .losses import DeepSupervision, RegionLoss
 from .mlperf_log import MLPerfLog, MLPerfRun
@@ -32,6 +32,7 @@ __all__ = [
     "Resume",
     "RunState",
     "Schedule",
+    "ScoreLog",
     "StopAfter",
     "StopAtTarget",
     "Throughput",

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
-from monai.handlers import from_engine
+from monai.handlers import StatsHandler, from_engine
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import scalar
@@ -231,6 +231,13 @@ class Log:
         rate = engine.optimizer.param_groups[0]["lr"]  # type: ignore[attr-defined]
         loss, state = float(self._loss(engine.state.output)), engine.state
         logger.debug("epoch %d, step %d: loss %.5f, learning rate %.3g", state.epoch, state.iteration, loss, rate)
+
+
+class ScoreLog(StatsHandler):
+    """Print an evaluation's scores like MONAI's handler, which also prints a traceback of each error and signal."""
+
+    def exception_raised(self, _engine: Engine, error: BaseException) -> None:
+        raise error  # ignite leaves this to the handler; whoever started the run reports it
 
 
 class Progress:

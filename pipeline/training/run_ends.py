@@ -18,7 +18,7 @@ from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 
 from ..runtime import distributed
-from ..runtime.errors import UsageError, errors_reported
+from ..runtime.errors import Interrupted, UsageError, errors_reported
 from ..runtime.files import LOCK_FILE, only_run
 from .step import TrainStep
 
@@ -97,7 +97,6 @@ def stop_workers_at_exit(engine: Engine) -> None:
 
 
 logger = logging.getLogger("kits_unet3d.training")
-EXIT_CODE = 130
 
 
 class Interruption:
@@ -154,9 +153,9 @@ class Interruption:
         if self.step.finished(engine) and distributed.any_of(self.asked_at is not None):
             engine.fire_event(Events.INTERRUPT)
             logger.warning("interrupted in epoch %d; continue with `--resume True`", engine.state.epoch)
-            raise SystemExit(EXIT_CODE)
+            raise Interrupted
 
     def _during_evaluation(self) -> None:
         if self.asked_at is not None:
             logger.warning("interrupted in an evaluation; continue with `--resume True`")
-            raise SystemExit(EXIT_CODE)
+            raise Interrupted

@@ -1,6 +1,7 @@
 """How a run begins and ends: its directory's lock, its data workers, its first weights, a collapsed score."""
 
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -9,11 +10,15 @@ import pytest
 import torch
 from conftest import ROOT
 from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
+from monai.engines import SupervisedEvaluator
 from test_run_state import Run
 from torch.utils.data import DataLoader
 
 from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline.cli import main
+from kits_unet3d.pipeline.runtime.errors import Interrupted, UsageError
+from kits_unet3d.pipeline.runtime.output import quieten_libraries
 from kits_unet3d.pipeline.training import Interruption, Resume, StopAtTarget, TrainStep, starting_from
 from kits_unet3d.pipeline.training.run_ends import DirectoryLock, stop_workers
 
@@ -59,6 +64,8 @@ from ignite.engine import Engine, Events
 from torch.utils.data import DataLoader
 from kits_unet3d.pipeline.data import leave_ctrl_c_to_the_trainer
 from kits_unet3d.pipeline.device import resolve
+from kits_unet3d.pipeline.runtime.errors import Interrupted, UsageError
+from kits_unet3d.pipeline.runtime.output import quieten_libraries
 from kits_unet3d.pipeline.training import Interruption, TrainStep
 loader = DataLoader(range(8), num_workers=4, persistent_workers=True, worker_init_fn=leave_ctrl_c_to_the_trainer)
 engine = Engine(lambda engine, batch: None)
@@ -98,6 +105,30 @@ def test_a_signal_saves_the_state_and_exits_with_130(number):
     finally:
         signal.signal(number, before)
     assert ended.value.code == 130 and saved == [2]
+
+
+@pytest.mark.parametrize("error", [Interrupted(), UsageError("a: bad"), RuntimeError("Exception: 130")])
+def test_an_evaluation_leaves_its_end_to_whoever_started_it(caplog, capsys, error):
+    """MONAI and ignite log every exception of an evaluation, a signal's too."""
+    train = json.loads((ROOT / "bundle" / "configs" / "train.json").read_text())
+    (entry,) = [one for one in train["validate"]["handlers"] if "iteration_log" in one and "summary_writer" not in one]
+    parser = ConfigParser({"handler": entry | {"_disabled_": False}})
+    evaluator = SupervisedEvaluator(
+        device=torch.device("cpu"),
+        val_data_loader=[{"image": torch.zeros(1, 1)}],
+        network=torch.nn.Identity(),
+        val_handlers=[parser.get_parsed_content("handler")],
+    )
+
+    def fail():
+        raise error
+
+    evaluator.add_event_handler(Events.ITERATION_COMPLETED, fail)
+    quieten_libraries()
+    with caplog.at_level(logging.ERROR), pytest.raises(type(error)):
+        evaluator.run()
+    printed = capsys.readouterr()
+    assert not caplog.text and "Traceback" not in printed.out + printed.err
 
 
 def test_a_run_under_nohup_goes_on():
