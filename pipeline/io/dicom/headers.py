@@ -37,6 +37,8 @@ PIXEL_DATA = b"\xe0\x7f\x10\x00"
 FIRST_TAGS = {b"\x02\0\0\0", *(bytes((8, 0, element, 0)) for element in (0x00, 0x01, 0x05, 0x08, 0x12, 0x16, 0x18))}
 #: Tags read apart from the decoder, which omits the sequence and reads nothing of a damaged file.
 SERIES_UID, MODALITY_LUT = (0x0020, 0x000E), (0x0028, 0x3000)
+#: Units of rescaled values that are HU or unspecified; images of two energies have others (MGML, Z_EFF, ...).
+HU_UNITS = ("", "HU", "HU_MOD", "US")
 #: Tags that distinguish the phases that some scanners put into one series.
 PHASE_TAGS = ("0020|0012", "0020|0100", "0018|1210", "0018|0086", "0008|0032")
 
@@ -172,6 +174,9 @@ def read_slice(path: Path) -> Slice:
             "pydicom's apply_modality_lut, and save RescaleSlope and RescaleIntercept instead"
         )
         return unusable(sop_class or text("0008|0016"), reason)
+    unit = text("0028|1054").upper()
+    if ct_slice and unit not in HU_UNITS:
+        return unusable(sop_class or text("0008|0016"), f"its RescaleType is {unit[:16]}, not HU; name the CT in HU")
     stored, highest = numbers("0028|0101", 1), numbers("0028|0102", 1)
     if ct_slice and stored and highest and highest[0] != stored[0] - 1:
         reason = f"its HighBit {highest[0]:g} does not follow from BitsStored {stored[0]:g}; export it again"

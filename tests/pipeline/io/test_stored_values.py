@@ -260,6 +260,7 @@ def test_the_largest_integers_are_not_read_as_negative_ones(tmp_path):
         ({"ImageOrientationPatient": [1, 0, 0, 0.5, 0.9, 0]}, "perpendicular"),
         ({"ImageOrientationPatient": [2, 0, 0, 0, 1, 0]}, "perpendicular"),
         ({"RescaleSlope": 0}, "RescaleSlope 0"),
+        ({"RescaleType": "MGML"}, "RescaleType is MGML, not HU"),
         ({"RescaleSlope": None}, "lacks RescaleSlope or RescaleIntercept"),
     ],
 )
