@@ -21,7 +21,7 @@ from ..masks.plausibility import needs_review
 from ..report.html_report import write_html_report
 from ..report.summary import DONE, FAILED, REVIEW, Report
 from ..runtime.distributed import from_first, gather_by_case, join, rank, share, world_size
-from ..runtime.errors import CaseError, errors_reported
+from ..runtime.errors import CaseError, UsageError, errors_reported
 from ..runtime.files import only_run
 from ..runtime.output import LogFile, device_line, lasting_output, show
 from ..runtime.paths import require_writable
@@ -239,7 +239,7 @@ class Batch:
             case |= done
             self._disk_full.clear()
         except Exception as error:  # an error in one scan must not stop the others
-            text = str(error) if isinstance(error, CaseError) else f"{type(error).__name__}: {error}"
+            text = str(error) if isinstance(error, CaseError | UsageError) else f"{type(error).__name__}: {error}"
             if isinstance(error, OSError) and error.errno in NO_SPACE:
                 text = f"its results cannot be written ({error.strerror})"
                 self._disk_full.append(str(error.strerror))

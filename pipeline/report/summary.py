@@ -25,6 +25,11 @@ DONE, REVIEW, FAILED = "done", "review", "failed"
 #: First columns of the table.
 COLUMNS = ("case", "outcome")
 REQUIRED = {"outcome", "scan", "files"}
+#: Types of entries that later runs read again.
+TYPES = {
+    "outcome": str, "scan": str, "files": dict, "error": str, "flags": list, "warnings": list, "structures": list,
+    "volumes_ml": dict, "sides_ml": dict, "counts": dict, "mean_hu": dict,
+}  # fmt: skip
 
 
 class Report:
@@ -183,13 +188,26 @@ def _of_a_class(case: dict[str, Any], name: str) -> dict[str, Any]:
     }
 
 
+def _is_record(case: Any) -> bool:
+    """Return whether an entry of an earlier report has the types that this program writes."""
+    try:
+        return (
+            case.keys() >= REQUIRED
+            and all(isinstance(case[key], kind) for key, kind in TYPES.items() if key in case)
+            and all(isinstance(text, str) for key in ("flags", "warnings") for text in case.get(key, ()))
+            and all({"class", "longest_axial_mm"} <= part.keys() for part in case.get("structures", ()))
+        )
+    except AttributeError:
+        return False
+
+
 def _records(path: Path) -> dict[str, dict[str, Any]]:
     """Read the cases of a part; a line that a killed run did not finish is left out."""
     cases: dict[str, dict[str, Any]] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            cases |= {name: case for name, case in json.loads(line).items() if case.keys() >= REQUIRED}
-        except (ValueError, AttributeError):
+            cases |= {name: case for name, case in json.loads(line).items() if _is_record(case)}
+        except (ValueError, AttributeError, RecursionError):
             continue
     return cases
 
@@ -198,6 +216,6 @@ def _cases(path: Path) -> dict[str, dict[str, Any]]:
     """Read the cases of an earlier report; the cases of a damaged one are processed again."""
     try:
         cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
-        return {name: case for name, case in cases.items() if case.keys() >= REQUIRED}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {name: case for name, case in cases.items() if _is_record(case)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}

@@ -101,11 +101,17 @@ def whole_files(directory: str | Path, name: str) -> Iterator[Path]:
     Args:
         directory: directory of the files.
         name: name of what they belong to, for the temporary directory.
+
+    Raises:
+        UsageError: if a directory has the name of one of the files.
     """
     with part_directory(Path(directory) / name) as part:
         yield part
-        for written in sorted(path for path in part.rglob("*") if path.is_file()):
-            target = Path(directory) / written.relative_to(part)
+        files = sorted(path for path in part.rglob("*") if path.is_file())
+        targets = [Path(directory) / written.relative_to(part) for written in files]
+        if taken := [target for target in targets if target.is_dir()]:
+            raise UsageError(f"{taken[0]}: is a directory where a file is to be written; remove it, or write elsewhere")
+        for written, target in zip(files, targets, strict=True):
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(written, target)
 

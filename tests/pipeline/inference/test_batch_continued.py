@@ -14,6 +14,8 @@ from test_batch import cases, held, model, run, scans
 from kits_unet3d.pipeline.inference import ReadOptions, find_scans
 from kits_unet3d.pipeline.inference.prefetch import ScansAhead
 from kits_unet3d.pipeline.io.scan_files import files_of
+from kits_unet3d.pipeline.report.summary import Report
+from kits_unet3d.pipeline.runtime.files import write_json
 from kits_unet3d.transforms import PreprocessingParameters
 
 __all__ = ["model", "scans"]
@@ -72,6 +74,37 @@ def test_another_scan_of_a_moved_directory_is_refused_by_name(tmp_path, scans, m
     told = capsys.readouterr()
     assert "3 of 4 are finished already" in told.out
     assert f"{moved / 'scan0.nii.gz'}: " in told.err and "use another directory, or --overwrite" in told.err
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"files": ["a"]}, {"warnings": None}, {"warnings": [1]}, {"scan": None}, {"volumes_ml": "x"},
+        {"structures": [{}]}, {"structures": [1]}, {"flags": None}, {"content": 3}, {"state": None},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_damaged_record_is_left_out_alone(tmp_path, damage):
+    good = {"outcome": "done", "scan": "a", "files": {}, "content": "", "flags": [], "warnings": [], "structures": []}
+    write_json(tmp_path / "summary.json", {"cases": {"a": good, "b": good | damage}})
+    report = Report(tmp_path)
+    report.take_over({})
+    report.write()
+    assert set(report.cases) == ({"a", "b"} if damage.keys() & {"content", "state"} else {"a"})
+    (tmp_path / "summary.json").write_text("[" * 100_000)
+    Report(tmp_path).take_over({})
+
+
+def test_a_directory_in_the_place_of_a_mask_is_named(tmp_path, scans, model, capsys):
+    out = tmp_path / "out"
+    assert run(scans, out, model) == 0
+    (out / "scan0_seg.nii.gz").unlink()
+    (out / "scan0_seg.nii.gz").mkdir()
+    capsys.readouterr()
+    assert run(scans, out, model) == 1
+    error = capsys.readouterr().err
+    assert f"{out / 'scan0_seg.nii.gz'}: is a directory where a file is to be written; remove it" in error
+    assert "Errno" not in error and "UsageError" not in error
 
 
 def test_a_scan_that_changes_while_it_is_read_is_refused(tmp_path):
