@@ -1,7 +1,7 @@
 # Sourced by the launch scripts. Settings, all with defaults:
 #   DEVICE                    mlu (default), cuda, cpu or auto; with cpu and without data, the demo's network trains
 #                             on phantoms made here
-#   ACCELERATORS                     processes on this host
+#   ACCELERATORS              processes on this host
 #   PYTORCH_TRAIN_DATASET     preprocessed KiTS19 under KiTS19/pre_data_dir
 #   PYTORCH_TRAIN_CHECKPOINT  directory of checkpoints (default models); logs and scores go into its subdirectory eval
 #   MLU_VISIBLE_DEVICES       MLU cards to use, as everywhere on that platform
