@@ -26,7 +26,7 @@ from torch import nn
 STATE_KEYS = ("model", "best_model_state_dict", "state_dict")
 #: Types of weights that every device converts to its own.
 WEIGHT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-#: First torch whose ``weights_only=True`` a crafted file cannot use to corrupt memory (CVE-2026-24747).
+#: First version of torch in which ``weights_only=True`` protects its memory from crafted files (CVE-2026-24747).
 SAFE_TORCH = (2, 10)
 #: Environment variable; the user of an older torch sets it to 1 to vouch for all checkpoints.
 VOUCHED = "KITS_UNET3D_OWN_CHECKPOINTS"
@@ -226,8 +226,8 @@ def load_weights(network: nn.Module, state: dict[str, torch.Tensor], source: str
     """Copy ``state`` into ``network``; names and shapes must agree, values must be finite.
 
     Raises:
-        CheckpointError: if tensors differ, are not finite, or are weights of nothing but 0; it names the first ones,
-            and nothing is copied.
+        CheckpointError: if tensors differ, are not finite, or are weights that are all 0. It names the first ones, and
+            nothing is copied.
     """
     wanted = network.state_dict()
     differences = [f"{name}: missing from the file" for name in wanted if name not in state]

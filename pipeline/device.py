@@ -34,15 +34,15 @@ class Kind:
     """Describe a kind of device.
 
     Attributes:
-        collectives: backend for tensors between processes; if None torch's own choice, or gloo if it has none.
-        package: Python package that registers the device with torch; None for devices that torch brings.
+        collectives: communication backend of several processes; None for torch's own choice, or gloo without one.
+        package: Python package that registers the device with torch; None for devices that torch supports itself.
         source: origin and versions of that package.
         tf32: switches below ``torch.backends`` that make FP32 use fewer bits.
         strict: environment in which an operation that the device lacks is an error, not a silent fallback to the CPU.
         driver: command that prints the driver's version, and a pattern of that version.
         libraries: name of the vendor's libraries, if torch knows their version; else also the environment variable of
             their directory, its default, and the file with their version.
-        pairs: pattern of cards' names, first and last version of ``package``, versions of torch known to fit these.
+        pairs: pattern of accelerators' names, first and last version of ``package``, versions of torch known to fit.
     """
 
     collectives: str | None = None
@@ -184,7 +184,7 @@ class Accelerator:
         network = network.to(self.device, **layout)  # type: ignore[call-overload]
         if not ((group := torch.distributed).is_available() and group.is_initialized() and group.get_world_size() > 1):
             return network
-        # A 1³ kernel fits both layouts. Its gradient has the default strides, which DDP wants its weight to have too.
+        # A 1³ kernel fits both layouts. Its gradient has the default strides; DDP needs a weight with the same ones.
         for weight in filter(torch.Tensor.is_contiguous, network.parameters()):
             weight.data = weight.data.clone(memory_format=torch.contiguous_format)
         return nn.parallel.DistributedDataParallel(network, device_ids=None if self.on_cpu else [self.device.index])
@@ -245,7 +245,7 @@ class Accelerator:
 
 
 def find(device: str | torch.device | None = "auto", local_rank: int | None = None) -> torch.device:
-    """Find the device that :func:`resolve` would take, without taking it; raise DeviceError if it is missing."""
+    """Return the device that :func:`resolve` would use, without using it; raise DeviceError if it is missing."""
     name = _automatic() if device in (None, "auto") else str(device)
     kind = name.split(":")[0]
     if not _available(kind):
@@ -285,7 +285,7 @@ def resolve(
     if precision == "auto":
         precision = "bf16" if kind == "cpu" and _computes_bf16(kind) else "fp32"
     if precision == "tf32" and not _tf32_switches(kind):
-        raise DeviceError(f"{wanted} has no TF32; choose fp32")
+        raise DeviceError(f"{wanted} does not support TF32; choose fp32")
     if precision == "bf16" and kind != "cpu" and not _computes_bf16(kind):
         raise DeviceError(f"{wanted} does not compute in bf16; choose fp16 or fp32")
     for owner, switch in _tf32_switches(kind):  # FP32 must mean FP32; both vendors default to TF32

@@ -43,7 +43,7 @@ class Model:
 
     ``sources`` are its checkpoints, more than one for an ensemble, and ``digests`` the SHA-256 of each as it was read.
     ``tta`` is set for TTA by flipping. ``datasets`` are the names of the data sets it was trained on, as far as the
-    checkpoints contain them. ``description`` is a sentence on its origin, training and score.
+    checkpoints contain them. ``description`` states its origin, training and score in words.
     """
 
     network: nn.Module

@@ -63,23 +63,25 @@ class RandBalancedCrop(Randomizable, Transform):
     """Crop a patch of ``roi_size`` from an image and its label, often around foreground.
 
     With probability ``foreground_probability`` the patch is placed on a foreground component. The crop draws one
-    of the classes present, then one of its two components with the largest bounding boxes. Along each
-    axis the patch and the box differ by d voxels. Of these, m (drawn from ``range(d)``) lie on the low side and d − m
-    on the high side: around the box if the patch is larger, cut off it if the patch is smaller. A patch that leaves
-    the volume is pushed back. Otherwise, and without foreground, the first index of each axis is drawn from
-    ``range(size − roi)``. So the last possible index is never drawn. The index is 0 where the sizes are equal.
+    of the classes present, then one of its two components with the largest bounding boxes. Along each axis, a patch
+    larger than the box contains the box; a smaller patch is inside the box. The distance between the first index of
+    the patch and that of the box is drawn from ``range(difference)``, the difference of their sizes. A patch that
+    leaves the volume is moved back into it.
+
+    Otherwise, and without foreground, the first index of each axis is drawn from ``range(size − roi)``. Therefore the
+    last possible index is never drawn. The index is 0 if the sizes are equal.
 
     Args:
         roi_size: size of the patch along D, H, W; the volume must be at least as large.
         foreground_probability: 0.4 in the reference.
-        class_weights: weights of class 1, 2 …; a present class is drawn in proportion to them. All classes are
-            weighted alike if not given, as in the reference.
+        class_weights: weights of class 1, 2 …; a present class is drawn in proportion to its weight. Without them,
+            all classes have the same weight, as in the reference.
         component_power: draw from all components of the class; the weight of each is the volume of its box in
-            voxels to this power. 0 weights all alike; −1 draws a component of a tenth of the size ten times as often.
-            Boxes below 27 voxels are drawn only if the class lacks others. None draws one of the two largest, as in
-            the reference.
-        margin: additional voxels along D, H, W on each side of the placed patch, which a later rotation uses up.
-            Beyond the volume its border is repeated. None for the patch alone.
+            voxels to this power. With 0 all have the same weight; with −1 a component of a tenth of the size is drawn
+            ten times as often. Boxes below 27 voxels are drawn only if the class has no larger ones. None draws one of
+            the two largest, as in the reference.
+        margin: additional voxels along D, H, W on each side of the placed patch, for a later rotation. Outside the
+            volume, its border is repeated. None adds no voxels.
 
     Raises:
         ValueError: if a size, probability or weight is out of range.
@@ -120,7 +122,7 @@ class RandBalancedCrop(Randomizable, Transform):
         """Draw a number from ``range(limit)``; return 0 if that is empty."""
         return int(self.R.randint(limit)) if limit > 0 else 0
 
-    def _weighed(self, weights: Sequence[float]) -> int:
+    def _weighted(self, weights: Sequence[float]) -> int:
         """Draw an index in proportion to ``weights``; at least one weight must be above 0."""
         bounds = np.cumsum(weights)
         return int(np.searchsorted(bounds, self.R.random_sample() * bounds[-1], side="right"))
@@ -138,10 +140,10 @@ class RandBalancedCrop(Randomizable, Transform):
             weights = [self.class_weights[number - 1] for number in classes]
             if not any(weights):
                 return None
-            number = classes[self._weighed(weights)]
+            number = classes[self._weighted(weights)]
         if self.component_power is not None:
             found = [box for box in boxes[number] if _volume(box) >= SMALL_COMPONENT] or boxes[number]
-            return found[self._weighed([_volume(box) ** self.component_power for box in found])]
+            return found[self._weighted([_volume(box) ** self.component_power for box in found])]
         largest = sorted(boxes[number], key=_volume)[-2:]
         return largest[self._below(len(largest))]
 
@@ -154,7 +156,7 @@ class RandBalancedCrop(Randomizable, Transform):
         outward = 1 if roi >= stop - start else -1
         low = max(0, start - outward * below)
         high = min(size, stop + outward * above)
-        # Only a border can have cut the patch short; push it back to full size.
+        # A patch at the border of the volume is too small here; move its start so that it has its full size.
         return low if low == 0 else high - roi
 
     def randomize(self, shape: Sequence[int], boxes: Mapping[int, Sequence[Box]]) -> None:  # type: ignore[override]

@@ -35,8 +35,8 @@ def strong_augmentation(
 ) -> Compose:
     """Turn a preprocessed volume into a training patch; replaces :func:`~.chains.augmentation`.
 
-    The balanced crop and the flips are the same, but the crop adds an eighth of the patch on each side. The spatial
-    transform uses this margin up. These steps follow, with their probabilities:
+    The balanced crop and the flips are the same, but the crop adds a margin of an eighth of the patch on each side. The
+    rotation uses this margin and removes it. These steps follow, with their probabilities:
 
     - rotation about all axes by U(-20°, 20°) and scale U(0.75, 1.3) per axis (0.5);
     - blur of σ ~ U(0.5, 1) voxels (0.15); resampling to a grid up to twice as coarse and back (0.15);

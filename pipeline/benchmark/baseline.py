@@ -1,6 +1,6 @@
 """Run the baseline: stock parts of MONAI, nibabel and scipy, one after the other.
 
-All other contenders are compared with it. It is written simply, not slowly.
+All other settings are compared with it. Its code is simple, but not slowed down.
 """
 
 from __future__ import annotations

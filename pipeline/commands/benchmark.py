@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     if drawn:
         try:
             require_drawing()
-        except UsageError as error:  # reported before hours of measurement, which go ahead all the same
+        except UsageError as error:  # report it before hours of measurement, which run nevertheless
             print(f"benchmark.png was not written: {error}", flush=True)
             drawn = False
     rows = []

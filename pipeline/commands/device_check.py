@@ -68,9 +68,10 @@ def run(arguments: argparse.Namespace) -> Outcome:
         command[1:1] = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={arguments.accelerators}"]
     command += [] if arguments.report is None else ["--report", arguments.report]
     command += [f"--{flag}" for flag in ("json", "debug") if getattr(arguments, flag)]
-    told = arguments.json and int(os.environ.get("RANK", 0)) == 0
-    done = subprocess.run(command, env={**os.environ, **strict}, text=True, stdout=subprocess.PIPE if told else None)
-    if not told:
+    captured = arguments.json and int(os.environ.get("RANK", 0)) == 0
+    output = subprocess.PIPE if captured else None
+    done = subprocess.run(command, env={**os.environ, **strict}, text=True, stdout=output)
+    if not captured:
         return Outcome(None, done.returncode)
     if not done.stdout:
         raise UsageError(f"the processes ended with exit code {done.returncode} and without results; see above")

@@ -77,11 +77,11 @@ def run(arguments: argparse.Namespace) -> Outcome:
     if missing and not arguments.allow_missing:
         total = len(missing) + len(scores.by_case) + len(failed)
         reasons.append(
-            f"{len(missing)} of {total} cases have no prediction in {arguments.predictions} ({_named(missing)}); "
+            f"{len(missing)} of {total} cases lack a prediction in {arguments.predictions} ({_named(missing)}); "
             "predict their scans, or score the others alone with --allow-missing"
         )
         failed |= {case_id: f"{case_id}: no prediction in {arguments.predictions}" for case_id in missing}
-    # Write the files first: an output that cannot show a name must not cost the scores.
+    # Write the files first, so that an error while printing cannot lose the scores.
     with writing_into(arguments.output or csv or "."):
         scores.write(arguments.output, csv, failed=failed, missing=missing)
     for line in table_rows({**scores.by_case, "mean": scores.mean} if scores.by_case else {}):

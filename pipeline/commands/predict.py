@@ -103,7 +103,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     removed = arguments.keep_kidneys or arguments.tumour_touches_kidney or arguments.min_tumour_mm3
     if arguments.postprocessing is not None and removed:
         raise UsageError(
-            f"{arguments.postprocessing} defines what is removed; leave out the other post-processing options"
+            f"{arguments.postprocessing} sets the post-processing; leave out the other post-processing options"
         )
     # Checked before torch is imported, which takes seconds: a wrong path is reported at once.
     skipped: dict[str, str] = {}

@@ -26,7 +26,7 @@ KITS19, KITS23 = "KiTS19", "KiTS23"
 KITS23_CLASSES = ("background", "kidney", "tumour", "cyst")
 #: Numbers of KiTS23's cases; 0 to 299 are KiTS19's scans with new label maps.
 KITS23_NUMBERS = (*range(300), *range(400, 589))
-#: Label maps that are searched for cysts where nothing else tells KiTS23 from KiTS19. Every second map has one.
+#: Number of label maps to search for cysts if nothing else distinguishes KiTS23 from KiTS19. Every second map has one.
 SEARCHED = 8
 #: Cases of each split of KiTS19; MLPerf's schedule and score depend on these numbers.
 SIZES = {"training": 168, "evaluation": 42}

@@ -62,9 +62,10 @@ class OpenPreprocessedd(MapTransform):
 
 
 class RequireClassesd(MapTransform):
-    """Check that labels hold classes only; another value fails late in the loss, and on some devices ends the process.
+    """Check that labels contain only the values of classes.
 
-    Use it after the crop: the patch alone is searched, which takes a fraction of a millisecond.
+    Another value would fail only in the loss, and on some devices would end the process. Use this transform after the
+    crop: it then searches the patch alone, in a fraction of a millisecond.
 
     Args:
         keys: keys of the labels, (1, D, H, W).

@@ -1,4 +1,4 @@
-"""Describe an accelerator and its software, and whether they are known to go together."""
+"""Describe an accelerator and its software, and report whether the two are a known pair."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ UNKNOWN = "unknown"
 
 
 def describe_card(accelerator: Accelerator) -> dict[str, str]:
-    """Describe the card in words: driver, vendor's libraries, memory, link, known pair, and the fitting versions.
+    """Describe an accelerator in words: driver, vendor's libraries, memory, link, known pair, and the fitting versions.
 
-    A CPU has only the last of them. A fact that cannot be read is ``"unknown"``; no error is raised.
+    For a CPU only the fitting versions are described. A fact that cannot be read is ``"unknown"``, not an error.
     """
     kind, about = KINDS.get(accelerator.kind, Kind()), accelerator.describe()
     described = {"tested versions": fitting_set(about["torch"])}
@@ -58,12 +58,12 @@ def fitting_set(torch_version: str) -> str:
 def known_pair(
     pairs: Sequence[tuple[str, str, str, tuple[str, ...]]], name: str, plugin: str, torch_version: str
 ) -> str:
-    """Say whether the vendor's package and torch are a pair that is known for a card.
+    """Report whether the vendor's package and torch are a known pair for an accelerator.
 
     Args:
-        pairs: those of this kind of device, see :class:`~kits_unet3d.pipeline.device.Kind`.
-        name: the card's name as its package reports it.
-        plugin: the package's name and version; empty for a device that torch itself brings.
+        pairs: known pairs of this kind of device, see :class:`~kits_unet3d.pipeline.device.Kind`.
+        name: name of the accelerator, as its package reports it.
+        plugin: the package's name and version; empty for a device that torch itself supports.
         torch_version: torch's version.
     """
     if not plugin:
@@ -114,7 +114,7 @@ def _memory(accelerator: Accelerator) -> str:
 
 
 def _link(accelerator: Accelerator) -> str:
-    """Say between how many pairs of accelerators data can go without the host."""
+    """Report between how many pairs of accelerators data can be copied without the host."""
     module = getattr(torch, accelerator.kind)
     count = int(module.device_count())
     if count < 2:

@@ -66,7 +66,7 @@ class Runs:
         try:
             rows = [[run[case][score] for case in self.cases] for run in self.runs]
         except KeyError as error:
-            raise UsageError(f"{self.name}: a case has no score {error.args[0]}") from error
+            raise UsageError(f"{self.name}: a case lacks the score {error.args[0]}") from error
         return np.array(rows, dtype=np.float64)
 
     def counted(self, score: str) -> int:
@@ -93,7 +93,7 @@ class Interval(NamedTuple):
 
     Attributes:
         difference, low, high: in the score's unit.
-        cases: number of cases it rests on.
+        cases: number of cases with a score.
     """
 
     difference: float
@@ -118,13 +118,15 @@ def paired_interval(
 ) -> Interval:
     """Bootstrap the difference of two recipes' means over seeds and cases (expanded percentile interval).
 
-    Each resample draws cases with replacement, the same for both recipes, since a hard case is hard for both. It draws
-    the seeds of each recipe with replacement too. These draws are independent, since equal seeds of different trainings
-    are unrelated, unless both recipes use the same networks. Cases without a score (NaN) in any seed are left out.
+    Each resample draws cases with replacement, the same for both recipes, since a hard case is hard for both. It also
+    draws the seeds of each recipe with replacement. These draws are independent of each other, because equal seeds of
+    different trainings are unrelated. With ``same_networks`` they are the same for both. Cases without a score (NaN) in
+    any seed are left out.
 
-    A mean of n drawn cases has (n - 1) / n of its variance, and few cases have longer tails than a normal distribution.
-    Hence the percentiles lie further out: normally distributed differences get the interval of Student's t. Seeds get
-    no such correction: with a single seed the interval excludes the variation between seeds.
+    The mean of n drawn cases has only (n - 1) / n of the variance, and few cases have longer tails than a normal
+    distribution. The interval therefore uses wider percentiles than ``level``. For normally distributed differences it
+    equals the interval of Student's t. Seeds are not corrected in this way: with a single seed, the interval does not
+    contain the variation between seeds.
 
     Args:
         first, second: (seeds, cases), the same cases in the same order; the numbers of seeds may differ.

@@ -140,7 +140,7 @@ def choose_postprocessing(
         scoring: structures to score.
 
     Raises:
-        CaseError: if a mask lies on another grid than its scan and ground truth, or a file cannot be read.
+        CaseError: if a mask has another grid than its scan and ground truth, or a file cannot be read.
     """
     scores = {candidate: Scores() for candidate in candidates}
     for case_id, path in masks.items():

@@ -109,7 +109,7 @@ def score_directories(
     if not masks:
         raise UsageError(f"{predictions}: contains no mask <case>_seg.nii.gz; run `kits-unet3d predict` first")
     if "mean" in masks:
-        raise UsageError(f"{masks['mean']}: a case named mean cannot be told from the mean of all; rename it")
+        raise UsageError(f"{masks['mean']}: the name mean is reserved for the mean of all cases; rename the mask")
     # nnU-Net copies the description of its training data beside its predictions.
     own = named_classes(predictions) if (Path(predictions) / DATASET_FILE).is_file() else ()
     names = own or classes, classes

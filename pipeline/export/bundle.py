@@ -195,7 +195,7 @@ def _copy_documents(described: Description, directory: Path) -> None:
 
 
 def _content(described: Description) -> dict[str, object]:
-    """Return the content of ``model.pt``: the weights twice by name (once in the file) and their description.
+    """Return the content of ``model.pt``: the weights under two names (stored once) and their description.
 
     This project and most readers use them under ``model``. ``monai.bundle.load`` looks for them at the top level, and
     silently loads nothing if they are missing.

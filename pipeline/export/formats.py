@@ -54,7 +54,7 @@ def export_torchscript(described: Description, path: str | Path) -> Path:
 
 
 def _largest(network: torch.nn.Module) -> int:
-    """Return the most bytes of an exported network: its weights, and up to 1 MB of code and structure."""
+    """Return an upper limit of an exported network's bytes: its weights, and up to 1 MB of code and structure."""
     return (1 << 20) + sum(values.numel() * values.element_size() for values in network.state_dict().values())
 
 
@@ -81,7 +81,7 @@ def export_onnx(described: Description, path: str | Path) -> Path:
     """
     try:
         import onnxruntime
-        import onnxscript  # noqa: F401  torch's exporter needs it, and reports its lack less clearly
+        import onnxscript  # noqa: F401  torch's exporter needs it, and its own error message is less clear
     except ModuleNotFoundError as error:
         raise UsageError(f"{error.name} is not installed; `pip install 'kits-unet3d[onnx]'`") from error
     path = Path(path)

@@ -60,8 +60,8 @@ class OpenVINO:
                 f"the inference backend openvino computes on a CPU in {' or '.join(PRECISIONS)}, "
                 f"not on {accelerator.device} in {accelerator.precision}; use --backend eager"
             )
-        # OpenVINO computes in FP32 where the processor lacks bf16. It does not see a limit that is set for oneDNN
-        # (ONEDNN_MAX_CPU_ISA), which torch obeys, and would then fail.
+        # OpenVINO computes in FP32 if the processor lacks bf16. It ignores a limit that is set for oneDNN by
+        # ONEDNN_MAX_CPU_ISA, which torch obeys, and would then fail.
         precision = accelerator.precision if accelerator.describe()["bf16"] else "fp32"
         settings = {"INFERENCE_PRECISION_HINT": PRECISIONS[precision], "PERFORMANCE_HINT": "LATENCY"}
         settings["INFERENCE_NUM_THREADS"] = str(torch.get_num_threads())
@@ -161,7 +161,7 @@ def _is_own(path: Path) -> bool:
 
 @cache
 def _warn_of(path: Path) -> None:
-    """Report a part of the cache that is not used, once a process."""
+    """Warn that a part of the cache is not used, once per process."""
     logger.warning("%s is not used as a cache, since another user can write it; correct its owner or mode", path)
 
 

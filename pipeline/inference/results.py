@@ -24,8 +24,8 @@ from .predictor import Predictor
 HIDDEN = "***"
 #: A word written as DICOM writes names: ``Doe^Jane``.
 CARETS = re.compile(r"[^/\s'\"():,]*\^[^/\s'\"():,]*")
-#: Characters that must not stand beside a word's first or last letter, by the kind of that letter. A word may end
-#: between a letter and a digit (``P4711``). Chinese words lack boundaries.
+#: Characters that must not adjoin a word's first or last character, by the kind of that character. A word may end
+#: between a letter and a digit (``P4711``). Chinese words have no boundaries.
 BESIDE = {"letter": r"[^\W\d_\u2e80-\U0003ffff]", "digit": r"\d"}
 
 
@@ -85,7 +85,7 @@ class Results:
 
     Attributes:
         mask_format: format of the mask, see :func:`~kits_unet3d.pipeline.io.mask.write_mask`.
-        split_kidneys: make two classes of the right and the left kidney in mask and DICOM segmentation.
+        split_kidneys: write the right and the left kidney as two classes in mask and DICOM segmentation.
         probabilities: also write class probabilities.
         dicom_seg: also write DICOM segmentations of DICOM scans.
         html_report: draw a picture and slices of each scan, and write the HTML report; if None, done if the extra
@@ -178,7 +178,7 @@ class Results:
             if self.dicom_seg:
                 try:
                     write_segmentation(shown.mask, scan.grid, part, shown.classes)
-                except Exception as error:  # this file is an addition, which must not cost the mask
+                except Exception as error:  # this file is optional: its failure must not lose the mask
                     warnings.append(anonymised(str(error)))
             if pictures:
                 path, note = part / f"{scan.name}{PICTURE}", predictor.model.warning or ""

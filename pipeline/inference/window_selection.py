@@ -160,7 +160,7 @@ class CoarseToFine(Inferer):
             and right). With fewer it may have missed a kidney, and the full pass covers the whole volume.
         margin: voxels predicted around each component.
 
-    Components smaller than a fiftieth of the largest are left out, unless they lie in another one's box.
+    Components smaller than a fiftieth of the largest are left out, unless they are inside the box of another one.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Read NRRD and MetaImage files through SimpleITK, with the checks that it lacks."""
+"""Read NRRD and MetaImage files through SimpleITK, and check what SimpleITK does not check."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class _Text(NamedTuple):
         return encoding in ("gz", "gzip") or self.states("compresseddata")
 
     def states(self, *keys: str) -> bool:
-        """Return whether the first of a MetaImage's entries that is there is true; MetaIO reads T and 1 so too."""
+        """Return whether the first entry of a MetaImage with one of these keys is true (True, T or 1, as in MetaIO)."""
         return next((self.entries[key] for key in keys if key in self.entries), "")[:1].lower() in ("t", "1")
 
 
@@ -114,7 +114,7 @@ def read_itk(path: Path, options: ReadOptions, admit: Admission, collect: Collec
 
 
 def _require_plain_values(path: Path, text: _Text) -> None:
-    """Raise a CaseError for values that ITK does not read as the header means them."""
+    """Raise a CaseError if the header defines the values in a way that ITK ignores."""
     entries, reason = text.entries, ""
     encoding = entries.get("encoding", "raw").lower()
     functions = {"elementtointensityfunctionslope": 1.0, "elementtointensityfunctionoffset": 0.0}

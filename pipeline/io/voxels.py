@@ -16,7 +16,7 @@ from .geometry import believable
 Admission = Callable[[tuple[int, int, int], np.ndarray], None]
 
 
-#: Largest offset of HU that can be meant.
+#: Largest offset of HU that is accepted.
 LARGEST_OFFSET = 100_000
 
 
@@ -26,7 +26,8 @@ class ReadOptions:
 
     Attributes:
         volume: volume of a 4-D file, counted from 1; other files have only one.
-        hu_offset: value added to every voxel; 0, unlike None, states that the values are HU, whatever they look like.
+        hu_offset: value added to every voxel. 0 states that the values are HU, even if they do not look like HU; None
+            does not state this.
         spacing_mm: voxel size along the file's three axes, used if the header's is missing or implausible.
         trust: ``"sform"`` or ``"qform"``, used if the two forms of a NIfTI file disagree.
         series: number, UID or description of a DICOM series, or ``"all"``.
@@ -96,12 +97,12 @@ AIRY = -500
 #: air nor lung; after adding 1024 to the same scans, 0.34 to 0.63 were above it.
 BONE = 700
 MOST_BONE = 0.25
-#: Values below PADDING are padding if the most common ones, so many, make up at least half of them.
+#: Values below PADDING are padding if the most common ones, this many, make up at least half of them.
 LEVELS = 3
 #: A volume of so many voxels or more with fewer distinct HU is a label map or a drawing. Real scans have over 900 in
 #: one slice; noise of 5 HU alone spreads a uniform phantom over 40. Smaller volumes are only made for tests.
 FEWEST_VALUES, ORDINARY = 32, 32**3
-#: Values of padding that a chunk remembers.
+#: Largest number of padding voxels of a chunk that are kept, to count their values.
 REMEMBERED = 1000
 #: Largest value of 16 bits; larger ones are wrapped or not HU.
 LARGEST = 32767
@@ -114,8 +115,8 @@ class Hounsfield:
         path: for error messages.
         shape: (X, Y, Z).
         stored: type of the values in the file.
-        slope, intercept, offset: HU = stored · slope + intercept + offset. An offset of 0, unlike None, states that
-            the values are HU, whatever they look like.
+        slope, intercept, offset: HU = stored · slope + intercept + offset. See ``hu_offset`` of :class:`ReadOptions`
+            for the offsets 0 and None.
 
     Raises:
         CaseError: if values of that type cannot be CT, or the volume does not fit into memory.

@@ -26,8 +26,8 @@ CONTRAST_HU = 70.0
 #: Smallest cortex minus medulla, in HU, of the corticomedullary phase. It was 110 to 140 HU at 5 to 30 s after the
 #: aorta's enhancement by 50 HU, and below 30 HU at 45 s (PubMed 17367973).
 CORTICOMEDULLARY_HU = 30.0
-#: Depths below the surface of kidney and tumour, in mm: the cortex lies between the first two, the medulla below the
-#: third. The outermost voxels are left out, since they also hold fat.
+#: Depths below the surface of kidney and tumour, in mm: the cortex is between the first two, the medulla below the
+#: third. The outermost voxels are left out, since they also contain fat.
 CORTEX_MM, MEDULLA_MM = (1.5, 6.0), 10.0
 
 
@@ -61,7 +61,7 @@ class Kidneys(NamedTuple):
     Attributes:
         number: kidneys: components of 20 mL or more; one with 20 mL on each side counts twice.
         values: measurements with the names of :data:`RANGES`.
-        one_side: ``"right"`` or ``"left"`` if both kidneys lie there, else None.
+        one_side: ``"right"`` or ``"left"`` if both kidneys are on that side, else None.
         contrast: ``phase``, ``cortex_hu`` and ``medulla_hu`` (:func:`contrast_of`); empty without a kidney.
     """
 

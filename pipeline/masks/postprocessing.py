@@ -89,7 +89,7 @@ class PostProcessing:
             middle = float(body_centre(scan.voxels, scan.affine)[0])
             _keep_kidneys(inside, affine_of(box, scan.affine), middle, LEAST_KIDNEY_ML * 1000 / voxel_mm3)
         if self.tumour_touches_kidney or self.min_tumour_mm3:
-            least = self.min_tumour_mm3 / voxel_mm3 * (1 - 1e-9)  # exactly this size stays, rounded or not
+            least = self.min_tumour_mm3 / voxel_mm3 * (1 - 1e-9)  # exactly this size stays, despite rounding
             _drop_tumours(inside, self.tumour_touches_kidney, least)
         return result
 
@@ -144,7 +144,7 @@ def _keep_kidneys(labels: np.ndarray, affine: np.ndarray, middle: float, least: 
 
 def _drop_tumours(labels: np.ndarray, must_touch: bool, least: float) -> None:
     components = Components.of(labels == TUMOUR)
-    beside_kidney = ndimage.binary_dilation((labels == KIDNEY) | (labels == CYST), FACES)  # a cyst is component of one
+    beside_kidney = ndimage.binary_dilation((labels == KIDNEY) | (labels == CYST), FACES)  # a cyst is part of a kidney
     touching = np.zeros(len(components.sizes), dtype=bool)
     for numbers, beside in zip(components.numbers, beside_kidney, strict=True):
         touching[numbers[beside]] = True

@@ -13,10 +13,10 @@ from .patient_grid import Field, Grid
 from .shapes import Ellipsoid, Point, Waves, rotation
 
 KIDNEY, TUMOUR, CYST = 1, 2, 3
-#: Numbers of cysts and their probabilities, as in 40 label maps of KiTS23. There, 15 maps have none, and five have 5
-#: or more (up to 19, connected through faces, edges or corners).
+#: Numbers of cysts and their probabilities, as in 40 label maps of KiTS23. 15 of these maps lack cysts, and five have
+#: 5 or more (up to 19, connected through faces, edges or corners).
 CYST_COUNTS = ((0, 1, 2, 3, 4, 5, 7, 10, 15), (0.37, 0.31, 0.08, 0.03, 0.05, 0.05, 0.05, 0.03, 0.03))
-#: Their volumes there: median 0.6 mL, spread of the logarithm 2.1, largest 83 mL.
+#: Volumes of these cysts: median (mL), standard deviation of the logarithm, smallest and largest (mL).
 CYST_ML = (0.6, 2.1, 0.03, 83.0)
 
 
@@ -107,7 +107,7 @@ class Tumour:
 
 
 def draw_cysts(rng: np.random.Generator, kidneys: Sequence[Kidney]) -> tuple[Ellipsoid, ...]:
-    """Draw round cysts of either kidney; three in ten of their surface lie outside it.
+    """Draw round cysts of either kidney; three tenths of their surface are outside the kidney.
 
     Their number follows :data:`CYST_COUNTS`, and their volumes are log-normal (:data:`CYST_ML`).
     """

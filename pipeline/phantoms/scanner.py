@@ -33,7 +33,7 @@ def render(
 
     `points_mm` samples the labelled points, and `body` must contain them. Each part of the patient has its own random
     stream, so that a change in one does not affect the others. `contrast` is as in :meth:`Attenuation.draw`. With
-    `cysts` those of the label map are all; without, some unlabelled ones are added.
+    `cysts`, only the cysts of the label map are painted; without, some unlabelled cysts are added.
     """
     tissue = Attenuation.draw(np.random.default_rng([seed, 10]), contrast)
     model = grid.resampled(MODEL_PITCH_MM)

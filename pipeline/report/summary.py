@@ -109,7 +109,7 @@ class Report:
         self.cases[name] = self.added[name] = case
         self.directory.mkdir(parents=True, exist_ok=True)
         with open(self.directory / PARTS.replace("*", str(self.part or 0)), "a", encoding="utf-8") as stream:
-            # On a line of its own also after a record that a full disk cut short.
+            # Start a new line, since a full disk may have cut the last record short.
             stream.write("\n" + json.dumps({name: case}) + "\n")
             stream.flush()
             os.fsync(stream.fileno())

@@ -22,7 +22,7 @@ def obstacle(accelerator: Accelerator) -> str:
     """Return why torch's compiler cannot be used on a device; empty if it can.
 
     On a CPU it needs a C++ compiler (g++ or ``CXX``). On any other device a small network is compiled and compared
-    first, once a process, since not every vendor's torch has a compiler that works.
+    first, once per process, since not every vendor's torch has a compiler that works.
     """
     if not hasattr(getattr(torch.compiler, "config", None), "cache_key_tag"):
         return f"the compiler of torch {torch.__version__} mixes up networks compiled on different CPUs; use torch 2.10"
@@ -75,7 +75,7 @@ def to_compile(accelerator: Accelerator) -> bool:
 
 
 def separate_caches(accelerator: Accelerator) -> None:
-    """Keep networks compiled for one kind of CPU apart from those for another in torch's cache.
+    """Separate the networks in torch's cache by the kind of CPU that they are compiled for.
 
     torch leaves the CPU's instructions out of the cache's key. A network compiled for AVX2 gave NaN or ended the
     process where AVX-512 was in use, and the other way round (torch 2.13). That happens when two machines share a cache

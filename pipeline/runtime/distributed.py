@@ -28,7 +28,7 @@ def join(accelerator: Accelerator, patience: timedelta | None = None) -> int:
 
     Args:
         accelerator: accelerator whose backend connects the processes.
-        patience: longest wait of one process for another; torch's half hour at most by default.
+        patience: longest wait of one process for another; None for torch's default, half an hour at most.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
         _end_with_launcher()
@@ -49,7 +49,7 @@ def join(accelerator: Accelerator, patience: timedelta | None = None) -> int:
 def _end_with_launcher() -> None:
     """Let SIGTERM end this process, as an interrupt does, when its launcher is killed; only Linux can.
 
-    torchrun ends its processes itself, but not when SIGKILL ends it. They would go on and hold the output directory.
+    torchrun ends its processes itself, but not if SIGKILL ends it. They would continue and lock the output directory.
     """
     if platform.system() == "Linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -60,9 +60,9 @@ def _end_with_launcher() -> None:
 def _leave(patience: float = 10.0) -> None:
     """Leave the process group while gloo's threads are idle, and wait again, each time ``patience`` seconds at most.
 
-    gloo's threads release the tensors of the last messages after the receiving process has gone on. A thread that does
-    so while the interpreter shuts down aborts the process (seen with torch 2.13). One that does so while the group is
-    destroyed waits for the GIL forever, since that waits for the thread and holds the GIL (torch 2.4).
+    gloo's threads release the tensors of the last messages after the receiving process has continued. A thread that
+    does so while the interpreter shuts down aborts the process (seen with torch 2.13). A thread that does so while the
+    group is destroyed causes a deadlock (torch 2.4): it waits for the GIL, whose holder waits for the thread.
     """
     if dist.is_initialized():
         _wait_for_gloo(patience)

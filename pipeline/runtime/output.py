@@ -179,7 +179,7 @@ def show(text: str, error: bool = False) -> None:
     """
     shown.log(logging.ERROR if error else logging.INFO, "%s", text)
     stream = sys.stderr if error else sys.stdout
-    if stream is None:  # closed by whoever started the command
+    if stream is None:  # the program that started the command closed it
         return
     encoding = stream.encoding or "utf-8"
     # Flushed, so that lines keep their order where both streams go to one file.

@@ -84,12 +84,12 @@ class MLPerfLog(MLLogger):
 class MLPerfRun:
     """Log the events of a training run (rules 4.0.0, unet3d).
 
-    Attach it to the trainer after the handler that resumes, because the checkpoint's seed counts. Attach it before the
-    handlers that evaluate and save, because the log ends with the training. The run is a success if its last score is
-    at or above the target. Any other end is an abort, also that of the program by an error, an interrupt or an exit.
+    Attach it to the trainer after the handler that resumes, because it logs the seed of the checkpoint. Attach it
+    before the handlers that evaluate and save, because the log ends with the training. The run is a success if its last
+    score is at or above the target. Any other end is an abort, including an error, an interrupt or an exit.
 
     Args:
-        log: log of the run; it begins with the run at the latest.
+        log: log of the run; the run begins it if it has not begun.
         evaluator: evaluator that computes the score.
         metric: name of the score.
         target: target score, in [0, 1].

@@ -22,7 +22,7 @@ from ..runtime.errors import Interrupted, UsageError, errors_reported
 from ..runtime.files import LOCK_FILE, only_run
 from .step import TrainStep
 
-#: Wait so many seconds for the remains of a killed run: its data workers hold the lock until they miss their parent.
+#: Seconds to wait for the data workers of a killed run, which hold the lock until they notice that their parent ended.
 PATIENCE = 20.0
 ADVICE = "wait for it, end it, or choose another directory (`--ckpt_dir`, or `kits-unet3d train -o`)"
 
@@ -38,7 +38,7 @@ class DirectoryLock:
     def __init__(self, directory: str | Path, patience: float = PATIENCE) -> None:
         self.directory, self.patience = Path(directory), patience
         self._held = ExitStack()
-        weakref.finalize(self, self._held.close)  # also at the program's end, by whatever it ends
+        weakref.finalize(self, self._held.close)  # also when the program ends, for any reason
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._started)
@@ -104,16 +104,17 @@ class Interruption:
 
     During an evaluation the program ends at once, because the state was saved before it.
 
-    A second signal later ends the program without waiting for the step. The data workers are stopped at every end.
+    A second signal later ends the program without waiting for the step. The data workers are stopped in each case.
 
     Args:
         step: step of the trainer; it is finished first.
         evaluator: evaluator that the trainer runs.
     """
 
-    #: SIGHUP arrives when a terminal closes; a program started under ``nohup`` goes on ignoring it.
+    #: SIGHUP arrives when a terminal closes; a program started under ``nohup`` continues to ignore it.
     SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-    #: A second signal within so many seconds repeats the first: a launcher forwards what the terminal sent to all.
+    #: A second signal within this many seconds repeats the first: the terminal sends a signal to all processes, and a
+    #: launcher forwards it again.
     SAME = 2.0
 
     def __init__(self, step: TrainStep, evaluator: Evaluator) -> None:

@@ -78,7 +78,7 @@ def test_an_incompatible_torch_mlu_is_reported_with_a_compatible_version(tmp_pat
 
 
 def test_a_cpu_has_no_tf32_and_keeps_no_record_of_memory():
-    with pytest.raises(DeviceError, match="cpu has no TF32"):
+    with pytest.raises(DeviceError, match="cpu does not support TF32"):
         resolve("cpu", "tf32")
     assert resolve("cpu").memory() == {}
 

@@ -55,7 +55,7 @@ class Slice:
         padding: stored values, lowest and highest, of voxels outside the scanned area; empty if there are none.
         rescale: slope and intercept from stored values to HU; empty if not given.
         signed: whether stored values have a sign (PixelRepresentation).
-        stray: whether the file is not DICOM, so that no series lacks it.
+        stray: whether the file is not DICOM, so that it is not a missing slice of a series.
         identity: words that name the patient.
     """
 

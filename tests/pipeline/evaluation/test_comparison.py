@@ -64,7 +64,7 @@ def test_what_is_no_score_file_or_has_failed_cases_is_refused(tmp_path):
             Runs.read("dynunet_ds", [path])
     with pytest.raises(UsageError, match="a failed; score all cases first"):
         Runs.read("dynunet_ds", [scores(tmp_path, "failed", {"b": 0.1}, failed=["a"])])
-    with pytest.raises(UsageError, match="a case has no score kidney_dice"):
+    with pytest.raises(UsageError, match="a case lacks the score kidney_dice"):
         Runs.read("dynunet_ds", [scores(tmp_path, "1", {"a": 0.1})]).table("kidney_dice")
 
 

@@ -49,7 +49,7 @@ def test_a_ground_truth_without_a_prediction_fails_by_name(masks, tmp_path, caps
     out = tmp_path / "scores.json"
     assert evaluate(masks, "-o", out) == 1
     printed = capsys.readouterr()
-    assert "1 of 3 cases have no prediction" in printed.err and "(c)" in printed.err
+    assert "1 of 3 cases lack a prediction" in printed.err and "(c)" in printed.err
     assert "--allow-missing" in printed.err
     assert printed.out.splitlines()[-1] == "scored 2 cases, failed 1"
     written = json.loads(out.read_text())
@@ -159,7 +159,7 @@ def test_scores_do_not_replace_a_mask(masks, capsys):
 def test_a_case_named_mean_is_refused(masks, capsys):
     label_map(masks / "mean_seg.nii.gz")
     assert evaluate(masks, "--allow-missing") == 2
-    assert "cannot be told from the mean of all" in capsys.readouterr().err
+    assert "the name mean is reserved for the mean of all cases" in capsys.readouterr().err
 
 
 def test_headers_are_corrected_as_for_predictions(masks, capsys):

@@ -20,7 +20,7 @@ class Difference(nn.Module):
         return (logits[:, :1] - label).mean()
 
 
-def test_heads_are_weighed_by_halves_that_sum_to_one():
+def test_heads_are_weighted_by_halves_that_sum_to_one():
     label = torch.zeros(1, 1, 8, 8, 8)
     heads = torch.stack([torch.full((1, 3, 8, 8, 8), value) for value in (7.0, 14.0, 28.0)], dim=1)
     # (1·7 + ½·14 + ¼·28) / (1 + ½ + ¼)
