@@ -45,6 +45,10 @@ OVERLAYS = sorted(p.stem for p in CONFIGS.glob("*.json") if p.stem not in ("meta
 BELOW = {"dynunet_ds_small": ["dynunet_ds"], "dynunet_ds_cpu": ["dynunet_ds"], "demo": ["dynunet_ds", "dynunet_ds_cpu"]}
 #: Numbers of a recipe small enough for a test: 32³ patches of coarse voxels.
 TINY = {"spacing_mm": [8.0, 6.0, 6.0], "roi_size": [32, 32, 32]}
+#: Arguments of Python with which the bundle predicts the scans of the fixture ``scans``.
+INFERRING = ["-m", "monai.bundle", "run", "inferring", "--config_file", str(CONFIGS / "inference.json"),
+             "--input", "scans", "--ckpt_path", "model.pt", "--output_dir", "out", "--device_name", "cpu",
+             "--backend", "eager", "--html_report", "false"]  # fmt: skip
 
 
 def rng(seed: int) -> np.random.Generator:
@@ -155,6 +159,15 @@ def tiny_checkpoint(tmp_path_factory) -> Path:
     content["configuration"] = {**settings, "optimizer": {"name": "SGD"}}
     torch.save({**content, "best": {"mean_dice": 0.25}}, path)
     return path
+
+
+@pytest.fixture
+def scans(tmp_path, model_file, monkeypatch) -> list[Path]:
+    """Two scans in ``scans`` and a model ``model.pt``, in the current directory."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(model_file, "model.pt")
+    (tmp_path / "scans").mkdir()
+    return [nifti(tmp_path / "scans" / f"{name}.nii.gz") for name in "ab"]
 
 
 @pytest.fixture

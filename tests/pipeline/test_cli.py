@@ -16,6 +16,7 @@ from kits_unet3d.pipeline.device import PRECISIONS
 from kits_unet3d.pipeline.inference.backends import BACKENDS
 from kits_unet3d.pipeline.inference.window_selection import OPTIONS, ROIS
 from kits_unet3d.pipeline.io.mask import FORMATS
+from kits_unet3d.pipeline.runtime.errors import UsageError
 
 
 def test_help_names_every_command_and_each_has_an_example(capsys):
@@ -222,3 +223,10 @@ def test_the_choices_of_predict_are_those_of_its_parts():
     assert choices["backend"] == ("auto", *BACKENDS) and choices["precision"] == PRECISIONS
     assert choices["windows"] == ("reference", *OPTIONS) and choices["roi"] == ROIS
     assert choices["format"] == FORMATS
+
+
+def test_a_command_builds_the_options_of_no_other(capsys):
+    parser = build_parser("verify")
+    assert parser.parse_args(["verify", "--dataset-dir", "a"]).dataset_dir == "a"
+    with pytest.raises(UsageError, match="invalid choice: 'predikt' .*predict"):
+        build_parser().parse_args(["predikt"])

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import INFERRING, ROOT
 from dicoms import write_series
 from niftis import ct, nifti
 
@@ -112,3 +113,13 @@ def test_a_log_file_that_is_a_link_or_a_pipe_is_not_written(tmp_path):
         with LogFile(tmp_path / directory):
             logging.getLogger("kits_unet3d").info("one line")
     assert (tmp_path / "victim").read_text() == "keep"
+
+
+@pytest.mark.slow
+def test_the_bundle_shows_no_warnings_of_libraries(scans):
+    """MONAI warns of eval() before the bundle is read; the launch scripts silence that by the environment."""
+    (silence,) = re.findall(r"PYTHONWARNINGS-(\S+)}", (ROOT / "scripts" / "env.sh").read_text())
+    environment = {**os.environ, "PYTHONWARNINGS": silence}
+    done = subprocess.run([sys.executable, *INFERRING], env=environment, check=True, capture_output=True, text=True)
+    assert not re.search(r"Warning|nvImageCodec|eval\(\)|as written", done.stdout + done.stderr)
+    assert "[2/2]" in done.stdout
