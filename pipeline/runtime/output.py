@@ -23,7 +23,7 @@ class Output:
     Characters that the stream cannot encode become ``\\u60a3`` and the like.
 
     Attributes:
-        error: reason for which output was lost; None if nothing was, or if the reader of a pipe left.
+        error: reason why output was lost; None if no output was lost, or if the reader of a pipe ended.
     """
 
     def __init__(self, stream: TextIO) -> None:

@@ -93,8 +93,8 @@ class StopAtTarget:
         metric: name of the score.
         target: target score; 0.908 in the reference.
         floor: a lower score counts as divergence; 1e-6 in the reference.
-        floor_from: first epoch in which it does. The reference evaluates no earlier; a network that is evaluated
-            earlier may not have learnt to segment anything yet.
+        floor_from: first epoch in which ``floor`` applies. The reference does not evaluate earlier, and a network may
+            not find anything yet in an earlier evaluation.
     """
 
     def __init__(

@@ -42,7 +42,7 @@ class RunState:
         factory: the network as ``functools.partial``; its class and arguments are saved in the file.
         parameters: preprocessing parameters of the network's images.
         accelerator: its description and its random state are saved in the file.
-        settings: further settings on which the result depends; network, ``parameters`` and optimiser are added here.
+        settings: further settings that change the result; network, ``parameters`` and optimiser are added here.
             Plain values, and loss and augmentation as they are before their first use.
         clock: clock of the run, whose time is saved; None for a clock without a limit.
 

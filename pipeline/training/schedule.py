@@ -33,7 +33,7 @@ class Schedule:
         first_evaluation: epoch of the first evaluation.
         evaluate_every: epochs between evaluations after the first.
         learning_rate: learning rate after warm-up.
-        warmup_epochs: epochs in which the learning rate rises linearly from ``initial_rate``; 0 for none.
+        warmup_epochs: epochs of the warm-up: the learning rate rises linearly from ``initial_rate``; 0 for no warm-up.
         initial_rate: learning rate at the start of warm-up.
         decay_epochs: after each of these epochs the learning rate is multiplied by ``decay_factor``.
         decay_factor: factor at each of ``decay_epochs``.

@@ -138,7 +138,7 @@ def test_the_configurations_in_the_zip_agree_with_its_checkpoint(archive, tmp_pa
     readme = (directory / "docs" / "README.md").read_text()
     parameters = sum(p.numel() for p in UNet3D(channels=(4, 8, 8)).parameters())
     assert f"channels 4 8 8, instance norm, {parameters:,} parameters; patches of 32 × 32 × 32 voxels" in readme
-    assert "Resampled to 8 × 6 × 6 mm" in readme and "phantoms." in readme and "mean_dice 0.2500" in readme
+    assert "resampled to 8 × 6 × 6 mm" in readme and "phantoms." in readme and "mean_dice 0.2500" in readme
     assert "batch 2, SGD, learning rate 0.05 after 1 epochs" in readme
     assert "210 labelled" not in readme and "31,190,243" not in readme and "$" not in readme
     content = torch.load(directory / "models" / "model.pt", weights_only=True)
