@@ -250,15 +250,26 @@ def _data_list(described: Path, content: dict[str, Any], options: ReadOptions) -
 
 
 def _with_evaluation(described: Path, training: list[str], evaluation: list[str]) -> dict[str, str]:
-    """Return the split of each case; without cases for evaluation, one training case in five is one."""
+    """Return the split of each case; without cases for evaluation, some of the training cases are.
+
+    Cases with KiTS's names keep their split, so that no scan is for training here and for evaluation elsewhere. Of the
+    others, one in five is for evaluation.
+    """
     if not evaluation:
         if len(set(training)) < 2:
             raise UsageError(
                 f"{described}: lists one case, but training and evaluation need one each; list another under validation"
             )
-        evaluation = sorted(training)[::EVALUATION_SHARE]
+        known, used = kits23_splits(), f"one in {EVALUATION_SHARE} is"
+        others = sorted(case_id for case_id in training if case_id not in known)
+        evaluation = [case_id for case_id in training if known.get(case_id) == "evaluation"]
+        if evaluation:
+            used = f"KiTS's own{' and one in 5 of the others' if others else ''} are"
+        if not evaluation or set(training) == set(evaluation):
+            others, evaluation = sorted(training), []
+        evaluation += others[::EVALUATION_SHARE]
         training = sorted(set(training) - set(evaluation))
-        logger.info("%s: lists no case for evaluation; one in %d is used for it", described, EVALUATION_SHARE)
+        logger.info("%s: lists no case for evaluation; %s used for it", described, used)
     return _in_one_split(described, training, evaluation)
 
 

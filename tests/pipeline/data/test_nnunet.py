@@ -7,6 +7,7 @@ import pytest
 
 from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.data import Index, classes_in, find_cases
+from kits_unet3d.pipeline.data.datasets import kits23_splits
 from kits_unet3d.pipeline.runtime.errors import UsageError
 
 
@@ -40,8 +41,26 @@ def test_a_data_set_of_nnunet_is_preprocessed(nnunet, tmp_path, tiny_parameters,
 def test_without_cases_for_evaluation_one_in_five_is_for_it(nnunet, tmp_path):
     shutil.copytree(nnunet, tmp_path / "set")
     shutil.rmtree(tmp_path / "set" / "labelsTs")
+    labels = sorted((tmp_path / "set" / "labelsTr").iterdir())
+    for number in range(12):
+        shutil.copy(labels[0], tmp_path / "set" / "labelsTr" / f"own_{number:05d}.nii.gz")
+    for label in labels:
+        label.unlink()
     _, cases = find_cases(tmp_path / "set")
-    assert cases[0].split == "evaluation" and {case.split for case in cases[1:5]} <= {"training"}
+    assert [case.case_id for case in cases if case.split == "evaluation"] == ["own_00000", "own_00005", "own_00010"]
+
+
+def test_without_a_list_for_evaluation_cases_of_kits_keep_their_split(nnunet, tmp_path):
+    shutil.copytree(nnunet, tmp_path / "set")
+    shutil.rmtree(tmp_path / "set" / "labelsTs")
+    label = next((nnunet / "labelsTr").iterdir())
+    for number in (0, 1, 2, 3, 5, 9, 400, 588):
+        shutil.copy(label, tmp_path / "set" / "labelsTr" / f"case_{number:05d}.nii.gz")
+    shutil.copy(label, tmp_path / "set" / "labelsTr" / "own.nii.gz")
+    _, cases = find_cases(tmp_path / "set")
+    splits = {case.case_id: case.split for case in cases}
+    assert splits.pop("own") == "evaluation"
+    assert splits == {case_id: kits23_splits()[case_id] for case_id in splits} and len(set(splits.values())) == 2
 
 
 @pytest.mark.parametrize(
