@@ -84,7 +84,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="MM3",
-        help="make connected components of tumour below this volume kidney if they touch it, else remove them",
+        help="make connected components of tumour below this volume kidney (or else cyst) if they touch it, or else "
+        "remove them",
     )
     masks.add_argument(
         "--postprocessing", default=None, metavar="JSON", help="use the file that `folds` wrote, instead of these"

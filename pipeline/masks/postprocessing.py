@@ -39,7 +39,8 @@ class PostProcessing:
             middle plane, if it has at least 20 mL. The centre of a component decides its side. Two kidneys that
             form one component are therefore kept, and also the largest component on the other side.
         tumour_touches_kidney: drop tumour components that share no face with kidney or cyst.
-        min_tumour_mm3: tumour components smaller than this become kidney if they touch it, else background.
+        min_tumour_mm3: tumour components smaller than this become kidney, or else cyst, if they touch it, or else
+            background.
 
     Raises:
         UsageError: if the size is negative or not finite, or another attribute is not a boolean.
@@ -144,15 +145,17 @@ def _keep_kidneys(labels: np.ndarray, affine: np.ndarray, middle: float, least: 
 
 def _drop_tumours(labels: np.ndarray, must_touch: bool, least: float) -> None:
     components = Components.of(labels == TUMOUR)
-    beside_kidney = ndimage.binary_dilation((labels == KIDNEY) | (labels == CYST), FACES)  # a cyst is part of a kidney
-    touching = np.zeros(len(components.sizes), dtype=bool)
-    for numbers, beside in zip(components.numbers, beside_kidney, strict=True):
-        touching[numbers[beside]] = True
-    del beside_kidney
     small = components.sizes < least
     becomes = np.full(len(components.sizes), TUMOUR, dtype=labels.dtype)
-    becomes[small & touching] = KIDNEY
-    becomes[~touching & (small | must_touch)] = 0
+    alone = np.ones(len(components.sizes), dtype=bool)
+    for value in (CYST, KIDNEY):  # a tumour at both becomes kidney
+        beside = ndimage.binary_dilation(labels == value, FACES)
+        touching = np.zeros(len(components.sizes), dtype=bool)
+        for numbers, plane in zip(components.numbers, beside, strict=True):
+            touching[numbers[plane]] = True
+        becomes[small & touching] = value
+        alone &= ~touching
+    becomes[alone & (small | must_touch)] = 0
     for plane, numbers in zip(labels, components.numbers, strict=True):
         inside = numbers > 0
         plane[inside] = becomes[numbers[inside]]

@@ -87,6 +87,19 @@ def test_tumour_below_a_volume_becomes_what_is_around_it(mm3, left):
     assert result[20, 12, 10] == (2 if mm3 <= 80 else 1)
 
 
+def test_a_small_tumour_in_a_cyst_becomes_cyst_and_at_a_kidney_kidney():
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[8:14, 8:14, 2:8] = 3
+    mask[10, 10, 4] = 2  # within the cyst
+    mask[14:20, 8:14, 2:8] = 1
+    mask[13, 10, 4] = 2  # between cyst and kidney
+    mask[40, 10, 4] = 2
+    result = PostProcessing(min_tumour_mm3=500)(mask, scan_of(mask))
+    assert result[10, 10, 4] == 3 and result[13, 10, 4] == 1 and result[40, 10, 4] == 0
+    result = PostProcessing(tumour_touches_kidney=True)(mask, scan_of(mask))
+    assert np.argwhere(mask != result).tolist() == [[40, 10, 4]]  # a cyst is part of a kidney
+
+
 def test_nothing_is_done_unless_asked_for_and_the_given_mask_stays():
     mask = with_tumours()
     before = mask.copy()
