@@ -140,11 +140,12 @@ def choose_postprocessing(
         scoring: structures to score.
 
     Raises:
-        CaseError: if a mask has another grid than its scan and ground truth, or a file cannot be read.
+        CaseError: if a mask has another grid than its scan and ground truth, or classes that the data set lacks, or a
+            file cannot be read.
     """
     scores = {candidate: Scores() for candidate in candidates}
     for case_id, path in masks.items():
-        mask, scan, ground_truth = _read(path, cases[case_id])
+        mask, scan, ground_truth = _read(path, cases[case_id], scoring)
         for candidate in candidates:
             values = scoring.scores(candidate(mask.voxels, scan), ground_truth.voxels)
             scores[candidate].by_case[case_id] = values
@@ -164,16 +165,22 @@ def score_masks(
     """
     scores = Scores(lesion_classes=tuple(scoring.lesions))
     for case_id, path in masks.items():
-        mask, scan, ground_truth = _read(path, cases[case_id])
+        mask, scan, ground_truth = _read(path, cases[case_id], scoring)
         pair = postprocessing[case_id](mask.voxels, scan), ground_truth.voxels
         scores.by_case[case_id] = scoring.scores(*pair, ground_truth.spacing_mm)
         scores.lesions[case_id] = scoring.find_lesions(*pair, ground_truth.grid.voxel_ml)
     return scores
 
 
-def _read(path: Path, case: RawCase) -> tuple[LabelMap, Scan, LabelMap]:
+def _read(path: Path, case: RawCase, scoring: Scoring) -> tuple[LabelMap, Scan, LabelMap]:
     mask, scan = read_labels(path), read_scan(case.image, case.options)
     ground_truth = read_labels(case.label, case.options)
     if not (same_grid(mask, scan) and same_grid(mask, ground_truth)):
         raise CaseError(f"{path}: is on another grid than {case.image} or {case.label}; predict that scan again")
+    known = {0}.union(*scoring.structures.values())
+    if unknown := sorted({int(value) for value in np.unique(mask.voxels)} - known):
+        raise CaseError(
+            f"{path}: contains the value {unknown[0]}, which is no class of this data set; name with --data-dir the "
+            "data set that the networks were trained on"
+        )
     return mask, scan, ground_truth

@@ -200,7 +200,12 @@ def _require_classes(labels: LabelMap, scoring: Scoring) -> None:
         named = {one.value: f"{one.value} ({one.name})" for one in labels.segments}
         values = ", ".join(named.get(value, str(value)) for value in found)
         made = ", ".join(f"{name} of {' and '.join(map(str, classes))}" for name, classes in scoring.structures.items())
-        way_out = "; for KiTS23, whose 3 is a cyst, use --structures kits23" if 3 in unknown else ""
+        way_out = ""
+        if 3 in unknown:
+            way_out = (
+                "; if 3 is a cyst and the ground truth has cysts (KiTS23), use --structures kits23, else count it "
+            )
+            way_out += "as kidney: --structures kidney=1,3 tumour=2"
         if any(one.value in found and one.name in SIDES for one in labels.segments):
             way_out = "; for right and left kidney together, use --structures kits19 or kits23"
         raise CaseError(

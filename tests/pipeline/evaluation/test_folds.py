@@ -21,7 +21,7 @@ from kits_unet3d.pipeline.evaluation.cross_validation import (
 )
 from kits_unet3d.pipeline.evaluation.fold_results import FoldResult, read_results, require_alike
 from kits_unet3d.pipeline.inference import PostProcessing
-from kits_unet3d.pipeline.runtime.errors import UsageError
+from kits_unet3d.pipeline.runtime.errors import CaseError, UsageError
 from kits_unet3d.transforms import PreprocessingParameters
 
 
@@ -212,6 +212,17 @@ def test_a_held_out_case_is_found_again_whatever_it_is_called(raw_phantoms, tiny
     masks = out_of_fold_masks(result, cases, resolve("cpu", "fp32"), "eager")
     assert sorted(masks) == ["Doe^Jane", "volume"] and masks["volume"].name == "volume_seg.nii.gz"
     assert masks["Doe^Jane"].is_file() and "Doe" not in masks["Doe^Jane"].name
+
+
+def test_a_class_that_the_data_set_lacks_is_refused(scored):
+    mask, case = scored
+    labels = nib.load(mask)
+    voxels = np.asarray(labels.dataobj).copy()
+    voxels[0, 0, 0] = 3
+    nib.save(nib.Nifti1Image(voxels, labels.affine, labels.header), mask)
+    with pytest.raises(CaseError, match="contains the value 3, which is no class of this data set"):
+        choose_postprocessing({"a": mask}, {"a": case}, [PostProcessing()])
+    choose_postprocessing({"a": mask}, {"a": case}, [PostProcessing()], KITS23)
 
 
 def test_kits23_is_judged_by_its_hierarchy_with_surfaces_and_lesions(scored):
