@@ -14,6 +14,7 @@ from typing import Any
 from kits_unet3d.networks import CheckpointError, read_with_digest
 from kits_unet3d.networks.provenance import training_of
 
+from ..data.datasets import KITS23_CLASSES
 from ..model import Model, build_network, model_in, with_description
 from ..runtime.errors import UsageError
 from ..runtime.files import require_plain
@@ -164,9 +165,14 @@ KITS19 = (
 
 #: The same of KiTS23.
 KITS23 = (
-    "KiTS23: 489 labelled scans of patients whose kidney tumours were then removed, with cysts as a class; "
-    "391 for training, 98 for evaluation, among these KiTS19's evaluation cases and none of its training cases"
+    "KiTS23: 489 labelled scans of patients whose kidney tumours were then removed, with cysts as a class; as "
+    "`kits-unet3d prepare` splits the whole of it, 391 for training, 98 for evaluation, among these KiTS19's "
+    "evaluation cases and none of its training cases"
 )
+
+
+#: What KiTS23's mean Dice is the mean of.
+HIERARCHY = "kidney and masses (1, 2, 3), masses (2, 3) and tumour (2)"
 
 
 def filled(text: str, described: Description) -> str:
@@ -196,4 +202,5 @@ def filled(text: str, described: Description) -> str:
         training=training,
         classes=", ".join(f"{number} {name}" for number, name in enumerate(parameters.classes)),
         score=scores or "not evaluated",
+        structures=HIERARCHY if parameters.classes == KITS23_CLASSES else " and ".join(parameters.classes[1:]),
     )
