@@ -153,10 +153,15 @@ class Interruption:
     def _after_iteration(self, engine: Engine) -> None:
         if self.step.finished(engine) and distributed.any_of(self.asked_at is not None):
             engine.fire_event(Events.INTERRUPT)
-            logger.warning("interrupted in epoch %d; continue with `--resume True`", engine.state.epoch)
+            logger.warning(
+                "interrupted in epoch %d; continue with `--resume True` (`kits-unet3d train`: `--resume`)",
+                engine.state.epoch,
+            )
             raise Interrupted
 
     def _during_evaluation(self) -> None:
         if self.asked_at is not None:
-            logger.warning("interrupted in an evaluation; continue with `--resume True`")
+            logger.warning(
+                "interrupted in an evaluation; continue with `--resume True` (`kits-unet3d train`: `--resume`)"
+            )
             raise Interrupted
