@@ -62,6 +62,15 @@ class Model:
         share = "only" if set(self.datasets) == {PHANTOMS} else "in part"
         return f"this model was trained on phantoms (simulated CT) {share}; its masks of real scans are not reliable"
 
+    def for_report(self) -> dict[str, Any]:
+        """Return what a report has of the model: description, data sets, warning and classes by value."""
+        return {
+            "description": self.description,
+            "datasets": list(self.datasets),
+            "warning": self.warning,
+            "classes": list(self.parameters.classes),
+        }
+
     def warned(self) -> Model:
         """Log the warning, if there is one; return the model."""
         if self.warning:

@@ -96,12 +96,7 @@ class Batch:
         }
         self.report.device = self.predictor.accelerator.describe()
         model = self.predictor.model
-        self.report.model = {
-            "description": model.description,
-            "datasets": list(model.datasets),
-            "warning": model.warning,
-            "classes": list(model.parameters.classes),
-        }
+        self.report.model = model.for_report()
         self.report.options = {**self.predictor.settings, **vars(self.results)}
         self.report.part = rank() if world_size() > 1 else None
         with (
