@@ -107,7 +107,7 @@ def find_landmarks(label: NDArray[np.uint8], spacing_mm: Point) -> tuple[Landmar
     """
     points = _labelled_points(label, spacing_mm)
     if not len(points):
-        raise ValueError("the label map contains no kidney and no tumour (no voxel is 1 or 2)")
+        raise ValueError("the label map contains no kidney and no tumour (no voxel is 1, 2 or 3)")
     x = points[:, 2]
     low, high = float(x.min()), float(x.max())
     for _ in range(20):

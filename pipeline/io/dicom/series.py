@@ -152,7 +152,7 @@ def _without_copied_directories(group: list[Slice]) -> tuple[list[Slice], set[Pa
     inside: dict[Path, list[Slice]] = defaultdict(list)
     for one in group:
         inside[one.path.parent].append(one)
-    kept: dict[Path, set[tuple[str, ...]]] = {}
+    kept: dict[Path, set[tuple[str, str]]] = {}
     for path in sorted(inside, key=lambda path: (-len(inside[path]), path)):
         objects = {(one.uid or str(one.path), str(one.position)) for one in inside[path]}
         if not any(objects <= others for others in kept.values()):
