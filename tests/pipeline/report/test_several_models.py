@@ -100,6 +100,7 @@ def test_the_viewer_has_the_classes_and_colours_of_the_case(out, tmp_path):
     legend = "document.querySelector('#viewer [data-part=legend]')"
     colours = f"[...{legend}.querySelectorAll('.colour')].map(square => getComputedStyle(square).backgroundColor)"
     with Chromium(tmp_path / "profile", out / "report.html") as browser:
+        assert browser.value("document.documentElement.scrollWidth <= innerWidth")
         for name, classes in (("a", CLASSES), ("b", TWO)):
             browser.value(f"document.querySelector('button[data-name={name}]').click()")
             browser.wait("document.querySelector('#viewer').open")
