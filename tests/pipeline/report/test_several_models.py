@@ -76,7 +76,7 @@ def test_the_html_report_shows_the_model_of_each_case(out):
     page = (out / "report.html").read_text()
     assert f"Warning for a: {WARNING}" in page and "Warning for b" not in page
     for row, name in zip(rows_of(page), ("three.pt", "two.pt"), strict=True):
-        assert html.unescape(row).count(f"{name}: trained on") == 1
+        assert html.unescape(row).count(f"model: {name}: trained on") == 1
     assert "Model of 1 of the masks: three.pt" in page and "Options of the last run:" in page
 
 
