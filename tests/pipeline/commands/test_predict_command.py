@@ -81,8 +81,9 @@ def test_a_person_sees_results_and_details_only_on_demand(scans):
 
 
 @pytest.mark.parametrize("output", ["out", "a_seg.nii.gz"])
-def test_the_first_line_names_the_model_before_any_warning(scans, tiny_model, output):
-    torch.save({**tiny_model, "configuration": {"dataset": "phantoms"}}, "model.pt")
+def test_the_first_line_names_the_model_before_any_warning(scans, output):
+    model = torch.load("model.pt", weights_only=True)
+    torch.save({**model, "configuration": {"dataset": "phantoms"}}, "model.pt")
     command = [*COMMAND.split(), *predict(scans[0], out=output)]
     lines = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120).stdout
     first, second, third, *rest = lines.splitlines()
