@@ -17,6 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trained-on", default=None, metavar="TEXT", help="training data of a file for `add` that does not name them"
     )
+    parser.add_argument(
+        "-o",
+        "--output-dir",
+        default=None,
+        help="directory for downloaded weights, for `predict --checkpoint`; default: where `predict` finds them",
+    )
     parser.add_argument("--url", default=None, help="address of the file on a mirror")
     parser.add_argument("--offline", action="store_true", help="never use the internet")
     parser.add_argument("--retries", type=whole_number(0), default=6, help="retries, with growing waits")
@@ -30,8 +36,9 @@ def run(arguments: argparse.Namespace) -> Outcome:
     for option, value in (("--as", arguments.alias), ("--trained-on", arguments.trained_on)):
         if value is not None and arguments.action != "add":
             raise UsageError(f"{option} describes weights that `weights add` adds; leave it out")
-    if (arguments.url is not None or arguments.offline) and arguments.action != "download":
-        raise UsageError("--url and --offline are for `weights download`; leave them out")
+    of_download = arguments.url is not None or arguments.output_dir is not None or arguments.offline
+    if of_download and arguments.action != "download":
+        raise UsageError("--url, --output-dir and --offline are for `weights download`; leave them out")
     # Checked before torch is imported, which takes seconds.
     require_checkpoints([arguments.name] if arguments.action == "add" and arguments.name else [])
 
@@ -48,9 +55,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
     else:
         published = find_weights(arguments.name)
         print("\n".join(published.description()), flush=True)
-        path = download_weights(
-            published, arguments.url, arguments.offline, Patience(arguments.timeout, arguments.retries)
-        )
+        patience = Patience(arguments.timeout, arguments.retries)
+        path = download_weights(published, arguments.url, arguments.offline, patience, arguments.output_dir)
     print(path)
     return Outcome({"file": str(path)})
 

@@ -22,6 +22,7 @@ def download_weights(
     url: str | None = None,
     offline: bool = False,
     patience: Patience | None = None,
+    directory: str | Path | None = None,
 ) -> Path:
     """Return the path of the converted weights; download and convert them if they are not at hand.
 
@@ -30,20 +31,22 @@ def download_weights(
         url: address of the file on a mirror; by default below ``$KITS_UNET3D_WEIGHTS_URL``, or the publisher's.
         offline: never use the network.
         patience: timeout and retries.
+        directory: directory for the weights, which only an explicit path finds; by default that of all weights.
 
     Raises:
         UsageError: if ``offline`` is set and the weights are not at hand.
         CaseError: if no server sends the published file.
         CheckpointError: if the file cannot be used.
     """
-    if is_whole(published.path):
-        return published.path
+    target = published.path if directory is None else Path(directory) / published.path.name
+    if is_whole(target):
+        return target
     require_safetensors()  # before the download
-    file = published.path.parent / published.file
+    file = target.parent / published.file
     at_hand = file.is_file() and file_hash(file, "md5") == published.md5
     if offline and not at_hand:
         raise UsageError(
-            f"{published.name}: not in {published.path.parent}; run `kits-unet3d weights download {published.name}` "
+            f"{published.name}: not in {target.parent}; run `kits-unet3d weights download {published.name}` "
             f"where there is a network, or copy the file here and run `kits-unet3d weights add {published.file}`"
         )
     mirror = os.environ.get(MIRROR)
@@ -57,9 +60,9 @@ def download_weights(
     if not at_hand:
         fetch(address, file, patience or Patience(), threading.Event(), check=require_published)
     with writing_into(file.parent):
-        convert(file, published.path, published)
+        convert(file, target, published)
     file.unlink()  # the converted weights replace it
-    return published.path
+    return target
 
 
 def is_whole(path: Path) -> bool:

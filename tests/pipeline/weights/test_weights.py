@@ -66,6 +66,17 @@ def test_weights_arrive_whole_from_a_server_that_misbehaves(stand_in, server):
     assert installed_weights() == {"small": path}
 
 
+def test_weights_can_be_kept_in_a_directory_of_the_users(stand_in, server, tmp_path, capsys):
+    file, published, network = stand_in
+    server.body = file.read_bytes()
+    path = download_weights(published, server.address, patience=QUICK, directory=tmp_path / "own")
+    assert path == tmp_path / "own" / "small.safetensors" and not installed_weights()
+    assert read_model(path).description.startswith("small: trained on KiTS19: 168")
+    assert download_weights(published, server.address, offline=True, directory=tmp_path / "own") == path
+    assert main(["weights", "list", "-o", "own"]) == 2
+    assert "--output-dir and --offline are for `weights download`" in capsys.readouterr().err
+
+
 def test_downloaded_weights_predict_with_what_their_description_names(stand_in, server, tmp_path):
     file, published, network = stand_in
     server.body = file.read_bytes()
