@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     details = "--debug" in argv
     if not details:
         quieten_libraries()
-    # Searched before the rest is parsed, which may fail; a command line may shorten it.
+    # Search for --json before the rest is parsed, which may fail. argparse also accepts its abbreviations.
     machine = any(word.startswith("--j") and "--json".startswith(word) for word in argv)
     with lasting_output() as output:
         logging.basicConfig(level=logging.INFO, format="%(message)s")

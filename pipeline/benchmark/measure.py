@@ -25,7 +25,7 @@ class Row:
 
     Attributes:
         what: measured quantity.
-        how: the contender; :data:`PLAIN` for the baseline.
+        how: the contender; :data:`BASELINE` for the baseline.
         value: median.
         unit: ``"s"``, ``"MB"``, …
         ratio: ratio to the baseline in the same run; None without a baseline.
@@ -107,7 +107,7 @@ def rows(
     goals: Mapping[str, float] | None = None,
     work: Mapping[str, float] | None = None,
 ) -> list[Row]:
-    """Return a row for each contender, with its median compared with that of :data:`PLAIN`."""
+    """Return a row for each contender, with its median compared with that of :data:`BASELINE`."""
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     return [
         Row(

@@ -32,7 +32,7 @@ from .peak_memory import memory
 from .scans import prepare
 from .setting import Setting
 
-#: Samples per turn: the baseline searches two in five for foreground, and these take far longer than the rest.
+#: Samples per turn: in two of five, the baseline searches the foreground, which takes far longer than the other three.
 SAMPLES = 20
 
 
@@ -58,7 +58,7 @@ def windows(setting: Setting) -> Iterator[Row]:
                     continue
     with torch.inference_mode():
         seconds = alternating({name: partial(run, image) for name, run in backends.items()}, setting.repeats)
-    # Only the fastest inference backend has a goal.
+    # Only the fastest inference backend has a goal: the largest allowed ratio to the baseline.
     goals = {}
     for precision, goal in (("fp32", 0.62), ("bf16", 0.33)):
         made = [name for name in backends if name.endswith(precision)]

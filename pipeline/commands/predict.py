@@ -48,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         choices=fewer,
         default=["body", "skip-air"],
-        help="sliding windows. body: only around the patient; skip-air: none of air alone; even: fewer, evenly spread; "
-        "reference: as the MLPerf reference, without the others",
+        help="sliding windows. body: only around the patient; skip-air: skip windows of air; even: fewer, evenly "
+        "spaced; reference: as the MLPerf reference, and none of the others",
     )
     parser.add_argument("--roi", choices=("full", "coarse"), default="full", help="coarse: find the kidneys first")
     parser.add_argument(
@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="MM3",
-        help="make connected components of tumour below this volume kidney (or else cyst) if they touch it, or else "
+        help="turn connected components of tumour below this volume into kidney (or else cyst) if they touch it, or "
         "remove them",
     )
     masks.add_argument(

@@ -47,7 +47,7 @@ class Scoring:
 
     @property
     def values(self) -> dict[str, int]:
-        """Return the value of each class by name: of ``classes``, else of the known ones that are a structure alone."""
+        """Return the value of each class by name; without ``classes``, of structures of a single known class."""
         alone = {name: of[0] for name, of in self.structures.items() if len(of) == 1 and name in TERMS}
         return {name: value for value, name in enumerate(self.classes) if value > 0} or alone
 

@@ -148,7 +148,7 @@ class StockWindows(SlidingWindowInferer):
         return tuple(result)
 
 
-#: Largest growth of the distance of windows, as a share of a stride, to save one.
+#: Largest growth of the distance between windows that may save a window, as a share of the stride.
 SLACK = 0.25
 
 

@@ -77,7 +77,7 @@ def read_scan(source: str | Path | Found, options: ReadOptions | None = None, ad
 def read_volume(
     source: str | Path | Found, options: ReadOptions, collect: Collect, admit: Admission | None = None
 ) -> tuple[Grid, Stored]:
-    """Read the grid and the voxels of a file, which ``collect`` checks; see :func:`read_scan` for the rest.
+    """Read the grid and the voxels of a file; ``collect`` checks the voxels; see :func:`read_scan` for the rest.
 
     Raises:
         CaseError: naming the file and the reason.

@@ -194,7 +194,7 @@ class Kidneys:
         return label
 
     def points_mm(self) -> NDArray[np.float64]:
-        """Sample the labelled points, (n, 3)."""
+        """Return the labelled points of a 5 mm grid in mm, (n, 3)."""
         grid = Grid((-200, -150, -240), (5.0, 5.0, 5.0), (80, 55, 96))
         points: NDArray[np.float64] = np.argwhere(self.label(grid) > 0) * 5.0 + np.asarray(grid.origin_mm)
         return points

@@ -18,7 +18,7 @@ from ..runtime.files import whole_file
 from .pictures import USUAL
 from .summary import Report
 
-#: Maximum slices of a scan, and pixels along an edge of one.
+#: Maximum number of slices of a scan, and of pixels along an edge of a slice.
 MOST_SLICES, MOST_PIXELS = 96, 256
 #: HU and their 8-bit grey values: finest for soft tissue, linear in between.
 HU_OF_GREY = ((-1024, 0), (-200, 60), (300, 205), (1500, 255))
@@ -83,7 +83,7 @@ def _runs(labels: np.ndarray) -> list[int]:
 
 
 def save_slices(scan: Scan, mask: np.ndarray, path: str | Path) -> Path:
-    """Write :func:`slices_of` as JSON, for the HTML report of a continued batch."""
+    """Write :func:`slices_of` as JSON, so that a continued batch can show them in its HTML report."""
     path = Path(path)
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(slices_of(scan, mask), separators=(",", ":")), encoding="ascii")
@@ -94,7 +94,7 @@ def read_slices(path: str | Path, most: int = MOST_SLICES, segments: Sequence[Se
     """Read at most ``most`` slices from :func:`save_slices`, with two more entries.
 
     ``first`` is the index of the slice shown first. It has the most tumour, else the most foreground; without either,
-    it is the middle one. ``classes`` are value, name and colour of the mask's ``segments`` and other values.
+    it is the middle one. ``classes`` are value, name and colour of ``segments`` and of other values in the mask.
     """
     content: dict[str, Any] = json.loads(Path(path).read_text(encoding="ascii"))
     content["slices"] = [content["slices"][i] for i in evenly(len(content["slices"]), most)]

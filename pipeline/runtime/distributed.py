@@ -117,7 +117,7 @@ def any_of(flag: bool) -> bool:
 
 
 def mean(value: torch.Tensor) -> torch.Tensor:
-    """Return the mean of a tensor over all processes; a single process gets it back."""
+    """Return the mean of a tensor over all processes; a single process gets its own tensor back."""
     if world_size() > 1:
         value = value.clone()
         dist.all_reduce(value)

@@ -106,7 +106,7 @@ def _directories(root: Path, groups: Path, kind: str) -> list[Path]:
         return [top]
     path = next((path for _, kinds, path in lines if kind in kinds.split(",")), "/")
     inside = top / path.strip("/")
-    # A container sees its own group as the top, and may be shown the host's path, which is not there.
+    # In a container the top is its own group. The file may name the host's path, which does not exist there.
     return [directory for directory in (inside, *inside.parents) if directory.is_relative_to(top)]
 
 

@@ -125,7 +125,7 @@ def installed_weights() -> dict[str, Path]:
 
 
 def installed_description(path: Path) -> list[str]:
-    """Return the lines on weights of the user's, as far as the JSON beside them contains them."""
+    """Return lines that describe weights of the user; what the JSON beside them lacks is unknown."""
     try:
         about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
