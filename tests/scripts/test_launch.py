@@ -18,7 +18,8 @@ from kits_unet3d.pipeline.phantoms import write_dataset
 #: Many processes, each of which takes seconds to start.
 pytestmark = pytest.mark.slow
 
-COMMANDS = re.findall(r"^[A-Z].*bash scripts/train\.sh.*$", (ROOT / "docs" / "devices.md").read_text(), re.MULTILINE)
+DOCUMENT = re.sub(r"\s*\\\n\s*", " ", (ROOT / "docs" / "devices.md").read_text())  # one command per line
+COMMANDS = re.findall(r"^[A-Z].*bash scripts/train\.sh.*$", DOCUMENT, re.MULTILINE)
 #: What `srun` does as far as a script can see: every host runs the command, knowing its number and all names.
 SRUN = """#!/usr/bin/env bash
 while [ "${1#-}" != "$1" ]; do shift 2; done
