@@ -15,7 +15,7 @@ from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from monai.transforms import generate_spatial_bounding_box
 
 from ..data.datasets import KITS23_CLASSES
-from ..io.mask import TERMS
+from ..io.segments import TERMS
 from ..runtime.files import text_cell, whole_file, write_json
 from .lesions import detection, find_lesions
 

@@ -30,7 +30,7 @@ from monai.deploy.operators.dicom_seg_writer_operator import SegmentDescription
 from pydicom.sr.coding import Code
 
 from ..io.dicom.segmentation import NAME
-from ..io.mask import segments_of
+from ..io.segments import segments_of
 from ..runtime.errors import UsageError
 
 #: Rules for the series of a study to segment: original axial CT.

@@ -16,8 +16,9 @@ from monai.inferers import Inferer
 
 from ..device import Accelerator, resolve
 from ..io import Found, ReadOptions
-from ..io.mask import probabilities_file, segments_of, write_mask
+from ..io.mask import probabilities_file, write_mask
 from ..io.scan import Scan, read_scan
+from ..io.segments import segments_of
 from ..masks.measurements import measure, volumes_ml
 from ..masks.postprocessing import PostProcessing, split_kidneys
 from ..model import Model, read_model

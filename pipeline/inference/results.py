@@ -12,8 +12,9 @@ from typing import Any
 
 from ..io.dicom.segmentation import require_highdicom, segmentation_path, write_segmentation
 from ..io.discovery import Found
-from ..io.mask import FORMATS, mask_path, probabilities_path, segments_of
+from ..io.mask import FORMATS, mask_path, probabilities_path
 from ..io.scan import Scan
+from ..io.segments import segments_of
 from ..report.html_report import PICTURE, SLICES, html_report_wanted, require_html_report, save_slices
 from ..report.pictures import picture, save_picture
 from ..runtime.errors import CaseError, UsageError

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ..runtime.errors import CaseError
-from .mask import Segment, read_segments
 from .scan import Volume, read_volume
+from .segments import Segment, read_segments
 from .voxels import ReadOptions, require_numbers
 
 #: A float may be this far from a whole number: programs that resample or save as floats leave such traces.

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ..io.mask import Segment, segments_of, with_unnamed
 from ..io.scan import Scan
+from ..io.segments import Segment, segments_of, with_unnamed
 from ..runtime.errors import UsageError
 from ..runtime.files import whole_file
 from .pictures import USUAL

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..io.labels import LabelMap, read_labels
-from ..io.mask import COLOURS, Segment, segments_of, with_unnamed
 from ..io.scan import Scan, read_scan, same_grid
+from ..io.segments import COLOURS, Segment, segments_of, with_unnamed
 from ..runtime.errors import CaseError
 from ..runtime.files import whole_file
 

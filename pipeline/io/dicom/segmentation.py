@@ -11,7 +11,7 @@ import numpy as np
 from ...runtime.errors import CaseError, UsageError
 from ...runtime.files import whole_file
 from .. import Grid
-from ..mask import segments_of
+from ..segments import segments_of
 
 NAME = "kits-unet3d"
 #: Tags that DICOM requires but allows to be empty; a de-identified export may lack them.

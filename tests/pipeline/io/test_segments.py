@@ -15,8 +15,9 @@ from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.evaluation.directories import find_masks
 from kits_unet3d.pipeline.io.dicom.segmentation import write_segmentation
 from kits_unet3d.pipeline.io.labels import read_labels
-from kits_unet3d.pipeline.io.mask import COLOURS, segments_of, with_unnamed, write_mask
+from kits_unet3d.pipeline.io.mask import write_mask
 from kits_unet3d.pipeline.io.scan import read_scan
+from kits_unet3d.pipeline.io.segments import COLOURS, segments_of, with_unnamed
 
 CLASSES = ("background", "kidney", "tumour")
 
@@ -105,7 +106,7 @@ def test_a_mask_is_read_with_its_names_and_colours(tmp_path, scan, ending, mask_
     assert list(read_labels(path).segments) == segments_of(classes)
 
 
-def test_a_table_of_another_program_is_read_as_far_as_it_can_be_used(tmp_path, scan):
+def test_a_table_of_another_program_is_read_as_far_as_it_can_be_used(tmp_path, scan, caplog):
     def table(content):
         image = nib.load(tmp_path / "a.nii.gz")
         made = nib.Nifti1Image(mask_of(scan), image.affine)
@@ -121,6 +122,12 @@ def test_a_table_of_another_program_is_read_as_far_as_it_can_be_used(tmp_path, s
     content = f"<LabelTable>{labels}</LabelTable>"
     assert table(content.encode()) == [(2, "tumour", "#ff0080"), (4, "spleen", COLOURS[3])]
     assert table(f'<!DOCTYPE a [<!ENTITY b "c">]>{content}'.encode()) == table(content[:-3].encode()) == []
+    assert "its table of class names cannot be used" in caplog.text
+    twice = '<Label Key=" 1 ">kidney</Label><Label Key="1.0">cyst</Label>'
+    assert table(f"<LabelTable>{twice}</LabelTable>".encode()) == [] and "1 is kidney and cyst" in caplog.text
+    huge = f'<Label Key="{"1" * 5000}">kidney</Label><Label Key="1000000000000">cyst</Label>'
+    assert table(f"<LabelTable>{huge}</LabelTable>".encode()) == []
+    assert table(f'<?xml version="1.0" encoding="foo-1"?>{content}'.encode()) == []
 
 
 def test_a_value_without_a_name_is_a_label_with_its_number():

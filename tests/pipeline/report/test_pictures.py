@@ -8,8 +8,9 @@ from niftis import ct, nifti
 
 from kits_unet3d.pipeline.cli import main
 from kits_unet3d.pipeline.io.labels import read_labels
-from kits_unet3d.pipeline.io.mask import COLOURS, write_mask
+from kits_unet3d.pipeline.io.mask import write_mask
 from kits_unet3d.pipeline.io.scan import read_scan
+from kits_unet3d.pipeline.io.segments import COLOURS
 from kits_unet3d.pipeline.report.pictures import figure_of_files, place_to_show
 
 KITS23 = ("background", "kidney", "tumour", "cyst")

@@ -13,7 +13,7 @@ from niftis import ct, nifti
 
 from kits_unet3d.networks import UNet3D
 from kits_unet3d.pipeline.cli import main
-from kits_unet3d.pipeline.io.mask import COLOURS
+from kits_unet3d.pipeline.io.segments import COLOURS
 from kits_unet3d.pipeline.report.summary import Report
 
 CLASSES, TWO = ["background", "spleen", "kidney", "tumour"], ["background", "kidney", "tumour"]
