@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
@@ -90,11 +91,12 @@ def classes_in(source: str | Path) -> tuple[str, ...]:
     return named_classes(source) or PreprocessingParameters().classes
 
 
-def named_classes(source: str | Path) -> tuple[str, ...]:
+def named_classes(source: str | Path, may_ignore: bool = False) -> tuple[str, ...]:
     """Return the names of the classes by value as a data set gives them; empty if it gives none.
 
     They are the ``classes`` of its ``dataset.json``, or its ``labels`` (:func:`~.nnunet.names_of_values`), or KiTS23's.
-    The source may also be the ``labelsTr`` or ``labelsTs`` of a data set.
+    The source may also be the ``labelsTr`` or ``labelsTs`` of a data set. ``may_ignore`` leaves out nnU-Net's label
+    ``ignore``, which predictions never contain.
 
     Raises:
         UsageError: if a value below the highest lacks a name, or a region names several.
@@ -110,6 +112,8 @@ def named_classes(source: str | Path) -> tuple[str, ...]:
         return tuple(map(str, named))
     labels = content.get("labels")
     names = names_of_values(described, labels) if isinstance(labels, dict) else {}
+    if may_ignore:
+        names = {value: name for value, name in names.items() if name != "ignore"}
     if "ignore" in names.values():
         raise UsageError(f"{described}: the label ignore marks unknown voxels; remove it and its cases")
     if missing := sorted(set(range(max(names, default=-1) + 1)) - {0} - names.keys()):
@@ -124,8 +128,6 @@ MANIFEST = "download.json"
 EVALUATION_LISTS = ("evaluation", "validation")
 #: If a data list lacks such cases, one case in this number is for evaluation.
 EVALUATION_SHARE = 5
-
-
 #: Entries of a case in a data list that allow a file which would otherwise be refused, as `prepare`'s options do.
 OPTIONS = ("volume", "hu_offset", "spacing_mm", "trust", "series", "allow_gaps")
 
@@ -202,10 +204,7 @@ def _splits(described: Path, content: dict[str, Any] | None, directory: Path) ->
         splits = _in_one_split(described, content["training"], list(content["evaluation"]))
     except (KeyError, TypeError) as error:
         raise UsageError(f"{described}: must be JSON with the lists training and evaluation ({error})") from error
-    strange = [
-        case_id for case_id in splits if not isinstance(case_id, str) or Path(case_id).name != case_id or not case_id
-    ]
-    if strange:
+    if strange := [one for one in splits if not isinstance(one, str) or Path(one).name != one or not one]:
         raise UsageError(f"{described}: {strange[0]!r} is not the name of a case directory beside it; correct the list")
     return str(content.get("name", described.parent.name)), splits
 
@@ -260,17 +259,20 @@ def _with_evaluation(described: Path, training: list[str], evaluation: list[str]
             raise UsageError(
                 f"{described}: lists one case, but training and evaluation need one each; list another under validation"
             )
-        known, used = kits23_splits(), f"one in {EVALUATION_SHARE} is"
-        others = sorted(case_id for case_id in training if case_id not in known)
-        evaluation = [case_id for case_id in training if known.get(case_id) == "evaluation"]
-        if evaluation:
-            used = f"KiTS's own{' and one in 5 of the others' if others else ''} are"
-        if not evaluation or set(training) == set(evaluation):
-            others, evaluation = sorted(training), []
-        evaluation += others[::EVALUATION_SHARE]
-        training = sorted(set(training) - set(evaluation))
-        logger.info("%s: lists no case for evaluation; %s used for it", described, used)
+        splits = {case_id: _kits_split(case_id) for case_id in sorted(training)}
+        evaluation = [case_id for case_id, split in splits.items() if split == "evaluation"]
+        evaluation += [case_id for case_id, split in splits.items() if not split][::EVALUATION_SHARE]
+        if not 0 < len(evaluation) < len(splits):
+            evaluation = list(splits)[::EVALUATION_SHARE]
+        training = [case_id for case_id in splits if case_id not in evaluation]
+        logger.info("%s: lists no case for evaluation; %d of %d are used", described, len(evaluation), len(splits))
     return _in_one_split(described, training, evaluation)
+
+
+def _kits_split(case_id: str) -> str:
+    """Return the split of a case with the name of one of KiTS's, as other programs write it too; "" for others."""
+    number = re.fullmatch(r"(?:case|kits)[_-]?(\d{5})(?:_0000)?", case_id, re.IGNORECASE)
+    return kits23_splits().get(f"case_{number[1]}", "") if number else ""
 
 
 def _nnunet(described: Path, content: dict[str, Any], options: ReadOptions) -> tuple[str, list[RawCase]]:

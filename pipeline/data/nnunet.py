@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -10,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..io import ReadOptions
-from ..io.mask import SPELLINGS
 from ..io.scan_files import NIFTI, ending_of
+from ..io.segments import MOST_DIGITS, known_name
 from ..runtime.errors import UsageError
 from ..runtime.files import whole_file, write_json
 from .cases import RawCase
@@ -49,13 +50,17 @@ def names_of_values(described: Path, labels: Mapping[str, Any]) -> dict[int, str
     """
     regions: list[tuple[str, frozenset[int]]] = []
     for name, given in labels.items():
-        key, value = (given, name) if str(name).isdigit() and isinstance(given, str) else (name, given)
+        key, value = (given, name) if str(name).isdecimal() and isinstance(given, str) else (name, given)
         numbers = value if isinstance(value, list) else [value]
-        if numbers and all(str(number).isdigit() for number in numbers):
-            regions.append((SPELLINGS.get(key, key), frozenset(map(int, numbers))))
+        if numbers and all(str(n).isdecimal() and len(str(n)) <= MOST_DIGITS for n in numbers):
+            regions.append((known_name(key), frozenset(map(int, numbers))))
         elif isinstance(value, list):
             raise UsageError(f"{described}: the label {name} must have whole numbers, got {value}; correct it")
-    names = {next(iter(values)): name for name, values in regions if len(values) == 1}
+    names: dict[int, str] = {}
+    for name, values in regions:
+        if len(values) == 1 and names.setdefault(min(values), name) != name:
+            number = min(values)
+            raise UsageError(f"{described}: {number} is both {names[number]} and {name}; give each value one name")
     # Of two regions that name the same value, the smaller one comes later and counts.
     larger = sorted((region for region in regions if len(region[1]) > 1), key=lambda region: -len(region[1]))
     if {values for _, values in regions if values != {0}} == KITS23_REGIONS.keys() and names[2] == "tumour":
@@ -90,12 +95,14 @@ def nnunet_labels(described: Path, content: Mapping[str, Any]) -> dict[str, dict
         content: its content.
 
     Raises:
-        UsageError: if a case under ``dataset`` has no label.
+        UsageError: if a case under ``dataset`` has no label, or the files' ending is of no known format.
     """
     root, ending, listed = described.parent, str(content["file_ending"]), content.get("dataset")
+    if not ending_of(Path(f"a{ending}")):
+        raise UsageError(f"{described}: file_ending {ending!r} is not supported; convert the images to .nii.gz")
     found: dict[str, dict[str, Path]] = {"training": {}, "evaluation": {}}
     for split, (_, labels) in zip(found, (TRAINING, EVALUATION), strict=True):
-        paths = sorted((root / labels).glob(f"[!.]*{ending}"))
+        paths = sorted((root / labels).glob(f"[!.]*{glob.escape(ending)}"))
         found[split] = {path.name[: -len(ending)]: path for path in paths}
     if isinstance(listed, Mapping):
         try:
@@ -120,8 +127,6 @@ def nnunet_files(described: Path, content: Mapping[str, Any]) -> dict[str, dict[
     if not isinstance(channels, Mapping) or len(channels) != 1:
         raise UsageError(f"{described}: its images must have one channel, got {channels}; name the CT alone")
     require_ct(described, "channel name", channels)
-    if not ending_of(Path(f"a{ending}")):
-        raise UsageError(f"{described}: file_ending {ending!r} is not supported; convert the images to .nii.gz")
     listed = content.get("dataset")
     found: dict[str, dict[str, tuple[Path, Path]]] = {}
     for (split, labels), (images, _) in zip(

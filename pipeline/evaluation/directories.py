@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,28 +15,33 @@ from ..data.datasets import DATASET_FILE, named_classes
 from ..data.nnunet import CHANNEL, is_nnunet, nnunet_labels, read_description
 from ..io import ReadOptions
 from ..io.labels import LabelMap, read_labels
-from ..io.mask import SIDES, TERMS
 from ..io.scan import same_grid
 from ..io.scan_files import ending_of, stem
+from ..io.segments import SIDES, TERMS
 from ..runtime.errors import CaseError, UsageError
 from .scores import KITS19, Scores, Scoring
+
+logger = logging.getLogger("kits_unet3d.evaluation")
 
 #: What KiTS19 calls a case's label map and its scan, in the case's own directory.
 LABEL_NAME, SCAN_NAME = "segmentation", "imaging"
 #: Endings of a mask's name that do not belong to the case's: this program's and 3D Slicer's.
 SUFFIXES = ("_seg", ".seg")
+#: Names that describe no class, such as 3D Slicer's Segment_1.
+NEUTRAL = re.compile(r"(segment|label|class)?[\s_-]*\d*", re.IGNORECASE)
 
 
-def find_masks(directory: str | Path, leave_out: str | Path | None = None) -> dict[str, Path]:
+def find_masks(directory: str | Path, leave_out: str | Path | None = None, described: bool = False) -> dict[str, Path]:
     """Find label maps by case, below ``directory`` too: ``<case>``, ``<case>_seg`` or ``<case>/segmentation``.
 
     A case below another directory has its path in its name, as in the output of ``kits-unet3d predict``. Files beside
-    a ``segmentation`` are left out, since they belong to the same case. nnU-Net's raw directory has those of its
-    ``labelsTr`` and ``labelsTs``.
+    a ``segmentation`` are left out, since they belong to the same case.
 
     Args:
         directory: searched with its subdirectories; hidden files and KiTS19's ``imaging`` are skipped.
         leave_out: directory that is not searched if it lies below ``directory``.
+        described: take the label maps that nnU-Net's ``dataset.json`` names, or those of ``labelsTr`` and ``labelsTs``.
+            nnU-Net leaves a copy of that file beside predictions, where it names the ground truth.
 
     Raises:
         UsageError: if the directory does not exist, or a case has two label maps.
@@ -44,8 +51,9 @@ def find_masks(directory: str | Path, leave_out: str | Path | None = None) -> di
         reason = "is a file; name its directory" if root.exists() else "no such directory"
         raise UsageError(f"{root}: {reason}")
     masks: dict[str, Path] = {}
-    if is_nnunet(content := read_description(described := root / DATASET_FILE)):
-        for case_id, path in (pair for split in nnunet_labels(described, content).values() for pair in split.items()):
+    content = read_description(file := root / DATASET_FILE)
+    if described and is_nnunet(content):
+        for case_id, path in (pair for split in nnunet_labels(file, content).values() for pair in split.items()):
             if case_id in masks:
                 raise UsageError(f"{path}: {case_id} also has the mask {masks[case_id]}; keep one of them")
             if path.is_file():
@@ -111,7 +119,7 @@ def score_directories(
     if "mean" in masks:
         raise UsageError(f"{masks['mean']}: the name mean is reserved for the mean of all cases; rename the mask")
     # nnU-Net copies the description of its training data beside its predictions.
-    own = named_classes(predictions) if (Path(predictions) / DATASET_FILE).is_file() else ()
+    own = named_classes(predictions, may_ignore=True) if (Path(predictions) / DATASET_FILE).is_file() else ()
     names = own or classes, classes
     scores, failed = Scores(lesion_classes=tuple(scoring.lesions)), {}
     for case_id, path in masks.items():
@@ -139,7 +147,8 @@ def without_prediction(predictions: str | Path, labels: str | Path) -> list[str]
 
 def _masks_and_ground_truths(predictions: str | Path, labels: str | Path) -> tuple[dict[str, Path], dict[str, Path]]:
     """Return both by case; a mask of nnU-Net's image ``<case>_0000`` belongs to its label map ``<case>``."""
-    masks, ground_truths = find_masks(predictions, leave_out=labels), find_masks(labels, leave_out=predictions)
+    masks = find_masks(predictions, leave_out=labels)
+    ground_truths = find_masks(labels, leave_out=predictions, described=True)
     for case_id in [one for one in masks if one not in ground_truths and one.endswith(CHANNEL)]:
         if (case := case_id.removesuffix(CHANNEL)) in ground_truths and case not in masks:
             masks[case] = masks.pop(case_id)
@@ -176,6 +185,9 @@ def _with_values(labels: LabelMap, values: Mapping[str, int], classes: Sequence[
     names = {value: "kidney" if name in SIDES and "kidney" in values else name for value, name in names.items()}
     moved = {value: values[name] for value, name in names.items() if value > 0 and name in values}
     if not {*names.values()} & {*TERMS, *values}:
+        if unusual := [name for value, name in names.items() if value > 0 and not NEUTRAL.fullmatch(name)]:
+            known = ", ".join(values)
+            logger.warning("%s: names %s, and none of %s; its values count", labels.path, ", ".join(unusual), known)
         return labels
     for value in {*values.values()} - moved.keys():
         scored = next(name for name, of in values.items() if of == value)

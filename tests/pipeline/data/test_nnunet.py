@@ -56,10 +56,14 @@ def test_without_a_list_for_evaluation_cases_of_kits_keep_their_split(nnunet, tm
     label = next((nnunet / "labelsTr").iterdir())
     for number in (0, 1, 2, 3, 5, 9, 400, 588):
         shutil.copy(label, tmp_path / "set" / "labelsTr" / f"case_{number:05d}.nii.gz")
+    for name in ("KiTS-00006", "case_00007_0000"):
+        shutil.copy(label, tmp_path / "set" / "labelsTr" / f"{name}.nii.gz")
     shutil.copy(label, tmp_path / "set" / "labelsTr" / "own.nii.gz")
     _, cases = find_cases(tmp_path / "set")
     splits = {case.case_id: case.split for case in cases}
     assert splits.pop("own") == "evaluation"
+    assert splits.pop("KiTS-00006") == kits23_splits()["case_00006"]
+    assert splits.pop("case_00007_0000") == kits23_splits()["case_00007"]
     assert splits == {case_id: kits23_splits()[case_id] for case_id in splits} and len(set(splits.values())) == 2
 
 

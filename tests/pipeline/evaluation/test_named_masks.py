@@ -76,6 +76,22 @@ def test_classes_with_other_values_are_found_by_their_names(tmp_path, directory)
     assert evaluate(tmp_path)[1]["mean"]["tumour_dice"] == 1
 
 
+@pytest.mark.parametrize(
+    ("names", "values"), [(("Tumor", "Kidney"), (2, 1)), (("left kidney", "Kidney_Right", "TUMOUR"), (2, 3))]
+)
+def test_the_usual_spellings_of_a_class_are_known(tmp_path, directory, names, values):
+    kidney, tumour = values
+    left = 1 if len(names) == 3 else kidney
+    directory(mask_of(kidney, left, tumour, cyst=left), ("background", *names), mask_of(1, 1, cyst=1))
+    assert evaluate(tmp_path)[1]["mean"] == evaluate(tmp_path)[1]["mean"] | {"kidney_dice": 1, "tumour_dice": 1}
+
+
+def test_names_of_another_language_are_reported(tmp_path, directory, caplog):
+    directory(mask_of(1, 1, cyst=1), ("background", "Niere", "Geschwulst"), mask_of(1, 1, cyst=1))
+    assert evaluate(tmp_path)[1]["mean"]["tumour_dice"] == 1
+    assert "a_seg.nii.gz: names Niere, Geschwulst, and none of kidney, tumour; its values count" in caplog.text
+
+
 def test_another_class_is_not_scored_as_a_tumour(tmp_path, directory, capsys):
     directory(mask_of(1, 1, cyst=1), ("background", "kidney", "cyst"), mask_of(1, 1, cyst=1))
     assert evaluate(tmp_path)[0] == 1
@@ -131,3 +147,17 @@ def test_masks_of_nnunet_have_the_names_of_their_data_set(tmp_path, raw):
     command = ["evaluate", "--predictions", str(tmp_path / "masks"), "--labels"]
     assert main([*command, str(raw / "labelsTs"), "-o", str(tmp_path / "scores.json")]) == 0
     assert json.loads((tmp_path / "scores.json").read_text())["mean"]["tumour_dice"] == 1
+
+
+def test_a_copied_description_never_makes_the_ground_truth_a_prediction(tmp_path, raw):
+    (tmp_path / "masks").mkdir()
+    affine = nib.load(raw / "labelsTs" / "b.nii.gz").affine
+    nib.save(nib.Nifti1Image(mask_of(2, 0, tumour=2, cyst=2), affine), tmp_path / "masks" / "a.nii.gz")
+    about = json.loads((raw / "dataset.json").read_text())
+    listed = {"a": {"images": ["imagesTr/a_0000.nii.gz"], "label": str(raw / "labelsTr" / "a.nii.gz")}}
+    about["labels"] |= {"ignore": 3}
+    (tmp_path / "masks" / "dataset.json").write_text(json.dumps(about | {"dataset": listed}))
+    command = ["evaluate", "--predictions", str(tmp_path / "masks"), "--labels", str(raw), "--allow-missing"]
+    assert main([*command, "-o", str(tmp_path / "scores.json")]) == 0
+    scores = json.loads((tmp_path / "scores.json").read_text())["cases"]["a"]
+    assert scores["tumour_dice"] == 0 and scores["kidney_dice"] < 1
