@@ -25,11 +25,21 @@ DONE, REVIEW, FAILED = "done", "review", "failed"
 #: First columns of the table.
 COLUMNS = ("case", "outcome")
 REQUIRED = {"outcome", "scan", "files"}
-#: Types of entries that later runs read again.
-TYPES = {
-    "outcome": str, "scan": str, "files": dict, "error": str, "flags": list, "warnings": list, "structures": list,
-    "volumes_ml": dict, "sides_ml": dict, "counts": dict, "mean_hu": dict,
+NUMBER = (int, float)
+#: Forms of the entries that later runs read again: a type, or types; a list of a form; a dictionary with its keys, or
+#: with any keys (``"*"``).
+FORMS: dict[str, Any] = {
+    "outcome": str, "scan": str, "files": {"*": str}, "error": str, "flags": [str], "warnings": [str], "source": str,
+    "content": str, "state": str, "made_from": str, "seconds": NUMBER, "volumes_ml": {"*": NUMBER},
+    "counts": {"*": NUMBER}, "mean_hu": {"*": (*NUMBER, type(None))},
+    "sides_ml": {"*": {"right": NUMBER, "left": NUMBER}},
+    "structures": [
+        {"class": str, "side": str, "volume_ml": NUMBER, "longest_axial_mm": NUMBER, "mean_hu": NUMBER}
+    ],
+    "contrast": (dict, type(None)),
 }  # fmt: skip
+#: The form of a case's model, which earlier versions lack.
+MODEL = {"description": str, "datasets": [str], "warning": (str, type(None)), "classes": [str]}
 
 
 class Report:
@@ -189,16 +199,25 @@ def _of_a_class(case: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _is_record(case: Any) -> bool:
-    """Return whether an entry of an earlier report has the types that this program writes."""
-    try:
-        return (
-            case.keys() >= REQUIRED
-            and all(isinstance(case[key], kind) for key, kind in TYPES.items() if key in case)
-            and all(isinstance(text, str) for key in ("flags", "warnings") for text in case.get(key, ()))
-            and all({"class", "longest_axial_mm"} <= part.keys() for part in case.get("structures", ()))
-        )
-    except AttributeError:
+    """Return whether an entry of an earlier report has the form that this program writes."""
+    if not isinstance(case, dict) or not case.keys() >= REQUIRED:
         return False
+    if not all(_has_form(case[key], form) for key, form in FORMS.items() if key in case):
+        return False
+    measured = {frozenset(case.get(key, {})) for key in ("volumes_ml", "sides_ml", "counts")}
+    return len(measured) == 1 and (case.get("model", {}) == {} or _has_form(case["model"], MODEL))
+
+
+def _has_form(value: Any, form: Any) -> bool:
+    """Return whether a value from JSON has a form of :data:`FORMS`."""
+    if isinstance(form, list):
+        return isinstance(value, list) and all(_has_form(one, form[0]) for one in value)
+    if isinstance(form, dict):
+        if not isinstance(value, dict):
+            return False
+        wanted = dict.fromkeys(value, form["*"]) if "*" in form else form
+        return all(key in value and _has_form(value[key], of) for key, of in wanted.items())
+    return isinstance(value, form) and not isinstance(value, bool)
 
 
 def _records(path: Path) -> dict[str, dict[str, Any]]:
