@@ -43,7 +43,9 @@ def training_of(content: Mapping[str, Any]) -> Training:
     epoch, epochs = content.get("epoch"), None
     if _is_number(epoch) and 0 <= epoch < MOST_EPOCHS and int(epoch) == epoch:
         epochs = int(epoch)
-    scores = content.get("scores") or content.get("best")
+    scores = content.get("scores")
+    if not isinstance(scores, Mapping) or not scores:
+        scores = content.get("best")
     if not isinstance(scores, Mapping):
         of_reference = {name: content.get(key) for name, key in REFERENCE_SCORES.items()}
         scores = of_reference if scores is None else {"mean_dice": scores}
@@ -56,7 +58,7 @@ def dataset_of(content: Mapping[str, Any]) -> str | None:
     """Return the name of the data set that a checkpoint was trained on, if it contains one."""
     configuration = content.get("configuration")
     dataset = configuration.get("dataset") if isinstance(configuration, Mapping) else None
-    return dataset if isinstance(dataset, str) else None
+    return dataset if isinstance(dataset, str) and dataset.isprintable() else None
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

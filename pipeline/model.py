@@ -63,12 +63,13 @@ class Model:
         return f"this model was trained on phantoms (simulated CT) {share}; its masks of real scans are not reliable"
 
     def for_report(self) -> dict[str, Any]:
-        """Return what a report has of the model: description, data sets, warning and classes by value."""
+        """Return what a report has of the model: description, data sets, warning, classes by value, and hashes."""
         return {
             "description": self.description,
             "datasets": list(self.datasets),
             "warning": self.warning,
             "classes": list(self.parameters.classes),
+            "sha256": list(self.digests),
         }
 
     def warned(self) -> Model:
@@ -230,6 +231,8 @@ def model_in(content: dict[str, Any], digest: str, path: Path, factory: partial[
     if content.keys() & {"preprocessing_parameters", "recipe"}:
         assumed = ""
     dataset = dataset_of(content)
+    if dataset is None and PHANTOMS in re.findall(r"\w+", printable(content.get("trained_on")).lower()):
+        dataset = PHANTOMS
     datasets = () if dataset is None else (dataset,)
     facts = training_of(content).facts(parameters.classes)
     if assumed:

@@ -13,8 +13,8 @@ from kits_unet3d.transforms import PreprocessingParameters
 
 from ..model import build_network, with_description
 from ..runtime.errors import UsageError
-from ..runtime.files import file_hash, whole_file, write_json
-from .registry import ENDING, PublishedWeights, published_weights, weights_directory
+from ..runtime.files import file_hash, require_plain, whole_file, write_json
+from .registry import ENDING, PublishedWeights, description_beside, published_weights, weights_directory
 
 
 def convert(source: Path, target: Path, published: PublishedWeights, trained_on: str | None = None) -> Path:
@@ -97,13 +97,19 @@ def add_weights(file: str | Path, name: str | None = None, trained_on: str | Non
         raise UsageError(f"{file}: no such file")
     if trained_on is not None and not printable(trained_on).strip():
         raise UsageError(f"--trained-on must be one line of text, got {trained_on!r}")
+    try:
+        require_plain(trained_on, "--trained-on")
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     by_digest = {entry.md5: entry for entry in published_weights().values()}
     published = by_digest.get(file_hash(file, "md5"))
     if published is None and (named := next((e for e in by_digest.values() if e.file == file.name), None)):
         raise UsageError(f"{file}: its MD5 is not {named.md5}, the published one; download it again or rename it")
     name = name or (published.name if published else file.stem)
-    if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
-        raise UsageError(f"{name!r} cannot be the name of weights; use letters, digits, dots, - and _")
+    if not re.fullmatch(r"[\w.-]{1,100}", name) or name.startswith("."):
+        raise UsageError(
+            f"{name[:100]!r} cannot be the name of weights; use 100 letters, digits, dots, - and _ at most"
+        )
     if published is None and name in published_weights():
         raise UsageError(f"{name}: is the name of published weights, but {file} is another file; choose another name")
     if published is None:
@@ -126,6 +132,6 @@ def add_weights(file: str | Path, name: str | None = None, trained_on: str | Non
             preprocessing_parameters=reference.preprocessing_parameters,
         )
     target = weights_directory() / f"{name}{ENDING}"
-    if target.is_file() and published.md5 == "":
+    if target.is_file() and (published.md5 == "" or description_beside(target).get("name", name) != published.name):
         raise UsageError(f"{target}: there are weights of this name already; choose another with --as, or remove them")
     return convert(file, target, published, trained_on)

@@ -124,13 +124,18 @@ def installed_weights() -> dict[str, Path]:
     return {name: found[name] for name in (*published_weights(), *found) if name in found}
 
 
-def installed_description(path: Path) -> list[str]:
-    """Return lines that describe weights of the user; what the JSON beside them lacks is unknown."""
+def description_beside(path: Path) -> Mapping[str, Any]:
+    """Return the content of the JSON beside converted weights; empty if it is absent or damaged."""
     try:
         about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        about = {}
-    about = about if isinstance(about, Mapping) else {}
+        return {}
+    return about if isinstance(about, Mapping) else {}
+
+
+def installed_description(path: Path) -> list[str]:
+    """Return lines that describe weights of the user; what the JSON beside them lacks is unknown."""
+    about = description_beside(path)
     training = training_of(about)
     return [
         f"{path.stem}: {printable(about.get('title')) or 'of unknown origin'}",

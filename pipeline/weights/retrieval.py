@@ -11,7 +11,7 @@ from ..download.fetch import Patience, fetch
 from ..runtime.errors import CaseError, UsageError
 from ..runtime.files import file_hash, writing_into
 from .conversion import convert, require_safetensors
-from .registry import PublishedWeights
+from .registry import PublishedWeights, description_beside
 
 #: Environment variable with the address of a mirror's directory, which keeps the files' names.
 MIRROR = "KITS_UNET3D_WEIGHTS_URL"
@@ -42,6 +42,9 @@ def download_weights(
     if is_whole(target):
         return target
     require_safetensors()  # before the download
+    beside = target.with_suffix(".json")
+    if directory is not None and beside.exists() and description_beside(target).get("name") != published.name:
+        raise UsageError(f"{beside}: exists already and does not describe these weights; choose another directory")
     file = target.parent / published.file
     at_hand = file.is_file() and file_hash(file, "md5") == published.md5
     if offline and not at_hand:
@@ -61,7 +64,8 @@ def download_weights(
         fetch(address, file, patience or Patience(), threading.Event(), check=require_published)
     with writing_into(file.parent):
         convert(file, target, published)
-    file.unlink()  # the converted weights replace it
+    if not at_hand or directory is None:  # a file that the user put elsewhere stays
+        file.unlink()  # the converted weights replace it
     return target
 
 

@@ -73,6 +73,13 @@ def test_weights_can_be_kept_in_a_directory_of_the_users(stand_in, server, tmp_p
     assert path == tmp_path / "own" / "small.safetensors" and not installed_weights()
     assert read_model(path).description.startswith("small: trained on KiTS19: 168")
     assert download_weights(published, server.address, offline=True, directory=tmp_path / "own") == path
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "small.pth").write_bytes(file.read_bytes())
+    download_weights(published, offline=True, directory=tmp_path / "other")
+    assert (tmp_path / "other" / "small.pth").is_file()
+    (tmp_path / "own" / "small.json").write_text('{"mine": 1}')
+    with pytest.raises(UsageError, match="does not describe these weights"):
+        download_weights(published, server.address, patience=QUICK, directory=tmp_path / "own")
     assert main(["weights", "list", "-o", "own"]) == 2
     assert "--output-dir and --offline are for `weights download`" in capsys.readouterr().err
 
@@ -225,6 +232,13 @@ def test_added_weights_report_their_training_or_that_it_is_unknown(tmp_path):
     for text in ("", " ", "two\nlines"):
         with pytest.raises(UsageError, match="must be one line of text"):
             add_weights(tmp_path / "less.pt", "other", text)
+    with pytest.raises(UsageError, match="MONAI would evaluate it"):
+        add_weights(tmp_path / "less.pt", "other", "$data")
+    with pytest.raises(UsageError, match="cannot be the name of weights"):
+        add_weights(tmp_path / "less.pt", "n" * 300)
+    assert read_model(add_weights(tmp_path / "less.pt", "drawn", "20 Phantoms (simulated)")).warning
+    torch.save(content | {"scores": torch.tensor([0.1, 0.2])}, tmp_path / "odd.pt")
+    assert "mean_dice unknown" in read_model(add_weights(tmp_path / "odd.pt")).description
 
 
 def test_the_command_lists_what_is_published_and_here(capsys):
