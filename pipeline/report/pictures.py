@@ -26,6 +26,8 @@ VIEWS = {"axial": "RL", "coronal": "RL", "sagittal": "AP"}
 USUAL = tuple(segments_of(("background", "kidney", "tumour", "cyst")))
 #: Columns of the legend.
 COLUMNS = 6
+#: Most classes in the legend, and letters of a name.
+MOST_CLASSES, MOST_LETTERS = 20, 40
 
 
 def place_to_show(mask: np.ndarray, segments: Sequence[Segment] = USUAL) -> tuple[int, int, int]:
@@ -115,7 +117,12 @@ def _colours(segments: Sequence[Segment]) -> dict[str, str]:
 def _legend(figure: Figure, colours: dict[str, str]) -> None:
     import matplotlib.lines
 
-    lines = [matplotlib.lines.Line2D([], [], color=colour, label="class") for colour in colours.values()]
+    names = [name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 1]}…" for name in colours][:MOST_CLASSES]
+    if more := len(colours) - len(names):
+        names[-1] = f"… and {more + 1} more"
+    lines = [
+        matplotlib.lines.Line2D([], [], color=colour, label="class") for colour in [*colours.values()][: len(names)]
+    ]
     legend = figure.legend(
         handles=lines,
         loc="outside lower center",
@@ -124,7 +131,7 @@ def _legend(figure: Figure, colours: dict[str, str]) -> None:
         labelcolor="white",
         fontsize=8,
     )
-    for text, name in zip(legend.get_texts(), colours, strict=True):
+    for text, name in zip(legend.get_texts(), names, strict=True):
         text.set_parse_math(False)  # a file's name is plain text, whatever characters it has
         text.set_text(name)
 

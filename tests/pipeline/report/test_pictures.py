@@ -86,6 +86,16 @@ def test_a_name_of_a_file_is_plain_text_in_the_legend(tmp_path, scan):
     assert list(drawn(scan, write_mask(mask_of(1, 2), scan.grid, tmp_path / "out", names))[0]) == list(names[1:])
 
 
+def test_the_legend_of_many_classes_and_of_long_names_is_short(tmp_path, scan):
+    mask = np.zeros(scan.voxels.shape, np.uint8)
+    mask.flat[:60] = np.arange(1, 61)
+    legend, _ = drawn(scan, without_table(mask, scan, tmp_path / "many"))
+    assert len(legend) == 20 and list(legend)[-1] == "… and 41 more"
+    names = ("background", "n" * 3000)
+    legend, _ = drawn(scan, write_mask(mask_of(1, 0), scan.grid, tmp_path / "out", names))
+    assert list(legend) == ["n" * 39 + "…"]
+
+
 def test_of_many_names_the_legend_has_those_in_the_mask(tmp_path, scan):
     names = ("background", *(f"organ_{number}" for number in range(1, 100)))
     mask = write_mask(mask_of(7, 90), scan.grid, tmp_path / "out", names)
