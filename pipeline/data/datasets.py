@@ -18,7 +18,16 @@ from ..io.labels import read_labels
 from ..io.scan_files import scan_name
 from ..runtime.errors import CaseError, UsageError
 from .cases import RawCase
-from .nnunet import EVALUATION, TRAINING, is_nnunet, names_of_values, nnunet_files, read_description, require_ct
+from .nnunet import (
+    CHANNEL,
+    EVALUATION,
+    TRAINING,
+    is_nnunet,
+    names_of_values,
+    nnunet_files,
+    read_description,
+    require_ct,
+)
 
 logger = logging.getLogger("kits_unet3d.data")
 
@@ -263,7 +272,8 @@ def _with_evaluation(described: Path, training: list[str], evaluation: list[str]
         evaluation = [case_id for case_id, split in splits.items() if split == "evaluation"]
         evaluation += [case_id for case_id, split in splits.items() if not split][::EVALUATION_SHARE]
         if not 0 < len(evaluation) < len(splits):
-            evaluation = list(splits)[::EVALUATION_SHARE]
+            split = "evaluation" if evaluation else "training"
+            raise UsageError(f"{described}: KiTS has all these cases for {split}; list cases for both splits")
         training = [case_id for case_id in splits if case_id not in evaluation]
         logger.info("%s: lists no case for evaluation; %d of %d are used", described, len(evaluation), len(splits))
     return _in_one_split(described, training, evaluation)
@@ -271,7 +281,7 @@ def _with_evaluation(described: Path, training: list[str], evaluation: list[str]
 
 def _kits_split(case_id: str) -> str:
     """Return the split of a case with the name of one of KiTS's, as other programs write it too; "" for others."""
-    number = re.fullmatch(r"(?:case|kits)[_-]?(\d{5})(?:_0000)?", case_id, re.IGNORECASE)
+    number = re.fullmatch(rf"(?:case|kits)[_-]?(\d{{5}})(?:{CHANNEL})?", case_id, re.IGNORECASE)
     return kits23_splits().get(f"case_{number[1]}", "") if number else ""
 
 

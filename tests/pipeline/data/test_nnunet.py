@@ -67,6 +67,20 @@ def test_without_a_list_for_evaluation_cases_of_kits_keep_their_split(nnunet, tm
     assert splits == {case_id: kits23_splits()[case_id] for case_id in splits} and len(set(splits.values())) == 2
 
 
+@pytest.mark.parametrize(("numbers", "split"), [((0, 3, 5), "evaluation"), ((1, 2, 4), "training")])
+def test_cases_of_one_split_of_kits_need_a_list_of_the_other(nnunet, tmp_path, numbers, split):
+    shutil.copytree(nnunet, tmp_path / "set")
+    shutil.rmtree(tmp_path / "set" / "labelsTs")
+    label = next((nnunet / "labelsTr").iterdir())
+    for old in (tmp_path / "set" / "labelsTr").iterdir():
+        old.unlink()
+    for number in numbers:
+        shutil.copy(label, tmp_path / "set" / "labelsTr" / f"case_{number:05d}.nii.gz")
+    assert {kits23_splits()[f"case_{number:05d}"] for number in numbers} == {split}
+    with pytest.raises(UsageError, match=f"KiTS has all these cases for {split}; list cases for both splits"):
+        find_cases(tmp_path / "set")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
