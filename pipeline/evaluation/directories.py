@@ -51,8 +51,7 @@ def find_masks(directory: str | Path, leave_out: str | Path | None = None, descr
         reason = "is a file; name its directory" if root.exists() else "no such directory"
         raise UsageError(f"{root}: {reason}")
     masks: dict[str, Path] = {}
-    content = read_description(file := root / DATASET_FILE)
-    if described and is_nnunet(content):
+    if described and is_nnunet(content := read_description(file := root / DATASET_FILE)):
         for case_id, path in (pair for split in nnunet_labels(file, content).values() for pair in split.items()):
             if case_id in masks:
                 raise UsageError(f"{path}: {case_id} also has the mask {masks[case_id]}; keep one of them")
@@ -215,9 +214,9 @@ def _require_classes(labels: LabelMap, scoring: Scoring) -> None:
         way_out = ""
         if 3 in unknown:
             way_out = (
-                "; if 3 is a cyst and the ground truth has cysts (KiTS23), use --structures kits23, else count it "
+                "; if the ground truth has cysts as 3 (KiTS23), use --structures kits23, else count 3 as kidney with "
+                "--structures kidney=1,2,3 tumour=2"
             )
-            way_out += "as kidney: --structures kidney=1,3 tumour=2"
         if any(one.value in found and one.name in SIDES for one in labels.segments):
             way_out = "; for right and left kidney together, use --structures kits19 or kits23"
         raise CaseError(

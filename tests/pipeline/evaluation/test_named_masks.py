@@ -1,6 +1,7 @@
 """Masks that name their classes are scored by the names, whatever the values."""
 
 import json
+import re
 
 import nibabel as nib
 import numpy as np
@@ -161,3 +162,11 @@ def test_a_copied_description_never_makes_the_ground_truth_a_prediction(tmp_path
     assert main([*command, "-o", str(tmp_path / "scores.json")]) == 0
     scores = json.loads((tmp_path / "scores.json").read_text())["cases"]["a"]
     assert scores["tumour_dice"] == 0 and scores["kidney_dice"] < 1
+
+
+def test_the_advice_on_a_3_scores_it_as_kidney(tmp_path, directory, capsys):
+    directory(mask_of(1, 1, cyst=3), ("background", "Segment_1", "Segment_2", "Segment_3"), mask_of(1, 1, cyst=1))
+    assert evaluate(tmp_path)[0] == 1
+    advice = re.search(r"count 3 as kidney with (--structures .*)", capsys.readouterr().err)[1]
+    code, scores = evaluate(tmp_path, *advice.split())
+    assert code == 0 and scores["mean"]["kidney_dice"] == scores["mean"]["tumour_dice"] == 1
