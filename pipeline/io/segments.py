@@ -37,7 +37,7 @@ SPELLINGS = {"tumor": "tumour", "right_kidney": "kidney_right", "left_kidney": "
 #: Digits of the largest value of a label map, 65535.
 MOST_DIGITS = 5
 #: A value in a table; other programs write it as a float.
-VALUE = re.compile(r"\s*(\d{1,5})(?:\.0*)?\s*")
+VALUE = re.compile(rf"\s*(\d{{1,{MOST_DIGITS}}})(?:\.0*)?\s*")
 #: The name of a segment in a header of 3D Slicer.
 SLICER_NAME = re.compile(r"segment(\d+)_name")
 
@@ -117,7 +117,10 @@ def read_segments(path: Path) -> list[Segment]:
 def _nifti_rows(path: Path) -> Iterator[tuple[str, str, Sequence[str]]]:
     """Yield value, name, and the shares of red, green and blue of each label in the tables of a NIfTI file."""
     for content in read_extensions(path):
-        if b"<LabelTable" in content and b"<!DOCTYPE" not in content:  # no entities to expand
+        plain = content.replace(b"\0", b"")  # in UTF-16 too
+        if b"<LabelTable" in plain:
+            if b"<!DOCTYPE" in plain:  # its entities could expand without end
+                raise ValueError("it defines a document type")
             for label in ElementTree.fromstring(content.rstrip(b"\0 ")).iter("Label"):
                 shares = [label.get(part, "") for part in ("Red", "Green", "Blue")]
                 yield label.get("Key", ""), label.text or "", shares
