@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 
 from ..io import ReadOptions
-from ..io.geometry import believable
+from ..io.grid import believable
 from ..io.labels import read_labels
 from ..io.scan import read_volume as read_stored
 from ..io.voxels import AIR, DENSEST, WRAPPED, Hounsfield

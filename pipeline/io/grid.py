@@ -1,20 +1,43 @@
-"""Describe a scan's geometry, with all data that a mask on the same grid needs."""
+"""Describe and check a scan's geometry, with all data that a mask on the same grid needs."""
 
 from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
 
-from .itk import ItkGeometry
+from ..runtime.errors import CaseError
 
+#: Limits of a plausible voxel size in mm.
+SMALLEST_MM, LARGEST_MM = 0.05, 20.0
+#: Largest entry of an affine, in mm; a scan farther from its origin has a damaged header.
+FARTHEST_MM = 1e6
+#: Convert world axes of ITK (left, posterior, superior) to those of NIfTI (right, anterior, superior).
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 #: Second largest cosine between an axis and the world's axes above which a grid is oblique.
 OBLIQUE = 0.01
+
+
+class ItkGeometry(NamedTuple):
+    """Hold the geometry as ITK stores it, so that a mask gets exactly the same numbers."""
+
+    spacing: tuple[float, ...]
+    origin: tuple[float, ...]
+    direction: tuple[float, ...]
+
+    @property
+    def affine(self) -> np.ndarray:
+        """Return the 4×4 affine from voxel indices to RAS millimetres."""
+        affine = np.eye(4)
+        affine[:3, :3] = np.reshape(self.direction, (3, 3)) * np.array(self.spacing)
+        affine[:3, 3] = self.origin
+        return LPS_TO_RAS @ affine
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,3 +118,32 @@ class Grid:
             header = (nib.Nifti2Header if len(block) == 540 else nib.Nifti1Header)(binaryblock=block, check=False)
         x, y, z = content["shape"]
         return cls(Path(content["path"]), content["name"], (x, y, z), np.array(content["affine"]), header)
+
+
+def believable(spacing_mm: Sequence[float] | np.ndarray) -> bool:
+    """Return whether a voxel size is plausible."""
+    return all(SMALLEST_MM <= size <= LARGEST_MM for size in spacing_mm)
+
+
+def require_regular(path: Path, affine: np.ndarray) -> None:
+    """Raise a CaseError if an affine (4×4) is not finite or puts different voxels at one place."""
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if (
+        not np.isfinite(affine).all()
+        or np.abs(affine).max() > FARTHEST_MM
+        or abs(np.linalg.det(affine[:3, :3])) <= 1e-3 * np.prod(spacing)
+    ):
+        raise CaseError(f"{path}: its affine is singular or far away, so the positions are unknown; export it again")
+
+
+def check_geometry(path: Path, shape: Sequence[int], affine: np.ndarray, way_out: str = "") -> None:
+    """Raise a CaseError if a scan's geometry is not plausible; ``way_out`` follows "correct the header"."""
+    if min(shape) < 2:
+        raise CaseError(f"{path}: has shape {tuple(shape)}; a scan has three axes of several voxels each")
+    require_regular(path, affine)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if not believable(spacing):
+        raise CaseError(
+            f"{path}: a voxel size of {' x '.join(f'{s:g}' for s in spacing)} mm is not plausible "
+            f"({SMALLEST_MM} to {LARGEST_MM} mm); correct the header{way_out}"
+        )

@@ -11,12 +11,11 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..runtime.errors import CaseError
+from .grid import ItkGeometry
 from .nifti import choose_volume
 from .scan_files import check_packed, first_bytes, require_bytes, require_no_more
 from .voxels import Admission, Collect, Hounsfield, ReadOptions, Stored, require_numbers, steps
 
-#: Convert world axes of ITK (left, posterior, superior) to those of NIfTI (right, anterior, superior).
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 #: Prefixes of the header entries that give the voxel size.
 SPACING_KEYS = ("space directions", "spacings", "elementspacing", "elementsize")
 #: Spellings of millimetres in a NRRD header; an empty unit counts as mm.
@@ -29,22 +28,6 @@ ENCODINGS = {"raw", "gz", "gzip", "ascii", "text", "txt"}
 BODY_SPACES = {"ras", "las", "lps", "right-anterior-superior", "left-anterior-superior", "left-posterior-superior"}
 #: Modalities of a MetaImage that are not CT.
 OTHER_MODALITIES = {"met_mod_mr": "MR", "met_mod_nm": "nuclear medicine", "met_mod_us": "ultrasound"}
-
-
-class ItkGeometry(NamedTuple):
-    """Hold the geometry as ITK stores it, so that a mask gets exactly the same numbers."""
-
-    spacing: tuple[float, ...]
-    origin: tuple[float, ...]
-    direction: tuple[float, ...]
-
-    @property
-    def affine(self) -> np.ndarray:
-        """Return the 4×4 affine from voxel indices to RAS millimetres."""
-        affine = np.eye(4)
-        affine[:3, :3] = np.reshape(self.direction, (3, 3)) * np.array(self.spacing)
-        affine[:3, 3] = self.origin
-        return LPS_TO_RAS @ affine
 
 
 class _Text(NamedTuple):

@@ -13,7 +13,7 @@ import torch
 
 from ..io import Grid
 from ..runtime.files import whole_file
-from .itk import LPS_TO_RAS, ItkGeometry
+from .grid import LPS_TO_RAS, ItkGeometry
 from .scan_files import ITK, MASK_ENDINGS, ending_of
 from .segments import Segment, label_table, segments_of, slicer_entries
 

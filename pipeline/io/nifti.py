@@ -10,7 +10,7 @@ import numpy as np
 
 from ..runtime.errors import CaseError
 from ..runtime.files import DAMAGED, open_packed
-from .geometry import believable, require_regular
+from .grid import believable, require_regular
 from .scan_files import GZIP, TAIL, endless, first_bytes, require_bytes, require_no_more
 from .voxels import Admission, Collect, Hounsfield, ReadOptions, Stored, require_numbers, steps
 

@@ -10,7 +10,7 @@ import numpy as np
 from ..runtime.errors import CaseError
 from . import Admission, Found, Grid, ReadOptions, Stored, find_scans
 from .dicom import read_dicom
-from .geometry import check_geometry
+from .grid import check_geometry
 from .itk import read_itk
 from .nifti import read_nifti
 from .scan_files import ITK, NIFTI, ending_of, first_bytes, scan_name

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from ..runtime.errors import CaseError, UsageError
-from .geometry import believable
+from .grid import believable
 
 #: Receives shape and affine of a scan before its voxels are read; may raise to prevent reading.
 Admission = Callable[[tuple[int, int, int], np.ndarray], None]

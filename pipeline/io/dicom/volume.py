@@ -9,7 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ...runtime.errors import CaseError
-from ..itk import LPS_TO_RAS
+from ..grid import LPS_TO_RAS
 from ..voxels import AIR, DENSEST, Admission, Hounsfield, ReadOptions, Stored
 from .headers import Slice, require_pixels, unreadable
 from .series import SAME_MM, DicomDirectory, Series
