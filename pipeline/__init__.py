@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 from typing import TYPE_CHECKING, Any
-
-from .runtime.paths import name_user
 
 if TYPE_CHECKING:
     from .inference import Predictor
 
 __all__ = ["Predictor"]
 
-name_user()  # before MONAI is imported
+# MONAI asks for the user's name when it is imported, and fails where the system lacks it, as with
+# `docker run --user 1234`.
+try:
+    getpass.getuser()
+except (KeyError, OSError):
+    os.environ["USER"] = str(os.getuid())
 
 
 def __getattr__(name: str) -> Any:

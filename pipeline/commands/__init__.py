@@ -1,12 +1,20 @@
-"""Define the subcommands of ``kits-unet3d``; each imports its modules only when it runs, so that help is quick."""
+"""Define the subcommands of ``kits-unet3d``, and the options and checks that they share.
+
+A subcommand imports its modules only when it runs, so that help is quick. It checks paths before it imports torch,
+which takes seconds, so that a wrong path is reported at once.
+"""
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ..runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from ..io import ReadOptions
@@ -24,6 +32,12 @@ class Outcome:
 
     results: dict[str, Any] | None
     exit_code: int = 0
+
+
+class NoCheckpointError(ValueError):
+    """Report that a path is not that of a checkpoint."""
+
+    exit_code = 3
 
 
 def whole_number(least: int) -> Callable[[str], int]:
@@ -87,3 +101,37 @@ def reading_options(arguments: argparse.Namespace) -> ReadOptions:
         getattr(arguments, "series", None),
         getattr(arguments, "allow_gaps", False),
     )
+
+
+def require_existing(*paths: str | Path | None) -> None:
+    """Check that files or directories exist; None is left out.
+
+    Raises:
+        UsageError: for the first one that does not.
+    """
+    for path in paths:
+        if path is not None and not Path(path).exists():
+            raise UsageError(f"{path}: no such file or directory; check the name")
+
+
+def require_checkpoints(paths: Iterable[str | Path]) -> None:
+    """Check that files exist and are not zips of a bundle; their content is not read.
+
+    Raises:
+        NoCheckpointError: for the first one that is not a checkpoint.
+    """
+    for path in map(Path, paths):
+        if not path.is_file():
+            raise NoCheckpointError(
+                f"{path}: no such checkpoint; train one first, or name another with --checkpoint"
+                if not path.is_dir()
+                else f"{path}: is a directory; name the checkpoint in it, such as {path / 'models' / 'model.pt'}"
+            )
+        if zipfile.is_zipfile(path):  # as torch's own files are
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+            if any(name.endswith("configs/metadata.json") for name in names):
+                raise NoCheckpointError(
+                    f"{path}: is a bundle's zip, not a checkpoint; unpack it with `kits-unet3d unpack`, then name its "
+                    "models/model.pt"
+                )

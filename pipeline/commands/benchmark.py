@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..runtime.paths import config_file
-from . import Outcome
+from . import Outcome, require_checkpoints, require_existing
 
 HELP = "measure speed and memory, and compare them with a baseline of stock MONAI"
 EXAMPLE = "kits-unet3d benchmark windows loader -o path/to/benchmark"
@@ -40,7 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..runtime.paths import require_checkpoints, require_existing
 
     # Checked before torch is imported, which takes seconds.
     require_checkpoints([arguments.checkpoint] if arguments.checkpoint else [])

@@ -9,7 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import Outcome, add_reading_options, reading_options
+from . import Outcome, add_reading_options, reading_options, require_existing
 
 if TYPE_CHECKING:
     from ..evaluation import Scoring
@@ -42,7 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..runtime.paths import require_existing
 
     # Checked before torch is imported, which takes seconds.
     require_existing(arguments.predictions, arguments.labels)

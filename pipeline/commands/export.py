@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..runtime.files import require_writable, writing_into
 from ..runtime.paths import bundle_directory, config_file
-from . import Outcome
+from . import Outcome, require_checkpoints, require_existing
 
 HELP = "write a trained model as a MONAI bundle, TorchScript, ONNX or OpenVINO, or a data set for nnU-Net"
 EXAMPLE = "kits-unet3d export bundle --checkpoint path/to/model.pt -o path/to/kits_unet3d.zip"
@@ -35,7 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Outcome:
     from ..runtime.errors import UsageError
-    from ..runtime.paths import require_checkpoints, require_writable
 
     data_set = arguments.kind == "nnunet-dataset"
     needed, other = ("--data-dir", "--checkpoint") if data_set else ("--checkpoint", "--data-dir")
@@ -54,7 +54,6 @@ def run(arguments: argparse.Namespace) -> Outcome:
     require_checkpoints([arguments.checkpoint])
 
     from ..export import describe, export_bundle, export_onnx, export_openvino, export_torchscript
-    from ..runtime.files import writing_into
 
     ending = ENDINGS[arguments.kind]
     if Path(arguments.output).suffix != ending:
@@ -72,8 +71,6 @@ def run(arguments: argparse.Namespace) -> Outcome:
 
 
 def _write_data_set(arguments: argparse.Namespace) -> Outcome:
-    from ..runtime.paths import require_existing, require_writable
-
     # Checked before torch is imported, which takes seconds.
     require_existing(arguments.data_dir, arguments.config)
     require_writable(arguments.output)
@@ -81,7 +78,6 @@ def _write_data_set(arguments: argparse.Namespace) -> Outcome:
     from ..data import classes_in, find_cases
     from ..data.nnunet import write_nnunet
     from ..runtime.configuration import parameters_of
-    from ..runtime.files import writing_into
 
     name, cases = find_cases(arguments.data_dir)
     classes = parameters_of(arguments.config, classes_in(arguments.data_dir)).classes

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from . import Outcome
+from ..runtime.files import require_writable, write_json, writing_into
+from . import Outcome, require_existing
 
 HELP = "summarise a cross-validation, and choose the post-processing on the held-out cases"
 EXAMPLE = "kits-unet3d folds path/to/fold_* --data-dir path/to/kits19/data -o path/to/choice"
@@ -29,8 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..runtime.paths import require_existing, require_writable
-
     # Checked before torch is imported, which takes seconds.
     require_existing(*arguments.directory, arguments.data_dir)
     require_writable(arguments.output_dir)
@@ -43,7 +42,6 @@ def run(arguments: argparse.Namespace) -> Outcome:
     from ..evaluation.cross_validation import choose_postprocessing, out_of_fold_masks, score_masks
     from ..evaluation.fold_results import read_results, require_alike
     from ..inference import PostProcessing
-    from ..runtime.files import write_json, writing_into
     from ..runtime.memory import memory_limit
 
     results = read_results(arguments.directory)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from ..runtime.errors import UsageError
-from . import Outcome, whole_number
+from ..runtime.files import require_writable, writing_into
+from . import Outcome, require_existing, whole_number
 
 HELP = "make a data set of phantoms (simulated CT scans) in the layout of KiTS19 or KiTS23"
 EXAMPLE = "kits-unet3d phantom --cases 10 -o path/to/phantoms"
@@ -47,8 +48,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..runtime.paths import require_existing, require_writable
-
     # Checked before torch is imported, which takes seconds.
     require_existing(arguments.labels)
     require_writable(arguments.output_dir)
@@ -56,7 +55,6 @@ def run(arguments: argparse.Namespace) -> Outcome:
     from tqdm import tqdm
 
     from ..phantoms import write_dataset
-    from ..runtime.files import writing_into
 
     if arguments.cases is None and arguments.labels is None:
         raise UsageError(

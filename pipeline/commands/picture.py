@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from . import Outcome
+from . import Outcome, require_existing
 
 HELP = "draw a scan, the ground truth and a prediction side by side"
 EXAMPLE = "kits-unet3d picture path/to/scan.nii.gz --mask path/to/scan_seg.nii.gz -o picture.png"
@@ -22,7 +22,6 @@ def run(arguments: argparse.Namespace) -> Outcome:
     from ..runtime.errors import UsageError
     from ..runtime.files import writing_into
     from ..runtime.output import show
-    from ..runtime.paths import require_existing
 
     # Checked before torch is imported, which takes seconds.
     output = Path(arguments.output)

@@ -10,7 +10,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import Outcome, add_reading_options, reading_options
+from ..runtime.files import part_directory, require_writable
+from . import Outcome, add_reading_options, reading_options, require_checkpoints
 
 if TYPE_CHECKING:
     from ..inference import Predictor, Results
@@ -98,7 +99,6 @@ def run(arguments: argparse.Namespace) -> Outcome:
     from ..io.scan_files import ending_of
     from ..runtime.errors import UsageError
     from ..runtime.memory import memory_limit
-    from ..runtime.paths import require_checkpoints, require_writable
 
     options = reading_options(arguments)
     removed = arguments.keep_kidneys or arguments.tumour_touches_kidney or arguments.min_tumour_mm3
@@ -223,7 +223,6 @@ def write_one_mask(
     from ..inference.results import without_names
     from ..masks.plausibility import needs_review
     from ..runtime.errors import CaseError
-    from ..runtime.files import part_directory
     from ..runtime.output import device_line, show
 
     predictor.model.announce()

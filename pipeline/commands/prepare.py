@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 
 from ..runtime.errors import UsageError
-from ..runtime.files import write_json
+from ..runtime.files import require_writable, write_json
 from ..runtime.output import show
 from ..runtime.paths import config_file
-from . import Outcome, add_reading_options, reading_options, whole_number
+from . import Outcome, add_reading_options, reading_options, require_existing, whole_number
 
 HELP = "preprocess raw cases as the MLPerf reference does: resample, clip, normalise and pad"
 EXAMPLE = "kits-unet3d prepare --data-dir path/to/kits19/data -o path/to/preprocessed --workers 4"
@@ -44,7 +44,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Outcome:
     from ..runtime.memory import LIBRARIES, parse_memory
-    from ..runtime.paths import require_existing, require_writable
 
     if arguments.output_dir is None and arguments.fingerprint is None:
         raise UsageError("the following arguments are required: -o/--output-dir, or --fingerprint")

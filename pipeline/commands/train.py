@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..runtime.files import require_writable
 from ..runtime.paths import config_file
-from . import Outcome
+from . import Outcome, require_existing
 
 HELP = "train on all training cases, or on those outside one fold"
 EXAMPLE = "kits-unet3d train --fold 0 --dataset-dir path/to/preprocessed -o path/to/fold_0"
@@ -44,8 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..runtime.paths import require_existing, require_writable
-
     # Checked before torch is imported, which takes seconds.
     require_existing(arguments.dataset_dir, *arguments.config)
     require_writable(arguments.output_dir)

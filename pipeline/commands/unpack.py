@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from . import Outcome
+from . import Outcome, require_existing
 
 HELP = "unpack a bundle's zip if every file matches its manifest"
 EXAMPLE = "kits-unet3d unpack path/to/kits_unet3d.zip -o path/to/bundles"
@@ -16,7 +16,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..runtime.paths import require_existing
 
     # Checked before torch is imported, which takes seconds.
     require_existing(arguments.archive)

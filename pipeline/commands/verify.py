@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 
-from . import Outcome
+from . import Outcome, require_existing
 
 HELP = "compare preprocessed files with KiTS19's known MD5s, or with their own index"
 EXAMPLE = "kits-unet3d verify --dataset-dir path/to/preprocessed"
@@ -27,7 +27,6 @@ LISTED = 10
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
-    from ..runtime.paths import require_existing
 
     require_existing(arguments.dataset_dir)  # before torch is imported, which takes seconds
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from . import Outcome, seconds, whole_number
+from . import Outcome, require_checkpoints, seconds, whole_number
 
 HELP = "list, download or add published weights"
 EXAMPLE = "kits-unet3d weights download mlperf-kits19"
@@ -31,7 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Outcome:
     from ..runtime.errors import UsageError
-    from ..runtime.paths import require_checkpoints
 
     for option, value in (("--as", arguments.alias), ("--trained-on", arguments.trained_on)):
         if value is not None and arguments.action != "add":

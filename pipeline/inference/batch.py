@@ -22,9 +22,8 @@ from ..report.html_report import write_html_report
 from ..report.summary import DONE, FAILED, REVIEW, Report
 from ..runtime.distributed import from_first, gather_by_case, join, rank, share, world_size
 from ..runtime.errors import CaseError, UsageError, errors_reported
-from ..runtime.files import only_run
+from ..runtime.files import only_run, require_writable
 from ..runtime.output import LogFile, device_line, lasting_output, show
-from ..runtime.paths import require_writable
 from .predictor import Predictor
 from .prefetch import ScansAhead
 from .results import Results, anonymous, named_as_wanted, without_names

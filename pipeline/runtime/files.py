@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,6 +19,8 @@ from .errors import UsageError
 
 #: First characters of a cell that spreadsheets read as a formula.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+#: Endings of files that nobody means as the name of a directory.
+FILES = (".dcm", ".ima", ".img", ".mgz", ".npy", ".npz", ".json", ".csv", ".html", ".png", ".pt", ".pth", ".zip")
 #: MONAI evaluates text that begins so.
 EXPRESSIONS = ("$", "@", "%")
 
@@ -60,6 +63,30 @@ def writing_into(place: str | Path) -> Iterator[None]:
             f"{place}: cannot be written ({error.strerror or error}); check the free space and the permissions, then "
             "run it again; finished files are kept"
         ) from error
+
+
+def require_writable(directory: str | Path) -> Path:
+    """Test that the directory, or the one it will be created in, is writable, so that no results are lost.
+
+    Raises:
+        UsageError: if nothing can be written there.
+    """
+    if not str(directory).strip():
+        raise UsageError("the output directory is empty; name one")
+    directory = Path(directory)
+    if directory.suffix.lower() in FILES and not directory.exists():
+        raise UsageError(f"{directory}: the ending {directory.suffix} is that of a file; name a directory")
+    there = next(place for place in (directory, *directory.absolute().parents) if place.exists())
+    try:
+        # An unnamed file: processes cannot collide on it, and it is never left behind.
+        with tempfile.TemporaryFile(dir=there) as trial:
+            trial.write(b"trial")
+    except OSError as error:
+        raise UsageError(
+            f"{directory}: nothing can be written there ({error.strerror}); choose another directory, or "
+            "make it writable"
+        ) from error
+    return directory
 
 
 def require_space(path: str | Path, size: int) -> None:
